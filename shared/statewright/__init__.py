@@ -1,0 +1,58 @@
+"""Statewright: propose states, await verdicts, hear of every change."""
+
+from statewright.client import Client
+from statewright.errors import (
+    ConfigurationError,
+    InvalidMessage,
+    InvalidRequest,
+    MessageTooLarge,
+    NoAnswer,
+    NotWritable,
+    PartitionCountMismatch,
+    ProposalConflict,
+    RedisUnavailable,
+    RequestFailed,
+    RuleFailed,
+    RunConflict,
+    RunNotFound,
+    StatewrightError,
+)
+from statewright.events import Event
+from statewright.pending import Pending
+from statewright.runs import ConcurrencyLimit, FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
+from statewright.states import TERMINAL_STATES, ProposedState, State, StateDetails, StateType
+from statewright.subscription import Subscription
+from statewright.verdicts import SetStateStatus, Verdict
+
+__all__ = [
+    "Client",
+    "ConcurrencyLimit",
+    "ConfigurationError",
+    "Event",
+    "FlowRun",
+    "InvalidMessage",
+    "InvalidRequest",
+    "MessageTooLarge",
+    "NoAnswer",
+    "NotWritable",
+    "PartitionCountMismatch",
+    "Pending",
+    "ProposalConflict",
+    "ProposedState",
+    "RedisUnavailable",
+    "RequestFailed",
+    "RuleFailed",
+    "RunConflict",
+    "RunHistory",
+    "RunKind",
+    "RunNotFound",
+    "RunPolicy",
+    "SetStateStatus",
+    "State",
+    "StateDetails",
+    "StateType",
+    "StatewrightError",
+    "Subscription",
+    "TaskRun",
+    "Verdict",
+]

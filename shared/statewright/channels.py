@@ -1,0 +1,66 @@
+"""Every name that Statewright uses in Redis, on one page.
+
+Keys of one partition share the hash tag `{namespace:p}`, so a Redis Cluster keeps them together.
+
+    {ns:p}:proposals      stream   requests of partition p, oldest first; trimmed once answered
+    {ns:p}:events         stream   state changes of partition p; an entry's id is `<sequence>-0`
+    {ns:p}:dead-letters   stream   requests that could not be carried out; an entry keeps its request's id
+    {ns:p}:owner          string   the worker that drains partition p; expires unless renewed
+    ns:replies:<client>   stream   answers for one client; expires when it is idle
+    ns:partitions         string   the fixed number of partitions
+    ns:workers            zset     live workers, scored by the millisecond at which each is given up
+    ns:queue              zset     arq's queue: one job `ns:drain:<p>` per partition
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+REQUEST_ID: Final = b"id"
+REQUEST_REPLY_TO: Final = b"reply_to"
+REQUEST_MESSAGE: Final = b"message"
+EVENT_BODY: Final = b"event"
+DEAD_LETTER_REASON: Final = b"reason"
+DEAD_LETTER_FIELD: Final = b"field"
+
+REPLIES_KEPT: Final = 10_000
+REPLY_STREAM_TTL_SECONDS: Final = 3_600
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """The names within one namespace: several Statewrights can share one Redis."""
+
+    namespace: str = "statewright"
+
+    def proposals(self, partition: int) -> str:
+        return self._of(partition, "proposals")
+
+    def events(self, partition: int) -> str:
+        return self._of(partition, "events")
+
+    def dead_letters(self, partition: int) -> str:
+        return self._of(partition, "dead-letters")
+
+    def owner(self, partition: int) -> str:
+        return self._of(partition, "owner")
+
+    def replies(self, client: str) -> str:
+        return f"{self.namespace}:replies:{client}"
+
+    @property
+    def partitions(self) -> str:
+        return f"{self.namespace}:partitions"
+
+    @property
+    def workers(self) -> str:
+        return f"{self.namespace}:workers"
+
+    @property
+    def queue(self) -> str:
+        return f"{self.namespace}:queue"
+
+    def drain_job(self, partition: int) -> str:
+        return f"{self.namespace}:drain:{partition}"
+
+    def _of(self, partition: int, name: str) -> str:
+        return f"{{{self.namespace}:{partition}}}:{name}"

@@ -1,0 +1,73 @@
+"""State-change events: published once, in order, replayable."""
+
+from typing import Literal
+from uuid import UUID
+
+from statewright.runs import RunKind
+from statewright.states import StateType
+from statewright.values import Frozen, Moment
+
+TRUNCATE_MESSAGES_AT = 100_000
+
+
+class EventState(Frozen):
+    """A state as an event tells of it: no data, and a long message cut in its middle."""
+
+    type: StateType
+    name: str
+    message: str | None = None
+
+
+class EventResource(Frozen):
+    """The run that changed, as it stood right after the change."""
+
+    kind: RunKind
+    id: UUID
+    name: str
+    run_count: int
+    state_type: StateType
+    state_name: str
+    state_message: str | None = None
+    state_timestamp: Moment
+
+
+class RelatedResource(Frozen):
+    """Something that the run belongs to. The id is a UUID as text, or a tag's own text."""
+
+    role: Literal["flow", "flow-run", "deployment", "parent-task-run", "tag"]
+    id: str
+
+
+class Transition(Frozen):
+    """The types that the change led from and to; `from_type` is None for a run's first state."""
+
+    from_type: StateType | None
+    to_type: StateType
+
+
+class Event(Frozen):
+    """One change of state. `id` is the id of the state that was entered."""
+
+    id: UUID
+    event: str
+    """`<kind>.<state name>`, as in `task-run.Completed`."""
+    occurred: Moment
+    partition: int
+    sequence: int
+    """Position in its partition: 1, 2, 3 … without gaps; also the id of its stream entry."""
+    follows: UUID | None = None
+    """The event of the run's previous state, when that is less than five minutes older."""
+    resource: EventResource
+    related: tuple[RelatedResource, ...] = ()
+    intended: Transition
+    initial_state: EventState | None = None
+    validated_state: EventState
+
+
+def truncated(message: str | None) -> str | None:
+    """Return `message`, or its first and last halves with a note between when it is longer than 100,000 characters."""
+    if message is None or len(message) <= TRUNCATE_MESSAGES_AT:
+        return message
+    half = TRUNCATE_MESSAGES_AT // 2
+    omitted = len(message) - 2 * half
+    return f"{message[:half]}...{omitted} characters left out...{message[-half:]}"

@@ -1,0 +1,62 @@
+"""Identifiers: time-ordered UUIDs whose last 16 bits tag the tree of runs, and so the partition."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+TAG_BITS = 16
+TAG_MASK = (1 << TAG_BITS) - 1
+_VARIANT = 0b10 << 62
+_NON_TAG_RANDOM = ((1 << 62) - 1) ^ TAG_MASK
+
+
+def tree_tag(run_id: UUID) -> int:
+    """Return the tag that a run shares with every run of its tree, 0 to 65535."""
+    return run_id.int & TAG_MASK
+
+
+def partition_of(run_id: UUID, partitions: int) -> int:
+    """Return the partition in which the tree of `run_id` is governed."""
+    return tree_tag(run_id) % partitions
+
+
+def partition_of_tag(tag: str, partitions: int) -> int:
+    """Return the partition in which the limit on `tag` is administered."""
+    return int.from_bytes(hashlib.sha256(tag.encode()).digest()[:2], "big") % partitions
+
+
+class IdSource:
+    """Makes UUIDv7 ids; the clock (seconds since 1970) and the entropy are injected."""
+
+    def __init__(
+        self, clock: Callable[[], float] = time.time, entropy: Callable[[int], bytes] = os.urandom
+    ) -> None:
+        self._clock = clock
+        self._entropy = entropy
+        self._last = 0
+
+    def new(self, tag: int | None = None) -> UUID:
+        """Return an id greater than every earlier one of this source in its first 60 bits.
+
+        With `tag` the id joins that tree; without, its last bits are random, so that a new tree lands anywhere.
+        """
+        # 48 bits of milliseconds and 12 bits below them, kept strictly rising within this source.
+        self._last = stamp = max(self._last + 1, int(self._clock() * 4_096_000))
+        random = int.from_bytes(self._entropy(8), "big")
+        low = random & TAG_MASK if tag is None else tag
+        high = ((stamp >> 12) << 16) | 0x7000 | (stamp & 0xFFF)
+        return UUID(int=(high << 64) | _VARIANT | (random & _NON_TAG_RANDOM) | low)
+
+
+def id_from_key(idempotency_key: str, parent_id: UUID | None = None) -> UUID:
+    """Return the id that belongs to an idempotency key for ever: the same key makes the same run.
+
+    Keys are scoped by `parent_id`, whose tree the id joins. The result is a UUIDv8 (RFC 9562, custom data).
+    """
+    scope = parent_id.bytes if parent_id else b""
+    digest = int.from_bytes(hashlib.sha256(scope + idempotency_key.encode()).digest()[:16], "big")
+    tag = tree_tag(parent_id) if parent_id else digest & TAG_MASK
+    versioned = digest & ~(0xF << 76) & ~(0b11 << 62) & ~TAG_MASK
+    return UUID(int=versioned | (0x8 << 76) | _VARIANT | tag)

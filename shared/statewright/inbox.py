@@ -1,0 +1,59 @@
+"""A client's incoming side: the answers on its reply stream, each handed to whoever waits for it."""
+
+import asyncio
+from typing import Final
+from uuid import UUID
+from weakref import WeakValueDictionary
+
+from redis.asyncio import Redis
+
+from statewright.connection import until_connected
+from statewright.messages import REPLY, Reply
+
+BLOCK_MILLISECONDS: Final = 5_000
+REPLIES_PER_READ: Final = 1_000
+
+
+class Inbox:
+    """Reads one reply stream; goes on where it was after a dropped connection."""
+
+    def __init__(self, redis: Redis, stream: str) -> None:
+        self._redis = redis
+        self._stream = stream
+        # Weak: once nobody holds the future of a request, its answer interests nobody.
+        self._expected: WeakValueDictionary[UUID, asyncio.Future[Reply]] = WeakValueDictionary()
+
+    def expect(self, request_id: UUID) -> "asyncio.Future[Reply]":
+        """Return the future of the answer to `request_id`; one that is asked twice at a time shares it."""
+        expected = self._expected.get(request_id)
+        if expected is None:
+            expected = self._expected[request_id] = asyncio.get_running_loop().create_future()
+        return expected
+
+    async def run(self) -> None:
+        """Hand out answers until cancelled."""
+        position = b"0-0"
+        while True:
+            async for attempt in until_connected():
+                with attempt:
+                    position = await self._receive(position)
+
+    async def _receive(self, position: bytes) -> bytes:
+        read = await self._redis.xread({self._stream: position}, count=REPLIES_PER_READ, block=BLOCK_MILLISECONDS)
+        for _, entries in read:
+            for position, fields in entries:
+                for request_id, body in fields.items():
+                    self._hand_out(UUID(request_id.decode()), body)
+            # What was received is deleted, so that the stream stays as short as what is under way.
+            await self._redis.xtrim(self._stream, minid=_following(position), approximate=False)
+        return position
+
+    def _hand_out(self, request_id: UUID, body: bytes) -> None:
+        expected = self._expected.pop(request_id, None)
+        if expected and not expected.done():
+            expected.set_result(REPLY.validate_json(body))
+
+
+def _following(entry_id: bytes) -> str:
+    milliseconds, _, number = entry_id.decode().partition("-")
+    return f"{milliseconds}-{int(number) + 1}"

@@ -1,0 +1,147 @@
+"""The wire protocol: what producers push, what the engine answers. JSON only, every field checked.
+
+A request is one stream entry with the fields of `channels.REQUEST_*`; its JSON body is one of `Request`. A reply is one
+field of an entry on the producer's reply stream: its name is the request's id, its value one of `Reply`.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Final, Literal
+from uuid import UUID
+
+from pydantic import Field, StringConstraints, TypeAdapter
+
+from statewright.runs import ConcurrencyLimit, FlowRun, RunHistory, RunPolicy, TaskRun
+from statewright.states import ProposedState
+from statewright.values import Frozen, Name, Tags, Text
+from statewright.verdicts import Verdict
+
+PROTOCOL_VERSION: Final = 1
+
+ReplyTo = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+ApiVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){0,3}$")]
+
+
+class _Request(Frozen):
+    v: Literal[1] = PROTOCOL_VERSION
+
+
+class _CreateRun(_Request):
+    run_id: UUID
+    name: Name
+    tags: Tags = ()
+    policy: RunPolicy = RunPolicy()
+
+
+class CreateFlowRun(_CreateRun):
+    """Create a flow run, unless its id exists; answered with the run as it is."""
+
+    type: Literal["create_flow_run"] = "create_flow_run"
+    flow_id: UUID | None = None
+    deployment_id: UUID | None = None
+    parent_task_run_id: UUID | None = None
+
+
+class CreateTaskRun(_CreateRun):
+    """Create a task run, unless its id exists; answered with the run as it is."""
+
+    type: Literal["create_task_run"] = "create_task_run"
+    flow_run_id: UUID | None = None
+    task_key: Name | None = None
+
+
+class Propose(_Request):
+    """Propose that a run enter a state; answered with a verdict."""
+
+    type: Literal["propose"] = "propose"
+    run_id: UUID
+    state: ProposedState
+    force: bool = False
+    api_version: ApiVersion | None = None
+
+
+class ReadRun(_Request):
+    """Read a run and its history, as they are after everything pushed before."""
+
+    type: Literal["read_run"] = "read_run"
+    run_id: UUID
+
+
+class SetLimit(_Request):
+    """Set the concurrency limit on a tag; None removes it and frees its slots."""
+
+    type: Literal["set_limit"] = "set_limit"
+    tag: Name
+    concurrency_limit: Annotated[int, Field(ge=0, le=1_000_000)] | None
+
+
+class ReadLimit(_Request):
+    """Read the concurrency limit on a tag and who holds its slots."""
+
+    type: Literal["read_limit"] = "read_limit"
+    tag: Name
+
+
+CreateRun = CreateFlowRun | CreateTaskRun
+RunRequest = CreateFlowRun | CreateTaskRun | Propose | ReadRun
+LimitRequest = SetLimit | ReadLimit
+Request = Annotated[
+    CreateFlowRun | CreateTaskRun | Propose | ReadRun | SetLimit | ReadLimit, Field(discriminator="type")
+]
+REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Request)
+
+
+class ErrorCode(StrEnum):
+    """Why a request was not carried out."""
+
+    INVALID_MESSAGE = "invalid_message"
+    RUN_NOT_FOUND = "run_not_found"
+    RUN_CONFLICT = "run_conflict"
+    PROPOSAL_CONFLICT = "proposal_conflict"
+    RULE_FAILED = "rule_failed"
+    NOT_WRITABLE = "not_writable"
+
+
+class VerdictReply(Frozen):
+    """The verdict on a proposal."""
+
+    type: Literal["verdict"] = "verdict"
+    verdict: Verdict
+
+
+class RunReply(Frozen):
+    """The run that a create request asked for."""
+
+    type: Literal["run"] = "run"
+    run: Annotated[FlowRun | TaskRun, Field(discriminator="kind")]
+
+
+class HistoryReply(Frozen):
+    """A run with its history."""
+
+    type: Literal["history"] = "history"
+    history: RunHistory
+
+
+class LimitReply(Frozen):
+    """A limit as it stands; None when the tag has none."""
+
+    type: Literal["limit"] = "limit"
+    limit: ConcurrencyLimit | None
+
+
+class ErrorReply(Frozen):
+    """A request that was not carried out, why, and which field was to blame. Nothing was written for it."""
+
+    type: Literal["error"] = "error"
+    code: ErrorCode
+    message: Text
+    field: Text | None = None
+
+
+Reply = VerdictReply | RunReply | HistoryReply | LimitReply | ErrorReply
+REPLY: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])
+
+
+def encode(request: Request) -> bytes:
+    """Return the JSON body of a request. What is None is left out, except where None is the message."""
+    return request.model_dump_json(exclude_none=not isinstance(request, SetLimit)).encode()

@@ -1,0 +1,66 @@
+"""A client's outgoing side: requests leave in the order in which they were made, many to a round trip."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from statewright.connection import until_connected
+from statewright.errors import RedisUnavailable, StatewrightError
+
+PIPELINE_SIZE: Final = 500
+
+Fields = dict[bytes, bytes]
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    stream: str
+    fields: Fields
+    pushed: asyncio.Future[StatewrightError | None]
+
+
+class Outbox:
+    """Pushes entries onto streams; after a dropped connection it sends again what was not confirmed."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._waiting: deque[_Outgoing] = deque()
+        self._filled = asyncio.Event()
+
+    def put(self, stream: str, fields: Fields) -> "asyncio.Future[StatewrightError | None]":
+        """Queue an entry; the future yields None once Redis holds it, or the error with which Redis refused it."""
+        pushed: asyncio.Future[StatewrightError | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Outgoing(stream, fields, pushed))
+        self._filled.set()
+        return pushed
+
+    async def run(self) -> None:
+        """Push whatever is queued, until cancelled."""
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            while self._waiting:
+                size = min(len(self._waiting), PIPELINE_SIZE)
+                await self._push([self._waiting.popleft() for _ in range(size)])
+
+    async def _push(self, entries: list[_Outgoing]) -> None:
+        answers: list[object] = []
+        async for attempt in until_connected():
+            with attempt:
+                pipeline = self._redis.pipeline(transaction=False)
+                for entry in entries:
+                    pipeline.xadd(entry.stream, entry.fields)  # type: ignore[arg-type]  # redis-py's dict is invariant
+                answers = await pipeline.execute(raise_on_error=False)
+        for entry, answer in zip(entries, answers, strict=True):
+            if not entry.pushed.done():
+                entry.pushed.set_result(_refusal(answer))
+
+
+def _refusal(answer: object) -> StatewrightError | None:
+    if isinstance(answer, ResponseError):
+        return RedisUnavailable(f"Redis refused the request: {answer}")
+    return None

@@ -1,0 +1,94 @@
+"""Runs as a producer reads them: a flow run or a task run, its policy and its history."""
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from statewright.states import State, StateType
+from statewright.values import Frozen, Name, Tags
+
+RetryDelay = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class RunKind(StrEnum):
+    """The two kinds of runs."""
+
+    FLOW_RUN = "flow-run"
+    TASK_RUN = "task-run"
+
+
+class RunPolicy(Frozen):
+    """How a run is retried, and the marks that pausing leaves on it."""
+
+    retries: Annotated[int, Field(ge=0)] | None = None
+    """How often a failed attempt is repeated; None and 0 mean never."""
+    retry_delay: RetryDelay | tuple[RetryDelay, ...] | None = None
+    """Seconds between attempts; a list gives one delay per attempt, its last one repeats."""
+    retry_jitter_factor: RetryDelay | None = None
+    pause_keys: frozenset[Name] = frozenset()
+    resuming: bool = False
+    retry_type: Literal["in_process", "reschedule"] | None = None
+
+
+class Run(Frozen):
+    """What flow runs and task runs have in common. Times are UTC; durations are exact."""
+
+    id: UUID
+    name: Name
+    tags: Tags = ()
+    policy: RunPolicy = RunPolicy()
+    created: datetime
+    state: State | None = None
+    run_count: int = 0
+    expected_start_time: datetime | None = None
+    next_scheduled_start_time: datetime | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    total_run_time: timedelta = timedelta()
+
+    @property
+    def state_type(self) -> StateType | None:
+        """The type of the current state, None before the first one."""
+        return self.state.type if self.state else None
+
+    @property
+    def state_name(self) -> str | None:
+        """The name of the current state, None before the first one."""
+        return self.state.name if self.state else None
+
+
+class FlowRun(Run):
+    """A run of a flow; with `parent_task_run_id` it is a subflow, and that task run mirrors its states."""
+
+    kind: Literal[RunKind.FLOW_RUN] = RunKind.FLOW_RUN
+    flow_id: UUID | None = None
+    deployment_id: UUID | None = None
+    parent_task_run_id: UUID | None = None
+
+
+class TaskRun(Run):
+    """A run of a task, usually within a flow run."""
+
+    kind: Literal[RunKind.TASK_RUN] = RunKind.TASK_RUN
+    flow_run_id: UUID | None = None
+    task_key: Name | None = None
+    flow_run_run_count: int = 0
+    """The flow run's run count when this run last entered RUNNING."""
+
+
+class RunHistory(Frozen):
+    """A run with every state that it was ever in, oldest first; the last one is the current state."""
+
+    run: Annotated[FlowRun | TaskRun, Field(discriminator="kind")]
+    states: tuple[State, ...]
+
+
+class ConcurrencyLimit(Frozen):
+    """At most `concurrency_limit` task runs that carry `tag` are RUNNING; `active_slots` are those that are."""
+
+    tag: Name
+    concurrency_limit: int
+    active_slots: tuple[UUID, ...] = ()

@@ -1,0 +1,202 @@
+"""States: what a run can be in, what a producer proposes, and what the engine has written."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Self
+from uuid import UUID
+
+from statewright.values import CacheKey, Frozen, Json, Moment, Name, Text
+
+
+class StateType(StrEnum):
+    """The nine canonical types; a state's name may say more, its type decides what is governed."""
+
+    SCHEDULED = "SCHEDULED"
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    CRASHED = "CRASHED"
+    PAUSED = "PAUSED"
+    CANCELLING = "CANCELLING"
+
+
+TERMINAL_STATES = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED})
+"""The types from which a run does not go on by itself."""
+
+
+class StateDetails(Frozen):
+    """What a state carries beside its name: references to runs, times, cache key, pause and retry marks."""
+
+    flow_run_id: UUID | None = None
+    task_run_id: UUID | None = None
+    child_flow_run_id: UUID | None = None
+    scheduled_time: Moment | None = None
+    cache_key: CacheKey | None = None
+    cache_expiration: Moment | None = None
+    untrackable_result: bool = False
+    pause_timeout: Moment | None = None
+    pause_reschedule: bool = False
+    pause_key: Name | None = None
+    refresh_cache: bool | None = None
+    retriable: bool | None = None
+    transition_id: UUID | None = None
+    deferred: bool | None = None
+    task_parameters_id: UUID | None = None
+
+
+NO_DETAILS = StateDetails()
+
+
+class _StateKind:
+    """The questions that a proposed and a written state answer alike."""
+
+    type: StateType
+
+    def is_scheduled(self) -> bool:
+        return self.type is StateType.SCHEDULED
+
+    def is_pending(self) -> bool:
+        return self.type is StateType.PENDING
+
+    def is_running(self) -> bool:
+        return self.type is StateType.RUNNING
+
+    def is_completed(self) -> bool:
+        return self.type is StateType.COMPLETED
+
+    def is_failed(self) -> bool:
+        return self.type is StateType.FAILED
+
+    def is_cancelled(self) -> bool:
+        return self.type is StateType.CANCELLED
+
+    def is_crashed(self) -> bool:
+        return self.type is StateType.CRASHED
+
+    def is_paused(self) -> bool:
+        return self.type is StateType.PAUSED
+
+    def is_cancelling(self) -> bool:
+        return self.type is StateType.CANCELLING
+
+    def is_final(self) -> bool:
+        return self.type in TERMINAL_STATES
+
+
+class ProposedState(Frozen, _StateKind):
+    """A state as a producer asks for it; what is left out, the engine fills in.
+
+    Make one with `State.running()`, `State.completed(data=...)` and their siblings.
+    """
+
+    type: StateType
+    name: Name | None = None
+    timestamp: Moment | None = None
+    message: Text | None = None
+    data: Json = None
+    state_details: StateDetails = NO_DETAILS
+
+    def stamped(self, state_id: UUID, timestamp: datetime, now: datetime) -> "State":
+        """Return the full state: the given identity, the type's name if none was chosen, and a scheduled time of
+        `now` when a SCHEDULED state has none."""
+        details = self.state_details
+        if self.type is StateType.SCHEDULED and details.scheduled_time is None:
+            details = details.model_copy(update={"scheduled_time": now})
+        return State(
+            id=state_id,
+            type=self.type,
+            name=self.name or self.type.capitalize(),
+            timestamp=timestamp,
+            message=self.message,
+            data=self.data,
+            state_details=details,
+        )
+
+
+class State(Frozen, _StateKind):
+    """A state as the engine holds it: immutable, identified and dated."""
+
+    id: UUID
+    type: StateType
+    name: Name
+    timestamp: Moment
+    message: Text | None = None
+    data: Json = None
+    state_details: StateDetails = NO_DETAILS
+
+    def renamed(self, name: str) -> Self:
+        """Return the same state under another name."""
+        return self.model_copy(update={"name": name})
+
+    def with_details(self, **changes: Any) -> Self:
+        """Return the same state with some of its details replaced."""
+        return self.model_copy(update={"state_details": self.state_details.model_copy(update=changes)})
+
+    def as_proposed(self) -> ProposedState:
+        """Return the state without its identity and moment, to be proposed anew."""
+        return ProposedState(
+            type=self.type, name=self.name, message=self.message, data=self.data, state_details=self.state_details
+        )
+
+    @staticmethod
+    def scheduled(at: datetime | None = None, *, name: str | None = None, message: str | None = None) -> ProposedState:
+        """Propose SCHEDULED for the moment `at` (with a time zone); without one, for the moment it is taken up."""
+        return ProposedState(
+            type=StateType.SCHEDULED, name=name, message=message, state_details=StateDetails(scheduled_time=at)
+        )
+
+    @staticmethod
+    def awaiting_retry(at: datetime, *, message: str | None = None, data: Json = None) -> ProposedState:
+        """Propose SCHEDULED under the name AwaitingRetry, due at `at`."""
+        details = StateDetails(scheduled_time=at)
+        return ProposedState(
+            type=StateType.SCHEDULED, name="AwaitingRetry", message=message, data=data, state_details=details
+        )
+
+    @staticmethod
+    def pending(*, message: str | None = None) -> ProposedState:
+        """Propose PENDING."""
+        return ProposedState(type=StateType.PENDING, message=message)
+
+    @staticmethod
+    def running(*, message: str | None = None, cache_key: str | None = None) -> ProposedState:
+        """Propose RUNNING; with a cache key, a cached result of the same key is taken instead of running."""
+        return ProposedState(
+            type=StateType.RUNNING, message=message, state_details=StateDetails(cache_key=cache_key)
+        )
+
+    @staticmethod
+    def completed(
+        *,
+        data: Json = None,
+        message: str | None = None,
+        cache_key: str | None = None,
+        cache_expiration: datetime | None = None,
+    ) -> ProposedState:
+        """Propose COMPLETED; with a cache key, the state serves later runs until `cache_expiration`, or for ever."""
+        details = StateDetails(cache_key=cache_key, cache_expiration=cache_expiration)
+        return ProposedState(type=StateType.COMPLETED, message=message, data=data, state_details=details)
+
+    @staticmethod
+    def failed(*, message: str | None = None, data: Json = None) -> ProposedState:
+        """Propose FAILED; a run with retries left is sent to AwaitingRetry instead."""
+        return ProposedState(type=StateType.FAILED, message=message, data=data)
+
+    @staticmethod
+    def cancelled(*, message: str | None = None) -> ProposedState:
+        """Propose CANCELLED."""
+        return ProposedState(type=StateType.CANCELLED, message=message)
+
+    @staticmethod
+    def crashed(*, message: str | None = None) -> ProposedState:
+        """Propose CRASHED: the infrastructure failed, not the user's code."""
+        return ProposedState(type=StateType.CRASHED, message=message)
+
+    @staticmethod
+    def paused(*, message: str | None = None, timeout_at: datetime | None = None) -> ProposedState:
+        """Propose PAUSED, until `timeout_at` at the latest."""
+        return ProposedState(
+            type=StateType.PAUSED, message=message, state_details=StateDetails(pause_timeout=timeout_at)
+        )

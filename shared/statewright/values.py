@@ -1,0 +1,54 @@
+"""The field types that every message and value shares: text, times and JSON that PostgreSQL can store."""
+
+import math
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+
+MAX_NAME_LENGTH = 200
+MAX_TEXT_LENGTH = 1_000_000
+MAX_CACHE_KEY_LENGTH = 2_000
+MAX_TAGS = 100
+
+_NO_NUL = r"^[^\x00]*$"
+
+
+class Frozen(BaseModel):
+    """A value: it cannot be changed and accepts no field that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("lies outside the years 1 to 9999 once it is converted to UTC") from None
+
+
+def _storable(value: Any) -> Any:
+    """Return `value` when PostgreSQL's jsonb can hold it; raise ValueError naming what it cannot hold."""
+    match value:
+        case str() if "\x00" in value:
+            raise ValueError("contains a NUL character, which PostgreSQL cannot store; encode binary data as base64")
+        case float() if not math.isfinite(value):
+            raise ValueError("contains a number that JSON cannot express (NaN or infinity)")
+        case list():
+            for item in value:
+                _storable(item)
+        case dict():
+            for key, item in value.items():
+                _storable(key)
+                _storable(item)
+    return value
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+"""A point in time with its zone, kept in UTC. A naive datetime is refused: nobody can know what it means."""
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH, pattern=_NO_NUL)]
+Text = Annotated[str, StringConstraints(max_length=MAX_TEXT_LENGTH, pattern=_NO_NUL)]
+CacheKey = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CACHE_KEY_LENGTH, pattern=_NO_NUL)]
+Tags = Annotated[tuple[Name, ...], Field(max_length=MAX_TAGS)]
+Json = Annotated[JsonValue, AfterValidator(_storable)]

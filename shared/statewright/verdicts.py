@@ -1,0 +1,41 @@
+"""Verdicts: the durable answers to proposals."""
+
+from enum import StrEnum
+from uuid import UUID
+
+from statewright.states import State
+from statewright.values import Frozen
+
+
+class SetStateStatus(StrEnum):
+    """What became of a proposal."""
+
+    ACCEPT = "ACCEPT"
+    """The proposed state was written, perhaps under another name."""
+    REJECT = "REJECT"
+    """Another state was written instead, or the run stays as it is."""
+    WAIT = "WAIT"
+    """Nothing was written; propose again after `delay_seconds`."""
+    ABORT = "ABORT"
+    """Nothing was written, and this run should do nothing further."""
+
+
+class Verdict(Frozen):
+    """The one answer that a proposal has for ever, however often it is sent."""
+
+    proposal_id: UUID
+    run_id: UUID
+    status: SetStateStatus
+    reason: str | None = None
+    delay_seconds: int | None = None
+    state: State | None = None
+    """The run's state after the decision: the written one, or the unchanged current one."""
+    rule_signature: tuple[str, ...] = ()
+    """The rules that fired before the state was written, in order."""
+    finalization_signature: tuple[str, ...] = ()
+    """The rules that fired after the state was written, in order."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the proposed state was written."""
+        return self.status is SetStateStatus.ACCEPT
