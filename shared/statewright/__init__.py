@@ -25,6 +25,7 @@ from statewright.subscription import Subscription
 from statewright.verdicts import SetStateStatus, Verdict
 
 __all__ = [
+    "TERMINAL_STATES",
     "Client",
     "ConcurrencyLimit",
     "ConfigurationError",

@@ -1,0 +1,1 @@
+"""The governing side of Statewright: rules, storage, the drain and the command line."""

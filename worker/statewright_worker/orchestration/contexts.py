@@ -1,0 +1,195 @@
+"""The context of a transition: what a run is, what is proposed, and what has been decided so far."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from statewright.runs import RunPolicy
+from statewright.states import ProposedState, State, StateType
+from statewright.verdicts import SetStateStatus
+from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, TaskRunRecord
+from statewright_worker.orchestration.unit_of_work import UnitOfWork
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+
+@dataclass(frozen=True, slots=True)
+class StateAcceptDetails:
+    """The proposed state is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateRejectDetails:
+    """Another state is written instead, or none."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateAbortDetails:
+    """Nothing is written, and the run should do nothing further."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateWaitDetails:
+    """Nothing is written; the producer is asked to come back."""
+
+    delay_seconds: int
+    reason: str
+
+
+StateResponseDetails = StateAcceptDetails | StateRejectDetails | StateAbortDetails | StateWaitDetails
+
+ACCEPTED = StateAcceptDetails()
+
+
+@dataclass(frozen=True, slots=True)
+class OrchestrationSettings:
+    """What an operator may set about decisions. Durations are seconds."""
+
+    concurrency_slot_wait_seconds: int = 30
+    """How long a producer is told to wait when a limit is full."""
+
+
+class Transitions(Protocol):
+    """How a transition brings about another one within the same transaction."""
+
+    async def force(self, context: "OrchestrationContext", run: AnyRunRecord, state: ProposedState) -> None:
+        """Let `run` enter `state` under the minimal policy, on behalf of `context`."""
+
+
+class Sessions(Protocol):
+    """Where a rule's database session comes from; opening it opens a savepoint for the proposal."""
+
+    def open(self) -> "AsyncSession":
+        """Return the proposal's session, the same one at every call."""
+
+
+@dataclass(kw_only=True)
+class OrchestrationContext(ABC):
+    """A transition that is being governed; made in its flow or its task form.
+
+    Source: `OrchestrationContext` of the orchestration rules page. `initial_state` is None for a run's first
+    transition; `proposed_state` becomes None when a rule decides that nothing shall be written; `validated_state` is
+    set once the state is written, or to the run's current state when nothing was.
+    """
+
+    run: Any
+    unit_of_work: UnitOfWork
+    proposed_state: State | None
+    initial_state: State | None = None
+    validated_state: State | None = None
+    validated: bool = False
+    parameters: dict[str, Any] = field(default_factory=dict)
+    rule_signature: list[str] = field(default_factory=list)
+    finalization_signature: list[str] = field(default_factory=list)
+    response_status: SetStateStatus = SetStateStatus.ACCEPT
+    response_details: StateResponseDetails = ACCEPTED
+    settings: OrchestrationSettings = OrchestrationSettings()
+    transitions: Transitions | None = None
+    sessions: Sessions | None = None
+
+    @property
+    def initial_state_type(self) -> StateType | None:
+        """The type of the initial state, None when there is none."""
+        return self.initial_state.type if self.initial_state is not None else None
+
+    @property
+    def proposed_state_type(self) -> StateType | None:
+        """The type of the state that is proposed now, None when nothing shall be written."""
+        return self.proposed_state.type if self.proposed_state is not None else None
+
+    @property
+    def validated_state_type(self) -> StateType | None:
+        """The type of the validated state, None before validation or when the run has no state."""
+        return self.validated_state.type if self.validated_state is not None else None
+
+    @property
+    def run_settings(self) -> RunPolicy:
+        """The run's own policy: retries, delays, pause marks."""
+        policy: RunPolicy = self.run.policy
+        return policy
+
+    @property
+    def session(self) -> "AsyncSession":
+        """A session on the batch's transaction, within a savepoint of this proposal.
+
+        Touch it only when a rule needs tables of its own: it costs round trips. Raises RuntimeError where the engine
+        runs without a database.
+        """
+        if self.sessions is None:
+            raise RuntimeError("this context has no database: rules under test get their facts from the unit of work")
+        return self.sessions.open()
+
+    @abstractmethod
+    async def flow_run(self) -> FlowRunRecord | None:
+        """Return the flow run that the transition belongs to, None for a task run outside a flow."""
+
+    @abstractmethod
+    async def task_run(self) -> TaskRunRecord | None:
+        """Return the task run that changes, None for a flow run."""
+
+    async def validate_proposed_state(self) -> None:
+        """Write the proposed state, if there is still one, and set `validated_state` to what the run is now in."""
+        if self.proposed_state is None:
+            self.validated_state = self.run.state
+        else:
+            self.validated_state = self.unit_of_work.write_state(self.run, self.proposed_state)
+        self.validated = True
+
+    async def force_state(self, run: AnyRunRecord, state: ProposedState) -> None:
+        """Let another run enter `state` with the same transaction, governed by the minimal policy."""
+        if self.transitions is None:
+            raise RuntimeError("this context cannot bring about other transitions: it was made without an engine")
+        await self.transitions.force(self, run, state)
+
+    def safe_copy(self) -> Self:
+        """Return a copy whose changes do not reach this context. States are immutable; the run is shared."""
+        duplicate = object.__new__(type(self))
+        duplicate.__dict__.update(self.__dict__)
+        duplicate.parameters = self.parameters.copy()
+        duplicate.rule_signature = self.rule_signature.copy()
+        duplicate.finalization_signature = self.finalization_signature.copy()
+        return duplicate
+
+    def entry_context(self) -> tuple[State | None, State | None, Self]:
+        """Return what a rule's `before_transition` is called with."""
+        return self.initial_state, self.proposed_state, self.safe_copy()
+
+    def exit_context(self) -> tuple[State | None, State | None, Self]:
+        """Return what a rule's `after_transition` and `cleanup` are called with."""
+        return self.initial_state, self.validated_state, self.safe_copy()
+
+
+@dataclass(kw_only=True)
+class FlowOrchestrationContext(OrchestrationContext):
+    """The transition of a flow run."""
+
+    run: FlowRunRecord
+
+    async def flow_run(self) -> FlowRunRecord | None:
+        """Return the flow run itself."""
+        return self.run
+
+    async def task_run(self) -> TaskRunRecord | None:
+        """Return None: a flow run's transition has no task run."""
+        return None
+
+
+@dataclass(kw_only=True)
+class TaskOrchestrationContext(OrchestrationContext):
+    """The transition of a task run."""
+
+    run: TaskRunRecord
+
+    async def flow_run(self) -> FlowRunRecord | None:
+        """Return the flow run that the task run belongs to, None outside a flow."""
+        flow_run = self.unit_of_work.run(self.run.flow_run_id)
+        return flow_run if isinstance(flow_run, FlowRunRecord) else None
+
+    async def task_run(self) -> TaskRunRecord | None:
+        """Return the task run itself."""
+        return self.run

@@ -1,0 +1,170 @@
+"""The engine: governs one proposal, rules nested round bookkeeping nested round the write."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from packaging.version import Version
+
+from statewright.runs import RunKind
+from statewright.states import ProposedState, State, StateType
+from statewright.verdicts import Verdict
+from statewright_worker.orchestration.contexts import (
+    FlowOrchestrationContext,
+    OrchestrationContext,
+    OrchestrationSettings,
+    Sessions,
+    StateAcceptDetails,
+    StateWaitDetails,
+    TaskOrchestrationContext,
+)
+from statewright_worker.orchestration.core_policy import (
+    API_VERSION,
+    CoreFlowPolicy,
+    CoreTaskPolicy,
+    MinimalFlowPolicy,
+    MinimalTaskPolicy,
+)
+from statewright_worker.orchestration.errors import OrchestrationError, RuleError, RunMissing
+from statewright_worker.orchestration.global_policy import GlobalFlowPolicy, GlobalTaskPolicy
+from statewright_worker.orchestration.instrumentation_policies import FlowInstrumentation, TaskInstrumentation
+from statewright_worker.orchestration.policies import BaseOrchestrationPolicy, Governing
+from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord
+from statewright_worker.orchestration.rules import BaseOrchestrationRule, BaseUniversalTransform
+from statewright_worker.orchestration.unit_of_work import UnitOfWork
+
+Policy = type[BaseOrchestrationPolicy]
+Pair = tuple[StateType | None, StateType | None]
+
+_BOOKKEEPING: Final[dict[RunKind, tuple[Policy, Policy]]] = {
+    RunKind.FLOW_RUN: (FlowInstrumentation, GlobalFlowPolicy),
+    RunKind.TASK_RUN: (TaskInstrumentation, GlobalTaskPolicy),
+}
+_MINIMAL: Final[dict[RunKind, Policy]] = {
+    RunKind.FLOW_RUN: MinimalFlowPolicy,
+    RunKind.TASK_RUN: MinimalTaskPolicy,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A proposal as the engine takes it up. `entered` is when it entered its stream."""
+
+    id: UUID
+    run_id: UUID
+    state: ProposedState
+    entered: datetime
+    force: bool = False
+    api_version: str | None = None
+
+
+class Engine:
+    """Decides on proposals. It holds no state of its own: what it knows and does lies in the unit of work."""
+
+    def __init__(
+        self,
+        flow_policy: Policy = CoreFlowPolicy,
+        task_policy: Policy = CoreTaskPolicy,
+        settings: OrchestrationSettings = OrchestrationSettings(),
+        rule_timeout: float | None = None,
+    ) -> None:
+        """Take the policies that govern proposals without `force`. `rule_timeout` (seconds) bounds each transition."""
+        self._policies: dict[RunKind, Policy] = {RunKind.FLOW_RUN: flow_policy, RunKind.TASK_RUN: task_policy}
+        self._settings = settings
+        self._rule_timeout = rule_timeout
+        self._compiled: dict[tuple[RunKind, bool, Pair], Sequence[Governing]] = {}
+
+    async def decide(self, proposal: Proposal, work: UnitOfWork, sessions: Sessions | None = None) -> Verdict:
+        """Govern a proposal and return its verdict; what it does is in `work`, between `begin` and `commit`.
+
+        Raises RunMissing, or RuleError when a rule raises or takes too long; the caller then rolls `work` back.
+        """
+        run = work.run(proposal.run_id)
+        if run is None:
+            raise RunMissing(proposal.run_id)
+        timestamp = min(proposal.state.timestamp or proposal.entered, work.now)
+        context = self._context(run, proposal.state.stamped(work.ids.new(), timestamp, work.now), work)
+        context.sessions = sessions
+        if proposal.api_version is not None:
+            context.parameters[API_VERSION] = Version(proposal.api_version)
+        try:
+            async with asyncio.timeout(self._rule_timeout):
+                await self._govern(context, proposal.force)
+        except TimeoutError as error:
+            policy = self._policies[run.kind].__name__
+            raise RuleError(policy, TimeoutError(f"not done within {self._rule_timeout:g} s")) from error
+        return _verdict(proposal, context)
+
+    async def force(self, context: OrchestrationContext, run: AnyRunRecord, state: ProposedState) -> None:
+        """Let another run enter `state` under the minimal policy, within the transition of `context`."""
+        work = context.unit_of_work
+        nested = self._context(run, state.stamped(work.ids.new(), work.now, work.now), work)
+        nested.sessions = context.sessions
+        await self._govern(nested, force=True)
+
+    def _context(self, run: AnyRunRecord, proposed: State, work: UnitOfWork) -> OrchestrationContext:
+        fields: dict[str, Any] = {
+            "unit_of_work": work,
+            "initial_state": run.state,
+            "proposed_state": proposed,
+            "settings": self._settings,
+            "transitions": self,
+        }
+        if isinstance(run, FlowRunRecord):
+            return FlowOrchestrationContext(run=run, **fields)
+        return TaskOrchestrationContext(run=run, **fields)
+
+    async def _govern(self, context: OrchestrationContext, force: bool) -> None:
+        """Enter every rule in order, write the state, leave them in exactly the reverse order."""
+        pair = (context.initial_state_type, context.proposed_state_type)
+        entered: list[BaseOrchestrationRule | BaseUniversalTransform] = []
+        try:
+            for governing in self._governing(context.run.kind, force, pair):
+                rule = governing(context, *pair)
+                entered.append(rule)
+                await rule.__aenter__()
+            await context.validate_proposed_state()
+            while entered:
+                rule = entered.pop()
+                await rule.__aexit__(None, None, None)
+        except Exception as error:
+            failure = error if isinstance(error, OrchestrationError) else RuleError(type(rule).__name__, error)
+            await _abandon(entered, failure)
+            raise failure from error
+
+    def _governing(self, kind: RunKind, force: bool, pair: Pair) -> Sequence[Governing]:
+        key = (kind, force, pair)
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            policies = (_MINIMAL[kind] if force else self._policies[kind], *_BOOKKEEPING[kind])
+            compiled = [rule for policy in policies for rule in policy.compile_transition_rules(*pair)]
+            self._compiled[key] = compiled
+        return compiled
+
+
+async def _abandon(
+    entered: list[BaseOrchestrationRule | BaseUniversalTransform], failure: OrchestrationError
+) -> None:
+    """Leave what was entered, innermost first, telling each of the failure; a second failure changes nothing."""
+    while entered:
+        try:
+            await entered.pop().__aexit__(type(failure), failure, None)
+        except Exception as error:
+            failure.add_note(f"while cleaning up: {error!r}")
+
+
+def _verdict(proposal: Proposal, context: OrchestrationContext) -> Verdict:
+    details = context.response_details
+    return Verdict(
+        proposal_id=proposal.id,
+        run_id=proposal.run_id,
+        status=context.response_status,
+        reason=None if isinstance(details, StateAcceptDetails) else details.reason,
+        delay_seconds=details.delay_seconds if isinstance(details, StateWaitDetails) else None,
+        state=context.validated_state,
+        rule_signature=tuple(context.rule_signature),
+        finalization_signature=tuple(context.finalization_signature),
+    )

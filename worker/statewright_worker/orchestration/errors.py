@@ -1,0 +1,23 @@
+"""What the engine raises when a proposal cannot be governed; each becomes an ERROR reply, and undoes the proposal."""
+
+from uuid import UUID
+
+
+class OrchestrationError(Exception):
+    """A proposal could not be governed; nothing of it remains."""
+
+
+class RunMissing(OrchestrationError):
+    """No run has the id that the proposal names."""
+
+    def __init__(self, run_id: UUID) -> None:
+        super().__init__(f"there is no run {run_id}; create it first, on the same tree's partition")
+        self.run_id = run_id
+
+
+class RuleError(OrchestrationError):
+    """A rule or a transform raised an exception, or took too long."""
+
+    def __init__(self, rule: str, cause: BaseException) -> None:
+        super().__init__(f"{rule} failed: {type(cause).__name__}: {cause}")
+        self.rule = rule

@@ -1,0 +1,119 @@
+"""What the engine knows of runs, limits and states while it decides: plain records, no rows."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import ClassVar
+from uuid import UUID
+
+from statewright.runs import ConcurrencyLimit, FlowRun, RunKind, RunPolicy, TaskRun
+from statewright.states import State, StateType
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """A run's bookkeeping, which transforms keep up to date while a transition is governed."""
+
+    kind: ClassVar[RunKind]
+
+    id: UUID
+    name: str
+    created: datetime
+    tags: tuple[str, ...] = ()
+    policy: RunPolicy = field(default_factory=RunPolicy)
+    state: State | None = None
+    state_count: int = 0
+    state_type: StateType | None = None
+    state_name: str | None = None
+    state_timestamp: datetime | None = None
+    run_count: int = 0
+    expected_start_time: datetime | None = None
+    next_scheduled_start_time: datetime | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    total_run_time: timedelta = timedelta()
+
+    def _shared_fields(self) -> dict[str, object]:
+        names = ("id", "name", "created", "tags", "policy", "state", "run_count", "expected_start_time")
+        times = ("next_scheduled_start_time", "start_time", "end_time", "total_run_time")
+        return {name: getattr(self, name) for name in names + times}
+
+
+@dataclass(kw_only=True)
+class FlowRunRecord(RunRecord):
+    """A flow run."""
+
+    kind = RunKind.FLOW_RUN
+
+    flow_id: UUID | None = None
+    deployment_id: UUID | None = None
+    parent_task_run_id: UUID | None = None
+
+    def as_run(self) -> FlowRun:
+        """Return the run as a producer reads it."""
+        own = {"flow_id": self.flow_id, "deployment_id": self.deployment_id}
+        return FlowRun.model_validate(
+            {**self._shared_fields(), **own, "parent_task_run_id": self.parent_task_run_id}
+        )
+
+
+@dataclass(kw_only=True)
+class TaskRunRecord(RunRecord):
+    """A task run."""
+
+    kind = RunKind.TASK_RUN
+
+    flow_run_id: UUID | None = None
+    task_key: str | None = None
+    flow_run_run_count: int = 0
+
+    def as_run(self) -> TaskRun:
+        """Return the run as a producer reads it."""
+        own = {"flow_run_id": self.flow_run_id, "task_key": self.task_key}
+        return TaskRun.model_validate(
+            {**self._shared_fields(), **own, "flow_run_run_count": self.flow_run_run_count}
+        )
+
+
+AnyRunRecord = FlowRunRecord | TaskRunRecord
+
+
+@dataclass(slots=True)
+class LimitRecord:
+    """A concurrency limit, how many slots of it are held, and which of the runs at hand hold one."""
+
+    id: int
+    tag: str
+    concurrency_limit: int
+    slots_held: int = 0
+    holders: set[UUID] = field(default_factory=set)
+
+    def has_room_for(self, run_id: UUID) -> bool:
+        """Whether the run may be RUNNING under this limit; one that holds a slot already may."""
+        return run_id in self.holders or self.slots_held < self.concurrency_limit
+
+    def as_limit(self) -> ConcurrencyLimit:
+        """Return the limit as a producer reads it; complete only when every holder was loaded."""
+        return ConcurrencyLimit(
+            tag=self.tag, concurrency_limit=self.concurrency_limit, active_slots=tuple(sorted(self.holders))
+        )
+
+
+@dataclass(slots=True)
+class CacheEntry:
+    """A completed state that serves later runs of the same cache key."""
+
+    cache_key: str
+    cache_expiration: datetime | None
+    state: State
+
+
+@dataclass(slots=True)
+class StateChange:
+    """A state that a run has entered: one row of its history, and what its event tells."""
+
+    run: AnyRunRecord
+    ordinal: int
+    """1 for the run's first state, then 2, 3 … without gaps."""
+    state: State
+    previous: State | None
+    run_count: int = 0

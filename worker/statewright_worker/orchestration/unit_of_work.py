@@ -1,0 +1,167 @@
+"""The unit of work: facts loaded beforehand, and what is decided on them, seen by every later proposal of a batch."""
+
+from collections.abc import Callable, Iterable
+from copy import copy
+from datetime import datetime
+from uuid import UUID
+
+from statewright.ids import IdSource
+from statewright.states import State, StateType
+from statewright.verdicts import Verdict
+from statewright_worker.orchestration.records import (
+    AnyRunRecord,
+    CacheEntry,
+    LimitRecord,
+    RunRecord,
+    StateChange,
+    TaskRunRecord,
+)
+
+
+class UnitOfWork:
+    """The world as one batch sees it. Rules read it and write to it; storage loads and saves it.
+
+    Between `begin` and `commit` or `roll_back` lies one proposal: rolling back undoes all that it did.
+    """
+
+    def __init__(self, now: datetime, ids: IdSource) -> None:
+        self.now = now
+        """The database's clock when the batch was taken up; the only clock that decides."""
+        self.ids = ids
+        self.runs: dict[UUID, AnyRunRecord] = {}
+        self.limits: dict[str, LimitRecord] = {}
+        self.cache: dict[str, list[CacheEntry]] = {}
+        self.verdicts: dict[UUID, Verdict] = {}
+
+        self.created_runs: dict[UUID, AnyRunRecord] = {}
+        self.changed_runs: dict[UUID, AnyRunRecord] = {}
+        self.state_changes: list[StateChange] = []
+        self.slots_taken: set[tuple[int, UUID]] = set()
+        self.slots_released: set[tuple[int, UUID]] = set()
+        self.cache_added: list[CacheEntry] = []
+        self.new_verdicts: list[Verdict] = []
+
+        self._undo: list[Callable[[], object]] = []
+        self._before: dict[UUID, dict[str, object]] = {}
+
+    # -- one proposal ------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start a proposal, which can be rolled back as a whole."""
+        self._undo.clear()
+        self._before.clear()
+
+    def commit(self) -> None:
+        """Keep what the proposal did."""
+        for run_id, before in self._before.items():
+            run = self.runs[run_id]
+            if run_id not in self.changed_runs and run.__dict__ != before:
+                self.changed_runs[run_id] = run
+        self.begin()
+
+    def roll_back(self) -> None:
+        """Undo everything since `begin`."""
+        for undo in reversed(self._undo):
+            undo()
+        for run_id, before in self._before.items():
+            self.runs[run_id].__dict__.update(before)
+        self.begin()
+
+    # -- runs and states ---------------------------------------------------------------------------------------------
+
+    def run(self, run_id: UUID | None) -> AnyRunRecord | None:
+        """Return the run, to be read and written, or None."""
+        run = self.runs.get(run_id) if run_id else None
+        if run is not None and run.id not in self._before:
+            self._before[run.id] = run.__dict__.copy()
+        return run
+
+    def failed_task_runs(self, flow_run_id: UUID) -> list[TaskRunRecord]:
+        """Return the flow run's task runs that are FAILED, by id."""
+        failed = [
+            run.id
+            for run in self.runs.values()
+            if isinstance(run, TaskRunRecord)
+            and run.flow_run_id == flow_run_id
+            and run.state_type is StateType.FAILED
+        ]
+        found = [self.run(run_id) for run_id in sorted(failed)]
+        return [run for run in found if isinstance(run, TaskRunRecord)]
+
+    def create_run(self, run: AnyRunRecord) -> None:
+        """Add a run that does not exist yet."""
+        self.runs[run.id] = self.created_runs[run.id] = run
+
+    def write_state(self, run: AnyRunRecord, state: State) -> State:
+        """Let the run enter `state`, and return it."""
+        run.state_count += 1
+        self.state_changes.append(StateChange(run, run.state_count, state, previous=run.state))
+        self._undo.append(self.state_changes.pop)
+        run.state = state
+        return state
+
+    def instrument(self, run: RunRecord, state: State) -> None:
+        """Note on the change of `run` to `state` what its event will tell beside the state itself."""
+        for change in reversed(self.state_changes):
+            if change.state is state:
+                change.run_count = run.run_count
+                return
+
+    # -- limits ------------------------------------------------------------------------------------------------------
+
+    def limits_on(self, tags: Iterable[str]) -> list[LimitRecord]:
+        """Return the limits on `tags`, each once, in ascending order of the tag."""
+        return [limit for tag in sorted(set(tags)) if (limit := self.limits.get(tag)) is not None]
+
+    def take_slot(self, limit: LimitRecord, run_id: UUID) -> bool:
+        """Give the run a slot; return whether it is a new one, False when it held one already."""
+        if run_id in limit.holders:
+            return False
+        self._move_slot(limit, run_id, self.slots_taken, self.slots_released, +1)
+        self._undo.append(lambda: self._move_slot(limit, run_id, self.slots_released, self.slots_taken, -1))
+        return True
+
+    def release_slot(self, limit: LimitRecord, run_id: UUID) -> None:
+        """Take the run's slot back, if it has one."""
+        if run_id in limit.holders:
+            self._move_slot(limit, run_id, self.slots_released, self.slots_taken, -1)
+            self._undo.append(lambda: self._move_slot(limit, run_id, self.slots_taken, self.slots_released, +1))
+
+    @staticmethod
+    def _move_slot(
+        limit: LimitRecord, run_id: UUID, to: set[tuple[int, UUID]], opposite: set[tuple[int, UUID]], change: int
+    ) -> None:
+        slot = (limit.id, run_id)
+        if slot in opposite:
+            opposite.discard(slot)
+        else:
+            to.add(slot)
+        limit.slots_held += change
+        limit.holders.symmetric_difference_update({run_id})
+
+    # -- cache -------------------------------------------------------------------------------------------------------
+
+    def cached_state(self, cache_key: str) -> State | None:
+        """Return the newest state cached under the key that has not expired, or None."""
+        for entry in reversed(self.cache.get(cache_key, ())):
+            if entry.cache_expiration is None or entry.cache_expiration > self.now:
+                return entry.state
+        return None
+
+    def add_cache_entry(self, entry: CacheEntry) -> None:
+        """Cache a state under its key; later runs take the newest."""
+        entries = self.cache.setdefault(entry.cache_key, [])
+        entries.append(entry)
+        self.cache_added.append(entry)
+        self._undo += [entries.pop, self.cache_added.pop]
+
+    # -- verdicts ----------------------------------------------------------------------------------------------------
+
+    def record_verdict(self, verdict: Verdict) -> None:
+        """Keep the verdict for ever: the proposal's id has no other from now on."""
+        self.verdicts[verdict.proposal_id] = verdict
+        self.new_verdicts.append(verdict)
+
+    def snapshot(self, run: AnyRunRecord) -> AnyRunRecord:
+        """Return a copy of the run that later proposals do not change."""
+        return copy(run)
