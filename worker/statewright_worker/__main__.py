@@ -1,0 +1,24 @@
+"""The entry of the command `statewright`."""
+
+import sys
+
+from statewright.errors import StatewrightError
+
+
+def main() -> None:
+    """Run the command line; what the user can mend ends in one sentence, not in a traceback."""
+    try:
+        from statewright_worker.cli.app import app
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f"statewright: {error.name} is not installed; the command needs"
+            " `pip install 'statewright[worker]'`, and `[worker,embedded]` to bring its own servers"
+        )
+    try:
+        app()
+    except StatewrightError as error:
+        sys.exit(f"statewright: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,6 @@
 """The unit of work: facts loaded beforehand, and what is decided on them, seen by every later proposal of a batch."""
 
 from collections.abc import Callable, Iterable
-from copy import copy
 from datetime import datetime
 from uuid import UUID
 
@@ -32,6 +31,7 @@ class UnitOfWork:
         self.limits: dict[str, LimitRecord] = {}
         self.cache: dict[str, list[CacheEntry]] = {}
         self.verdicts: dict[UUID, Verdict] = {}
+        self.histories: dict[UUID, list[State]] = {}
 
         self.created_runs: dict[UUID, AnyRunRecord] = {}
         self.changed_runs: dict[UUID, AnyRunRecord] = {}
@@ -97,6 +97,9 @@ class UnitOfWork:
         run.state_count += 1
         self.state_changes.append(StateChange(run, run.state_count, state, previous=run.state))
         self._undo.append(self.state_changes.pop)
+        if (history := self.histories.get(run.id)) is not None:
+            history.append(state)
+            self._undo.append(history.pop)
         run.state = state
         return state
 
@@ -161,7 +164,3 @@ class UnitOfWork:
         """Keep the verdict for ever: the proposal's id has no other from now on."""
         self.verdicts[verdict.proposal_id] = verdict
         self.new_verdicts.append(verdict)
-
-    def snapshot(self, run: AnyRunRecord) -> AnyRunRecord:
-        """Return a copy of the run that later proposals do not change."""
-        return copy(run)

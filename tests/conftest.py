@@ -1,0 +1,23 @@
+"""Options of the whole test suite; they must be known before any test folder is read."""
+
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of the conformance tests."""
+    group = parser.getgroup("conformance")
+    group.addoption(
+        "--cases",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="run the recorded cases of this file (.jsonl or .jsonl.gz) instead of the bundled ones; may be repeated",
+    )
+    group.addoption(
+        "--engine-only",
+        action="store_true",
+        help="run recorded cases on the engine alone, in memory, with a clock that the runner sets",
+    )

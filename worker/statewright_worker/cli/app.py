@@ -1,0 +1,86 @@
+"""The command line."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+import uvloop
+
+from statewright.errors import ConfigurationError
+from statewright_worker.cli.demo import run_demo
+from statewright_worker.embedded import embedded_servers
+from statewright_worker.logging import configure_logging
+from statewright_worker.replica import run_replica
+from statewright_worker.settings import WorkerSettings
+from statewright_worker.storage import database
+
+DEFAULT_FOLDER = Path(".statewright")
+
+Result = TypeVar("Result")
+Folder = Annotated[Path, typer.Option("--data", help="Where the embedded servers keep their data.")]
+
+app = typer.Typer(
+    name="statewright",
+    help="Govern the state transitions of workflow runs: proposals in through Redis, verdicts and events out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def worker() -> None:
+    """Run one worker replica against STATEWRIGHT_DATABASE_URL and STATEWRIGHT_REDIS_URL, until SIGTERM or Ctrl-C."""
+    settings = WorkerSettings.load()
+    configure_logging(settings)
+    _run(lambda: _worker(settings))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database of STATEWRIGHT_DATABASE_URL to the newest schema."""
+    settings = WorkerSettings.load()
+    revision = _run(lambda: _migrate(settings))
+    typer.echo(f"the schema is at revision {revision}")
+
+
+@app.command()
+def dev(folder: Folder = DEFAULT_FOLDER) -> None:
+    """Run embedded servers and a worker in the foreground; nothing else needs to be installed or set."""
+    with embedded_servers(folder) as servers:
+        settings = WorkerSettings.load(database_url=servers.database_url, redis_url=servers.redis_url)
+        configure_logging(settings)
+        _run(lambda: _migrate(settings))
+        typer.echo(f"# data in {folder.resolve()}; stop with Ctrl-C")
+        typer.echo(f"export STATEWRIGHT_DATABASE_URL='{servers.database_url}'")
+        typer.echo(f"export STATEWRIGHT_REDIS_URL='{servers.redis_url}'")
+        _run(lambda: _worker(settings))
+
+
+@app.command()
+def demo() -> None:
+    """Watch two workers govern a flow run with a dozen task runs, on embedded servers in a temporary folder."""
+    run_demo()
+
+
+async def _worker(settings: WorkerSettings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await run_replica(settings, stop)
+
+
+async def _migrate(settings: WorkerSettings) -> str:
+    engine = database.create_engine(settings.database_url.get_secret_value(), pool_size=2)
+    try:
+        return await database.migrate(engine)
+    finally:
+        await engine.dispose()
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    return uvloop.run(work())

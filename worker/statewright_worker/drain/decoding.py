@@ -1,0 +1,98 @@
+"""Decoding: from a stream entry to a request, or to what is wrong with it."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+from pydantic import TypeAdapter, ValidationError
+
+from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
+from statewright.messages import REQUEST, ErrorCode, ErrorReply, ReplyTo, Request
+from statewright_worker.publishing.streams import Entry
+
+_REPLY_TO: Final[TypeAdapter[str]] = TypeAdapter(ReplyTo)
+_PLAIN: Final = re.compile(rb"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")
+_KNOWN: Final = frozenset({REQUEST_ID, REQUEST_REPLY_TO, REQUEST_MESSAGE})
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A request, who waits for its answer, and the entry that brought it."""
+
+    entry: Entry
+    id: UUID
+    reply_to: str | None
+    request: Request
+
+    @property
+    def entered(self) -> datetime:
+        """When the request entered its stream, by Redis' clock."""
+        return datetime.fromtimestamp(int(self.entry.id.partition("-")[0]) / 1000, UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """An entry that is no request, and what is wrong with it. Whoever named a reply stream and an id hears of it."""
+
+    entry: Entry
+    id: UUID | None
+    reply_to: str | None
+    problem: ErrorReply
+
+
+class _BadEntry(Exception):
+    def __init__(self, field: str, message: str) -> None:
+        self.problem = ErrorReply(code=ErrorCode.INVALID_MESSAGE, message=message, field=field)
+
+
+def decode(entry: Entry, max_message_bytes: int) -> Incoming | Malformed:
+    """Return the request that an entry carries, or what is wrong with it; never raises."""
+    request_id: UUID | None = None
+    reply_to: str | None = None
+    try:
+        reply_to = _reply_to(entry)
+        request_id = _request_id(entry)
+        return Incoming(entry, request_id, reply_to, _request(entry, max_message_bytes))
+    except _BadEntry as bad:
+        return Malformed(entry, request_id, reply_to, bad.problem)
+
+
+def _reply_to(entry: Entry) -> str | None:
+    named = entry.fields.get(REQUEST_REPLY_TO)
+    if named is None:
+        return None
+    try:
+        return _REPLY_TO.validate_python(named.decode())
+    except (UnicodeDecodeError, ValidationError):
+        raise _BadEntry("reply_to", "reply_to must be 1 to 64 letters, digits, '_', '.' or '-'") from None
+
+
+def _request_id(entry: Entry) -> UUID:
+    named = entry.fields.get(REQUEST_ID, b"")
+    if not _PLAIN.match(named):
+        raise _BadEntry("id", "id must be a UUID in its canonical form, in lower case; it names the request for ever")
+    return UUID(named.decode())
+
+
+def _request(entry: Entry, max_message_bytes: int) -> Request:
+    body = entry.fields.get(REQUEST_MESSAGE)
+    if body is None:
+        raise _BadEntry("message", "the entry has no field 'message' with the request as JSON")
+    if len(body) > max_message_bytes:
+        raise _BadEntry("message", f"the message has {len(body)} bytes, at most {max_message_bytes} are accepted")
+    if unknown := entry.fields.keys() - _KNOWN:
+        name = min(unknown).decode(errors="replace")[:100]
+        raise _BadEntry(name, f"the entry has a field {name!r} that the protocol does not know")
+    try:
+        return REQUEST.validate_json(body, strict=True)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = "type" if problem["type"].startswith("union_tag") else _path(problem["loc"])
+        raise _BadEntry(field, f"{field}: {problem['msg']}"[:1_000]) from None
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    # The first step names the kind of request, which is no field.
+    return ".".join(str(step) for step in location[1:])[:200] or "message"

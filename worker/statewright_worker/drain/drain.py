@@ -1,0 +1,212 @@
+"""The drain: holds one partition for a while and works through its requests, a batch to a transaction."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from redis.asyncio import Redis
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from statewright.channels import Channels
+from statewright.connection import until_connected
+from statewright.ids import IdSource
+from statewright.messages import ErrorCode, ErrorReply, Reply, SetLimit
+from statewright_worker.drain.carrying_out import Office, needs_of
+from statewright_worker.drain.decoding import Incoming, Malformed, decode
+from statewright_worker.drain.lease import Lease
+from statewright_worker.orchestration.engine import Engine
+from statewright_worker.orchestration.instrumentation_policies import event_body
+from statewright_worker.orchestration.unit_of_work import UnitOfWork
+from statewright_worker.publishing.streams import DeadLetter, Entry, Publication, Streams
+from statewright_worker.storage.batches import Batch, Lane, Storage
+from statewright_worker.storage.errors import LeaseLost, Unavailable
+
+START: Final = "0-0"
+BLOCK_MILLISECONDS: Final = 5_000
+BATCH_SECONDS: Final = 1.0
+"""After this long a batch is closed with what it has decided: PostgreSQL ends transactions that sit idle for longer."""
+EVENTS_PER_CATCH_UP: Final = 1_000
+
+log = structlog.get_logger()
+
+Taken = Incoming | Malformed
+Answered = tuple[Taken, Reply]
+
+
+@dataclass(frozen=True, slots=True)
+class DrainTools:
+    """What every drain of a worker shares."""
+
+    storage: Storage
+    redis: Redis
+    channels: Channels
+    engine: Engine
+    ids: IdSource
+    batch_size: int
+    max_message_bytes: int
+    events_kept: int
+
+    async def drain(self, lease: Lease) -> None:
+        """Take the lease's partition up and work through it until the lease ends or is lost."""
+        streams = Streams(self.redis, self.channels, lease.partition, self.events_kept)
+        try:
+            lane, sequence = await self.storage.take_up(lease.partition)
+            await Drain(self, lease, lane, streams).run(sequence)
+        except LeaseLost:
+            log.warning("another drain has taken the partition up", partition=lease.partition)
+
+
+class Drain:
+    """One drain on one partition: read, decode, lock, load, decide, write, commit, publish, trim."""
+
+    def __init__(self, tools: DrainTools, lease: Lease, lane: Lane, streams: Streams) -> None:
+        self._tools = tools
+        self._lease = lease
+        self._lane = lane
+        self._streams = streams
+
+    async def run(self, sequence: int) -> None:
+        """Publish what the previous holder did not, up to `sequence`, then answer requests, oldest first.
+
+        Requests whose answers got lost are still in the stream: the ledger answers them again.
+        """
+        await self._bring_missing_events(await self._streams.newest_event(), sequence)
+        position = START
+        while self._lease.held:
+            entries = await self._read(position)
+            if entries:
+                await self._work_through(entries)
+                position = entries[-1].id
+                await self._streams.trim(position)
+
+    async def _read(self, after: str) -> list[Entry]:
+        entries: list[Entry] = []
+        async with self._lease.waiting():
+            async for attempt in until_connected():
+                with attempt:
+                    entries = await self._streams.read(after, self._tools.batch_size, BLOCK_MILLISECONDS)
+        return entries
+
+    async def _work_through(self, entries: Sequence[Entry]) -> None:
+        taken = [decode(entry, self._tools.max_message_bytes) for entry in entries]
+        for segment in _segments(taken):
+            rest = segment
+            while rest:
+                publication, done = await self._decide(rest)
+                await self._publish(publication)
+                rest = rest[done:]
+
+    async def _decide(self, taken: Sequence[Taken]) -> tuple[Publication, int]:
+        """Decide on as many requests as fit in one transaction, at least one; return what to publish, and how many.
+
+        A batch that cannot be written is halved until the guilty request stands alone; only that one is refused.
+        """
+        try:
+            return await self._transact_when_available(taken)
+        except LeaseLost:
+            raise
+        except Exception as error:
+            if len(taken) > 1:
+                return await self._decide(taken[: len(taken) // 2])
+            log.exception("a request could not be carried out", entry=taken[0].entry.id)
+            message = f"the request could not be carried out: {error}".replace("\x00", "")[:10_000]
+            refused = ErrorReply(code=ErrorCode.NOT_WRITABLE, message=message)
+            return _publication([(taken[0], refused)]), 1
+
+    async def _transact_when_available(self, taken: Sequence[Taken]) -> tuple[Publication, int]:
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(Unavailable),
+            wait=wait_random_exponential(multiplier=0.05, max=1),
+            stop=lambda _: not self._lease.held,
+            reraise=True,
+            before_sleep=lambda state: log.warning("PostgreSQL is unavailable", error=str(_error_of(state))),
+        )
+        async for attempt in retrying:
+            with attempt:
+                return await self._transact(taken)
+        raise AssertionError("tenacity reraises the last failure")
+
+    async def _transact(self, taken: Sequence[Taken]) -> tuple[Publication, int]:
+        async with self._tools.storage.batch(self._lane) as batch:
+            requests = [one for one in taken if isinstance(one, Incoming)]
+            await _set_limits(batch, requests)
+            work = await batch.load(needs_of(requests), self._tools.ids)
+            answered = await self._carry_out(taken, batch, work)
+            await batch.write(work)
+        return self._publication(answered, batch.sequence, work), len(answered)
+
+    async def _carry_out(self, taken: Sequence[Taken], batch: Batch, work: UnitOfWork) -> list[Answered]:
+        office = Office(self._tools.engine, work, batch.sessions)
+        clock = asyncio.get_running_loop().time
+        closes = clock() + BATCH_SECONDS
+        answered: list[Answered] = []
+        for one in taken:
+            reply = one.problem if isinstance(one, Malformed) else await office.carry_out(one)
+            answered.append((one, reply))
+            if clock() > closes:
+                break
+        return answered
+
+    def _publication(self, answered: Sequence[Answered], follows: int, work: UnitOfWork) -> Publication:
+        publication = _publication(answered)
+        publication.follows = follows
+        publication.events = [
+            (sequence, event_body(change, self._lane.partition, sequence))
+            for sequence, change in enumerate(work.state_changes, follows + 1)
+        ]
+        return publication
+
+    async def _publish(self, publication: Publication) -> None:
+        async for attempt in until_connected():
+            with attempt:
+                ends_with = await self._streams.publish(publication)
+        if ends_with is not None:
+            await self._bring_missing_events(ends_with, publication.events[-1][0])
+
+    async def _bring_missing_events(self, ends_with: int, up_to: int) -> None:
+        """Append the events behind `ends_with` from PostgreSQL, as far back as the stream keeps them."""
+        actual: int | None = ends_with
+        while actual is not None and actual < up_to:
+            ends_with, after = actual, max(actual, up_to - self._tools.events_kept)
+            while after < up_to:
+                last = min(after + EVENTS_PER_CATCH_UP, up_to)
+                changes = await self._tools.storage.changes(self._lane.partition, after, last)
+                events = [(sequence, event_body(c, self._lane.partition, sequence)) for sequence, c in changes]
+                actual = await self._streams.append_events(ends_with, events) if events else None
+                if actual is not None:
+                    break
+                ends_with = after = last
+
+
+def _error_of(state: object) -> object:
+    outcome = getattr(state, "outcome", None)
+    return outcome.exception() if outcome is not None else None
+
+
+async def _set_limits(batch: Batch, requests: Sequence[Incoming]) -> None:
+    for incoming in requests:
+        if isinstance(incoming.request, SetLimit):
+            await batch.set_limit(incoming.request.tag, incoming.request.concurrency_limit)
+
+
+def _segments(taken: Sequence[Taken]) -> Iterator[Sequence[Taken]]:
+    """Cut before each SetLimit: what was pushed before it is decided under the old limit, the rest under the new."""
+    start = 0
+    for index, one in enumerate(taken):
+        if index > start and isinstance(one, Incoming) and isinstance(one.request, SetLimit):
+            yield taken[start:index]
+            start = index
+    yield taken[start:]
+
+
+def _publication(answered: Sequence[Answered]) -> Publication:
+    publication = Publication()
+    for one, reply in answered:
+        if one.reply_to is not None and one.id is not None:
+            to_client = publication.replies.setdefault(one.reply_to, {})
+            to_client[str(one.id).encode()] = reply.model_dump_json(exclude_none=True).encode()
+        if isinstance(reply, ErrorReply):
+            publication.dead_letters.append(DeadLetter(one.entry, reply.message, reply.field))
+    return publication

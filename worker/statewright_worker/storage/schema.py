@@ -1,0 +1,187 @@
+"""The schema: what PostgreSQL keeps, as declarative models for migrations, reads and users' rules.
+
+No foreign key stands on history and verdicts: their writer holds the run's row locked, and checking each of thousands
+of rows a second again would cost more than writing them.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Interval,
+    MetaData,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
+
+# A run is updated with every transition: room on its page keeps the new version beside the old one (HOT).
+RUN_FILLFACTOR = {"postgresql_with": {"fillfactor": 70}}
+
+NAMING = {
+    "ix": "ix_%(table_name)s__%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s__%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s__%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """The base of every model."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {  # noqa: RUF012  # SQLAlchemy reads it from the class
+        datetime: DateTime(timezone=True),
+        timedelta: Interval,
+        dict[str, Any]: JSONB,
+        str: Text,
+        UUID: Uuid,
+    }
+
+
+class Partition(Base):
+    """One lane of work: its row is the fence. `epoch` rises with every drain that takes the lane up."""
+
+    __tablename__ = "partition"
+
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    sequence: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+
+
+class _RunColumns:
+    """What a flow run and a task run have in common; their current state stands on the row."""
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    created: Mapped[datetime]
+    tags: Mapped[list[str]] = mapped_column(JSONB)
+    policy: Mapped[dict[str, Any]]
+    state_id: Mapped[UUID | None]
+    state_type: Mapped[str | None]
+    state_name: Mapped[str | None]
+    state_timestamp: Mapped[datetime | None]
+    state_count: Mapped[int] = mapped_column(server_default=text("0"))
+    run_count: Mapped[int] = mapped_column(server_default=text("0"))
+    expected_start_time: Mapped[datetime | None]
+    next_scheduled_start_time: Mapped[datetime | None]
+    start_time: Mapped[datetime | None]
+    end_time: Mapped[datetime | None]
+    total_run_time: Mapped[timedelta] = mapped_column(server_default=text("'0'"))
+
+
+class FlowRun(_RunColumns, Base):
+    """A flow run."""
+
+    __tablename__ = "flow_run"
+    __table_args__ = RUN_FILLFACTOR
+
+    flow_id: Mapped[UUID | None]
+    deployment_id: Mapped[UUID | None]
+    parent_task_run_id: Mapped[UUID | None]
+
+
+class TaskRun(_RunColumns, Base):
+    """A task run."""
+
+    __tablename__ = "task_run"
+    __table_args__ = (Index(None, "flow_run_id"), RUN_FILLFACTOR)
+
+    flow_run_id: Mapped[UUID | None]
+    task_key: Mapped[str | None]
+    flow_run_run_count: Mapped[int] = mapped_column(server_default=text("0"))
+
+
+class _StateColumns:
+    """One state that a run was in, append-only; (partition, sequence) is its event's place."""
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    run_id: Mapped[UUID]
+    ordinal: Mapped[int]
+    type: Mapped[str]
+    name: Mapped[str]
+    timestamp: Mapped[datetime]
+    message: Mapped[str | None]
+    data: Mapped[Any | None] = mapped_column(JSONB)
+    state_details: Mapped[dict[str, Any]]
+    previous_state_id: Mapped[UUID | None]
+    run_count: Mapped[int]
+    partition: Mapped[int] = mapped_column(SmallInteger)
+    sequence: Mapped[int] = mapped_column(BigInteger)
+
+    @declared_attr.directive
+    @classmethod
+    def __table_args__(cls) -> tuple[Any, ...]:
+        return (UniqueConstraint("run_id", "ordinal"), UniqueConstraint("partition", "sequence"))
+
+
+class FlowRunState(_StateColumns, Base):
+    """A state of a flow run."""
+
+    __tablename__ = "flow_run_state"
+
+
+class TaskRunState(_StateColumns, Base):
+    """A state of a task run."""
+
+    __tablename__ = "task_run_state"
+
+
+class TaskRunStateCache(Base):
+    """A completed state that serves later runs under the same key; the newest wins."""
+
+    __tablename__ = "task_run_state_cache"
+    __table_args__ = (Index(None, "cache_key", "id"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    cache_key: Mapped[str]
+    cache_expiration: Mapped[datetime | None]
+    task_run_state_id: Mapped[UUID]
+    created: Mapped[datetime]
+
+
+class ConcurrencyLimit(Base):
+    """How many task runs with a tag may be RUNNING."""
+
+    __tablename__ = "concurrency_limit"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    tag: Mapped[str] = mapped_column(unique=True)
+    concurrency_limit: Mapped[int]
+
+
+class ConcurrencySlot(Base):
+    """One unit of a limit, held by a run; it goes with its limit and with its run."""
+
+    __tablename__ = "concurrency_slot"
+    __table_args__ = (Index(None, "run_id"),)
+
+    limit_id: Mapped[int] = mapped_column(ForeignKey(ConcurrencyLimit.id, ondelete="CASCADE"), primary_key=True)
+    run_id: Mapped[UUID] = mapped_column(ForeignKey(TaskRun.id, ondelete="CASCADE"), primary_key=True)
+    taken: Mapped[datetime]
+
+
+class Verdict(Base):
+    """The ledger: the one answer that a proposal has. `state_id` is a row of the run's history."""
+
+    __tablename__ = "verdict"
+
+    proposal_id: Mapped[UUID] = mapped_column(primary_key=True)
+    run_id: Mapped[UUID]
+    status: Mapped[str]
+    reason: Mapped[str | None]
+    delay_seconds: Mapped[int | None]
+    state_id: Mapped[UUID | None]
+    rule_signature: Mapped[str]
+    finalization_signature: Mapped[str]
+    decided: Mapped[datetime]

@@ -1,0 +1,56 @@
+"""The database session that a user's rule may use: on the batch's transaction, in a savepoint of its proposal."""
+
+from typing import Any, NoReturn
+
+from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from statewright_worker.storage.errors import Refused
+
+
+class RuleSession(AsyncSession):
+    """A session whose transaction is the engine's: what a rule writes stays when its proposal is decided, and is undone
+    when it fails."""
+
+    async def commit(self) -> None:
+        """Send pending changes to the database; they are committed together with the verdict."""
+        await self.flush()
+
+    def begin(self) -> NoReturn:
+        """Refuse: the transaction has begun already."""
+        raise RuntimeError("a rule's session is in a transaction already; use it directly, or begin_nested()")
+
+
+class RuleSessions:
+    """Opens one session per proposal, when a rule first asks for it."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+        self._session: RuleSession | None = None
+
+    def open(self) -> AsyncSession:
+        """Return the proposal's session; its first statement opens the savepoint."""
+        if self._session is None:
+            options: dict[str, Any] = {"join_transaction_mode": "create_savepoint", "expire_on_commit": False}
+            self._session = RuleSession(bind=self._connection, **options)
+        return self._session
+
+    async def keep(self) -> None:
+        """Keep what the proposal's rules wrote. Raises Refused when the database does not take it."""
+        if self._session is not None:
+            try:
+                await AsyncSession.commit(self._session)
+            except (IntegrityError, DataError, ProgrammingError) as error:
+                raise Refused(str(error.orig)) from error
+            await self._close()
+
+    async def undo(self) -> None:
+        """Undo what the proposal's rules wrote."""
+        if self._session is not None:
+            await self._session.rollback()
+            await self._close()
+
+    async def _close(self) -> None:
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
