@@ -1,8 +1,12 @@
-"""Options of the whole test suite; they must be known before any test folder is read."""
+"""Options and fixtures of the whole test suite; they must be known before any test folder is read."""
 
 from pathlib import Path
 
 import pytest
+
+from tests.deployment import deployment, servers, template
+
+__all__ = ["deployment", "pytest_addoption", "servers", "template"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 from redis.asyncio import Redis
+from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, wait_fixed
 
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
 from statewright.connection import DROPPED, connection_pool
@@ -226,17 +227,21 @@ class Client:
         timeout: float | None = None,
     ) -> Pending[Answer]:
         partition = partition_of(message.run_id, self._partitions)
-        return self._send(message, partition, message.run_id, read, request_id, timeout)
+        return self._send(
+            message, read, partition=partition, run_id=message.run_id, request_id=request_id, timeout=timeout
+        )
 
     def _send_to_limit(self, message: LimitRequest) -> Pending[ConcurrencyLimit | None]:
-        return self._send(message, partition_of_tag(message.tag, self._partitions), None, lambda reply: reply.limit)
+        partition = partition_of_tag(message.tag, self._partitions)
+        return self._send(message, lambda reply: reply.limit, partition=partition)
 
     def _send(
         self,
         message: Request,
-        partition: int,
-        run_id: UUID | None,
         read: Callable[[Any], Answer],
+        *,
+        partition: int,
+        run_id: UUID | None = None,
         request_id: UUID | None = None,
         timeout: float | None = None,
     ) -> Pending[Answer]:
@@ -258,19 +263,20 @@ class Client:
             read=read,
         )
 
+    async def _announced_partitions(self) -> bytes:
+        announced: bytes = await self._redis.get(self._channels.partitions)
+        return announced
+
     async def _fixed_partitions(self) -> int:
         try:
-            async with asyncio.timeout(PARTITIONS_TIMEOUT_SECONDS):
-                while (announced := await self._redis.get(self._channels.partitions)) is None:
-                    await asyncio.sleep(PARTITIONS_POLL_SECONDS)
-        except TimeoutError:
+            actual = int(await _until_announced()(self._announced_partitions))
+        except RetryError:
             raise ConfigurationError(
                 f"no worker has announced itself in namespace {self._settings.namespace!r} of this Redis within"
                 f" {PARTITIONS_TIMEOUT_SECONDS:g} s; start one with `statewright worker` or `statewright dev`"
             ) from None
         except DROPPED as error:
             raise RedisUnavailable(f"cannot reach Redis (STATEWRIGHT_REDIS_URL): {error}") from error
-        actual = int(announced)
         configured = self._settings.partitions
         if configured not in (None, actual):
             raise PartitionCountMismatch(configured or 0, actual)
@@ -281,6 +287,14 @@ async def _cancel(task: "asyncio.Task[None]") -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
+
+
+def _until_announced() -> AsyncRetrying:
+    return AsyncRetrying(
+        retry=retry_if_result(lambda announced: announced is None),
+        wait=wait_fixed(PARTITIONS_POLL_SECONDS),
+        stop=stop_after_delay(PARTITIONS_TIMEOUT_SECONDS),
+    )
 
 
 def _id_of(run: RunReference) -> UUID:

@@ -1,19 +1,19 @@
 """What can go wrong, as a producer or an operator sees it.
 
-    StatewrightError
-    ├── ConfigurationError          a setting is wrong, or the deployment has no partitions yet
-    │   └── PartitionCountMismatch
-    ├── InvalidRequest              an argument is not what the protocol says; nothing was sent
-    ├── RedisUnavailable            Redis did not answer, and asking again did not help
-    ├── MessageTooLarge
-    ├── NoAnswer                    no worker answered in time; asking again under the same id is safe
-    └── RequestFailed               the engine refused the request; nothing was written for it
-        ├── InvalidMessage
-        ├── RunNotFound
-        ├── RunConflict
-        ├── ProposalConflict
-        ├── RuleFailed
-        └── NotWritable
+StatewrightError
+├── ConfigurationError          a setting is wrong, or the deployment has no partitions yet
+│   └── PartitionCountMismatch
+├── InvalidRequest              an argument is not what the protocol says; nothing was sent
+├── RedisUnavailable            Redis did not answer, and asking again did not help
+├── MessageTooLarge
+├── NoAnswer                    no worker answered in time; asking again under the same id is safe
+└── RequestFailed               the engine refused the request; nothing was written for it
+    ├── InvalidMessage
+    ├── RunNotFound
+    ├── RunConflict
+    ├── ProposalConflict
+    ├── RuleFailed
+    └── NotWritable
 """
 
 from uuid import UUID

@@ -30,9 +30,7 @@ def partition_of_tag(tag: str, partitions: int) -> int:
 class IdSource:
     """Makes UUIDv7 ids; the clock (seconds since 1970) and the entropy are injected."""
 
-    def __init__(
-        self, clock: Callable[[], float] = time.time, entropy: Callable[[int], bytes] = os.urandom
-    ) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time, entropy: Callable[[int], bytes] = os.urandom) -> None:
         self._clock = clock
         self._entropy = entropy
         self._last = 0

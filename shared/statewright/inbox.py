@@ -41,9 +41,10 @@ class Inbox:
     async def _receive(self, position: bytes) -> bytes:
         read = await self._redis.xread({self._stream: position}, count=REPLIES_PER_READ, block=BLOCK_MILLISECONDS)
         for _, entries in read:
-            for position, fields in entries:
+            for _, fields in entries:
                 for request_id, body in fields.items():
                     self._hand_out(UUID(request_id.decode()), body)
+            position = entries[-1][0]
             # What was received is deleted, so that the stream stays as short as what is under way.
             await self._redis.xtrim(self._stream, minid=_following(position), approximate=False)
         return position

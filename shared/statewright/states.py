@@ -163,9 +163,7 @@ class State(Frozen, _StateKind):
     @staticmethod
     def running(*, message: str | None = None, cache_key: str | None = None) -> ProposedState:
         """Propose RUNNING; with a cache key, a cached result of the same key is taken instead of running."""
-        return ProposedState(
-            type=StateType.RUNNING, message=message, state_details=StateDetails(cache_key=cache_key)
-        )
+        return ProposedState(type=StateType.RUNNING, message=message, state_details=StateDetails(cache_key=cache_key))
 
     @staticmethod
     def completed(

@@ -36,9 +36,11 @@ class Subscription:
         for partition in chosen:
             pipeline.xrevrange(channels.events(partition), count=1)
         newest = await pipeline.execute()
-        return cls(
-            redis, channels, {p: _sequence(entries[0][0]) if entries else 0 for p, entries in zip(chosen, newest)}
-        )
+        positions = {
+            partition: _sequence(entries[0][0]) if entries else 0
+            for partition, entries in zip(chosen, newest, strict=True)
+        }
+        return cls(redis, channels, positions)
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return self

@@ -49,6 +49,6 @@ Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH, pattern=_NO_NUL)]
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT_LENGTH, pattern=_NO_NUL)]
-CacheKey = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CACHE_KEY_LENGTH, pattern=_NO_NUL)]
+CacheKey = Annotated[str, StringConstraints(max_length=MAX_CACHE_KEY_LENGTH, pattern=_NO_NUL)]
 Tags = Annotated[tuple[Name, ...], Field(max_length=MAX_TAGS)]
 Json = Annotated[JsonValue, AfterValidator(_storable)]

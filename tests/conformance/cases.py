@@ -3,9 +3,9 @@
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from statewright.runs import RunPolicy
 from statewright.states import StateType
@@ -103,7 +103,7 @@ class Case(Recorded):
     limits: tuple[RecordedLimit, ...]
     deployment: dict[str, Any] | None = None
     runs: dict[str, RecordedRun]
-    steps: tuple[Step, ...]
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)]
 
     @property
     def is_required(self) -> bool:

@@ -13,7 +13,6 @@ from statewright.verdicts import Verdict
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, LimitRecord, TaskRunRecord
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
-
 from tests.conformance.subject import CachedState, Host, RunSnapshot, Subject
 
 

@@ -8,7 +8,6 @@ from uuid import UUID, uuid4
 
 from statewright.runs import TaskRun
 from statewright.states import ProposedState, State, StateDetails
-
 from tests.conformance.cases import RecordedState
 from tests.conformance.subject import CachedState, RunSnapshot
 

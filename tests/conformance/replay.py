@@ -8,7 +8,7 @@ from typing import Final
 
 from tests.conformance.cases import Case, Step
 from tests.conformance.comparison import Level, Mismatch
-from tests.conformance.live_case import LiveCase
+from tests.conformance.live_case import REFUSALS, LiveCase
 from tests.conformance.subject import Host, Subject
 
 INJECTED_EPOCH: Final = datetime(2024, 2, 29, 12, tzinfo=UTC)
@@ -22,7 +22,7 @@ FOLLOWED_BY_OTHERS: Final = frozenset({Level.DECISION, Level.BOOKKEEPING})
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A step that came out differently, and in which fields."""
+    """A step that came out differently, and in which fields; step 0 is the creation of runs and limits."""
 
     number: int
     step: Step
@@ -63,7 +63,14 @@ async def replay(case: Case, subject: Subject) -> Outcome:
     if skipped is not None:
         return Outcome(case, skipped)
     live = LiveCase(case, subject, _epoch(case, subject))
-    await live.prepare()
+    try:
+        await live.prepare()
+    except REFUSALS as error:
+        return Outcome(case, differences=(Difference(0, case.steps[0], (Mismatch("status", "created runs", error),)),))
+    return await _carried_out(case, live)
+
+
+async def _carried_out(case: Case, live: LiveCase) -> Outcome:
     differences: list[Difference] = []
     worded_differently = 0
     for number, step in enumerate(case.steps, 1):

@@ -34,7 +34,7 @@ class Report:
         yield f"required cases: {_numbers(self._required)}"
         yield from _mismatches(self._required)
         if worded_differently := sum(outcome.worded_differently for outcome in self._required):
-            yield f"  reasons that engine 3 words differently, which does not count: {worded_differently} steps"
+            yield f"reasons that engine 3 words differently, which does not count: {worded_differently} steps"
         if self._informative:
             yield f"other cases, for information: {_numbers(self._informative)}"
         if self._skipped:

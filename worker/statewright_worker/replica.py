@@ -61,7 +61,7 @@ async def open_lanes(settings: WorkerSettings) -> AsyncIterator[Lanes]:
         )
         leases = Leases(redis, channels, partitions, worker)
         log.info("worker started", worker=worker, partitions=partitions)
-        yield Lanes(connection_pool(redis_url), channels, partitions, worker, leases, tools.drain)
+        yield Lanes(connection_pool(redis_url), channels, leases, tools.drain, partitions=partitions, worker=worker)
         log.info("worker stopped", worker=worker)
     finally:
         await redis.aclose(close_connection_pool=True)

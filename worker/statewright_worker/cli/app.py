@@ -9,7 +9,6 @@ from typing import Annotated, Any, TypeVar
 import typer
 import uvloop
 
-from statewright.errors import ConfigurationError
 from statewright_worker.cli.demo import run_demo
 from statewright_worker.embedded import embedded_servers
 from statewright_worker.logging import configure_logging

@@ -67,9 +67,12 @@ def _proposal_needs(needs: Needs, incoming: Incoming, proposal: Propose) -> None
         needs.enters_running.add(proposal.run_id)
         if proposal.state.state_details.cache_key:
             needs.cache_keys.add(proposal.state.state_details.cache_key)
-    elif proposal.state.type is StateType.FAILED and proposal.api_version:
-        if Version(proposal.api_version) < TASKS_RETRY_THEMSELVES_FROM:
-            needs.failing_flow_runs.add(proposal.run_id)
+    elif proposal.state.type is StateType.FAILED and _retries_the_tasks(proposal):
+        needs.failing_flow_runs.add(proposal.run_id)
+
+
+def _retries_the_tasks(proposal: Propose) -> bool:
+    return proposal.api_version is not None and Version(proposal.api_version) < TASKS_RETRY_THEMSELVES_FROM
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ class Lanes:
     of workers that died."""
 
     def __init__(
-        self, pool: ConnectionPool, channels: Channels, partitions: int, worker: str, leases: Leases, work: Work
+        self, pool: ConnectionPool, channels: Channels, leases: Leases, work: Work, *, partitions: int, worker: str
     ) -> None:
         self._channels = channels
         self._partitions = partitions

@@ -54,6 +54,9 @@ class OrchestrationSettings:
     """How long a producer is told to wait when a limit is full."""
 
 
+DEFAULT_SETTINGS = OrchestrationSettings()
+
+
 class Transitions(Protocol):
     """How a transition brings about another one within the same transaction."""
 
@@ -88,7 +91,7 @@ class OrchestrationContext(ABC):
     finalization_signature: list[str] = field(default_factory=list)
     response_status: SetStateStatus = SetStateStatus.ACCEPT
     response_details: StateResponseDetails = ACCEPTED
-    settings: OrchestrationSettings = OrchestrationSettings()
+    settings: OrchestrationSettings = DEFAULT_SETTINGS
     transitions: Transitions | None = None
     sessions: Sessions | None = None
 

@@ -121,9 +121,7 @@ class PreventRedundantTransitions(BaseOrchestrationRule):
     ) -> None:
         current, proposed = context.initial_state_type, context.proposed_state_type
         if self.STATE_PROGRESS[proposed] <= self.STATE_PROGRESS[current]:
-            await self.abort_transition(
-                f"This run cannot transition to the {proposed} state from the {current} state."
-            )
+            await self.abort_transition(f"This run cannot transition to the {proposed} state from the {current} state.")
 
 
 class SecureTaskConcurrencySlots(BaseOrchestrationRule):

@@ -13,6 +13,7 @@ from statewright.runs import RunKind
 from statewright.states import ProposedState, State, StateType
 from statewright.verdicts import Verdict
 from statewright_worker.orchestration.contexts import (
+    DEFAULT_SETTINGS,
     FlowOrchestrationContext,
     OrchestrationContext,
     OrchestrationSettings,
@@ -68,7 +69,7 @@ class Engine:
         self,
         flow_policy: Policy = CoreFlowPolicy,
         task_policy: Policy = CoreTaskPolicy,
-        settings: OrchestrationSettings = OrchestrationSettings(),
+        settings: OrchestrationSettings = DEFAULT_SETTINGS,
         rule_timeout: float | None = None,
     ) -> None:
         """Take the policies that govern proposals without `force`. `rule_timeout` (seconds) bounds each transition."""
@@ -121,17 +122,20 @@ class Engine:
         """Enter every rule in order, write the state, leave them in exactly the reverse order."""
         pair = (context.initial_state_type, context.proposed_state_type)
         entered: list[BaseOrchestrationRule | BaseUniversalTransform] = []
+        at_work = "validation"
         try:
             for governing in self._governing(context.run.kind, force, pair):
+                at_work = governing.__name__
                 rule = governing(context, *pair)
                 entered.append(rule)
                 await rule.__aenter__()
             await context.validate_proposed_state()
             while entered:
                 rule = entered.pop()
+                at_work = type(rule).__name__
                 await rule.__aexit__(None, None, None)
         except Exception as error:
-            failure = error if isinstance(error, OrchestrationError) else RuleError(type(rule).__name__, error)
+            failure = error if isinstance(error, OrchestrationError) else RuleError(at_work, error)
             await _abandon(entered, failure)
             raise failure from error
 
@@ -145,9 +149,7 @@ class Engine:
         return compiled
 
 
-async def _abandon(
-    entered: list[BaseOrchestrationRule | BaseUniversalTransform], failure: OrchestrationError
-) -> None:
+async def _abandon(entered: list[BaseOrchestrationRule | BaseUniversalTransform], failure: OrchestrationError) -> None:
     """Leave what was entered, innermost first, telling each of the failure; a second failure changes nothing."""
     while entered:
         try:

@@ -51,9 +51,7 @@ class FlowRunRecord(RunRecord):
     def as_run(self) -> FlowRun:
         """Return the run as a producer reads it."""
         own = {"flow_id": self.flow_id, "deployment_id": self.deployment_id}
-        return FlowRun.model_validate(
-            {**self._shared_fields(), **own, "parent_task_run_id": self.parent_task_run_id}
-        )
+        return FlowRun.model_validate({**self._shared_fields(), **own, "parent_task_run_id": self.parent_task_run_id})
 
 
 @dataclass(kw_only=True)
@@ -69,9 +67,7 @@ class TaskRunRecord(RunRecord):
     def as_run(self) -> TaskRun:
         """Return the run as a producer reads it."""
         own = {"flow_run_id": self.flow_run_id, "task_key": self.task_key}
-        return TaskRun.model_validate(
-            {**self._shared_fields(), **own, "flow_run_run_count": self.flow_run_run_count}
-        )
+        return TaskRun.model_validate({**self._shared_fields(), **own, "flow_run_run_count": self.flow_run_run_count})
 
 
 AnyRunRecord = FlowRunRecord | TaskRunRecord

@@ -99,7 +99,8 @@ class BaseOrchestrationRule(AbstractAsyncContextManager[OrchestrationContext], A
     async def reject_transition(self, state: State | ProposedState | None, reason: str) -> None:
         """Write `state` instead of the proposed one; with None write nothing and keep the current state.
 
-        Raises RuntimeError after validation, OrchestrationError when there is neither a state to write nor a current one.
+        Raises RuntimeError after validation, and OrchestrationError when there is neither a state to write nor a
+        current one.
         """
         if state is None and self.context.initial_state is None:
             raise OrchestrationError(
@@ -112,7 +113,10 @@ class BaseOrchestrationRule(AbstractAsyncContextManager[OrchestrationContext], A
         self._decide(state, SetStateStatus.REJECT, StateRejectDetails(reason))
 
     async def delay_transition(self, delay_seconds: int, reason: str) -> None:
-        """Write nothing and ask the producer to propose again in `delay_seconds`. Raises RuntimeError after validation."""
+        """Write nothing and ask the producer to propose again in `delay_seconds`.
+
+        Raises RuntimeError after validation.
+        """
         self._decide(None, SetStateStatus.WAIT, StateWaitDetails(delay_seconds, reason))
 
     async def abort_transition(self, reason: str) -> None:
@@ -120,7 +124,10 @@ class BaseOrchestrationRule(AbstractAsyncContextManager[OrchestrationContext], A
         self._decide(None, SetStateStatus.ABORT, StateAbortDetails(reason))
 
     async def rename_state(self, state_name: str) -> None:
-        """Give the proposed state another name; its type, and so every rule, stays. Raises RuntimeError after validation."""
+        """Give the proposed state another name; its type, and so every rule, stays.
+
+        Raises RuntimeError after validation.
+        """
         self._check_not_validated()
         if self.context.proposed_state is not None:
             self.context.proposed_state = self.context.proposed_state.renamed(state_name)

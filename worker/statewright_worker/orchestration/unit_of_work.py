@@ -81,9 +81,7 @@ class UnitOfWork:
         failed = [
             run.id
             for run in self.runs.values()
-            if isinstance(run, TaskRunRecord)
-            and run.flow_run_id == flow_run_id
-            and run.state_type is StateType.FAILED
+            if isinstance(run, TaskRunRecord) and run.flow_run_id == flow_run_id and run.state_type is StateType.FAILED
         ]
         found = [self.run(run_id) for run_id in sorted(failed)]
         return [run for run in found if isinstance(run, TaskRunRecord)]

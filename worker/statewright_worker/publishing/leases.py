@@ -7,6 +7,7 @@ from typing import Final
 from redis.asyncio import Redis
 
 from statewright.channels import Channels
+from statewright_worker.publishing.scripts import add_script, run_script
 
 LEASE_MILLISECONDS: Final = 1_000
 """After this long without renewal a worker is given up."""
@@ -55,23 +56,16 @@ class Leases:
 
     async def release(self, partition: int) -> None:
         """Give the partition up, if it is still this worker's."""
-        await self._redis.eval(_RELEASE, 1, self._channels.owner(partition), self._worker)
+        await run_script(self._redis, _RELEASE, [self._channels.owner(partition)], self._worker)
 
     async def look_round(self, held: Iterable[int]) -> Look:
         """Renew what this worker holds, announce it as alive, and see who owns what, in one round trip."""
         mine = sorted(held)
         pipeline = self._redis.pipeline(transaction=False)
         for partition in mine:
-            pipeline.eval(_RENEW, 1, self._channels.owner(partition), self._worker, LEASE_MILLISECONDS)
-        pipeline.eval(
-            _ANNOUNCE,
-            2,
-            self._channels.workers,
-            self._channels.partitions,
-            self._worker,
-            LEASE_MILLISECONDS,
-            self._partitions,
-        )
+            add_script(pipeline, _RENEW, [self._channels.owner(partition)], self._worker, LEASE_MILLISECONDS)
+        shared = [self._channels.workers, self._channels.partitions]
+        add_script(pipeline, _ANNOUNCE, shared, self._worker, LEASE_MILLISECONDS, self._partitions)
         for partition in range(self._partitions):
             pipeline.exists(self._channels.owner(partition))
         answers = await pipeline.execute()

@@ -13,6 +13,7 @@ from statewright.channels import (
     REPLY_STREAM_TTL_SECONDS,
     Channels,
 )
+from statewright_worker.publishing.scripts import add_script, run_script
 
 DEAD_LETTERS_KEPT: Final = 10_000
 
@@ -48,6 +49,10 @@ class DeadLetter:
     entry: Entry
     reason: str
     field: str | None
+
+    def fields(self) -> dict[Any, Any]:
+        """Return the letter as a stream entry: the original fields, and what was wrong with them."""
+        return {**self.entry.fields, DEAD_LETTER_REASON: self.reason, DEAD_LETTER_FIELD: self.field or ""}
 
 
 @dataclass(slots=True)
@@ -86,29 +91,27 @@ class Streams:
         """
         pipeline = self._redis.pipeline(transaction=False)
         if publication.events:
-            pipeline.eval(*self._appending(publication.follows, publication.events))
+            add_script(pipeline, *self._appending(publication.follows, publication.events))
         for letter in publication.dead_letters:
             # A dead letter keeps its request's id, so that Redis refuses it the second time.
-            told = {DEAD_LETTER_REASON: letter.reason, DEAD_LETTER_FIELD: letter.field or ""}
-            pipeline.xadd(
-                self._dead_letters, {**letter.entry.fields, **told}, id=letter.entry.id, maxlen=DEAD_LETTERS_KEPT
-            )
+            pipeline.xadd(self._dead_letters, letter.fields(), id=letter.entry.id, maxlen=DEAD_LETTERS_KEPT)
         for client, answers in publication.replies.items():
             stream = self._channels.replies(client)
-            pipeline.xadd(stream, answers)
+            fields: dict[Any, Any] = {**answers}
+            pipeline.xadd(stream, fields)
             pipeline.expire(stream, REPLY_STREAM_TTL_SECONDS)
-        answers = await pipeline.execute(raise_on_error=False)
-        for answer in answers:
-            if isinstance(answer, RedisError) and not _is_known_already(answer):
-                raise answer
-        return _ends_with(answers[0]) if publication.events else None
+        results = await pipeline.execute(raise_on_error=False)
+        for result in results:
+            if isinstance(result, RedisError) and not _is_known_already(result):
+                raise result
+        return _ends_with(results[0]) if publication.events else None
 
     async def append_events(self, ends_with: int, events: Sequence[SequencedEvent]) -> int | None:
         """Append events to a stream that ends with the sequence number `ends_with`.
 
         Returns None, or what the stream ends with when that is something else; then nothing was appended.
         """
-        return _ends_with(await self._redis.eval(*self._appending(ends_with, events)))
+        return _ends_with(await run_script(self._redis, *self._appending(ends_with, events)))
 
     async def newest_event(self) -> int:
         """Return the sequence number that the event stream ends with, 0 when it is empty."""
@@ -117,7 +120,7 @@ class Streams:
 
     def _appending(self, ends_with: int, events: Sequence[SequencedEvent]) -> tuple[Any, ...]:
         flat = [part for event in events for part in event]
-        return (_APPEND_EVENTS, 1, self._events, ends_with, self._events_kept, *flat)
+        return (_APPEND_EVENTS, [self._events], ends_with, self._events_kept, *flat)
 
     async def trim(self, up_to: str) -> None:
         """Delete the requests up to and including the entry `up_to`."""

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -72,7 +72,7 @@ class Batch:
         self._driver = driver
         self._partition = lane.partition
         self.sequence = 0
-        self.now = datetime.min
+        self.now = datetime.min.replace(tzinfo=UTC)
         self.sessions = RuleSessions(connection)
 
     async def fence(self, lane: Lane) -> None:
@@ -166,9 +166,7 @@ class Batch:
             if state is not None:
                 work.histories[row["run_id"]].append(state)
 
-    async def _write_runs(
-        self, statement: str, columns: statements.Columns, runs: Sequence[AnyRunRecord]
-    ) -> None:
+    async def _write_runs(self, statement: str, columns: statements.Columns, runs: Sequence[AnyRunRecord]) -> None:
         names = [name for name, _ in columns]
         await self._write_rows(statement, [rows.run_values(run, names) for run in runs])
 
@@ -257,10 +255,9 @@ def _translated() -> Iterator[None]:
 
 def _limited_tags(runs: Iterable[AnyRunRecord], needs: Needs) -> set[str]:
     tags = set(needs.tags_of_new_runs)
-    for run in runs:
-        if isinstance(run, TaskRunRecord) and run.tags:
-            if run.id in needs.enters_running or run.state_type is StateType.RUNNING:
-                tags.update(run.tags)
+    for run in _tasks(runs):
+        if run.id in needs.enters_running or run.state_type is StateType.RUNNING:
+            tags.update(run.tags)
     return tags
 
 

@@ -105,4 +105,3 @@ def _alembic(connection: Connection) -> Config:
     config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("path_separator", "os")
     return config
-

@@ -21,20 +21,9 @@ from statewright_worker.orchestration.records import (
 SIGNATURE_SEPARATOR = ","
 
 
-def state_from(row: Record, prefix: str = "s_") -> State | None:
-    """Return the state that the row's columns with `prefix` hold, None where a left join found none."""
-    if row[f"{prefix}id"] is None:
-        return None
-    data = row[f"{prefix}data"]
-    return State(
-        id=row[f"{prefix}id"],
-        type=StateType(row[f"{prefix}type"]),
-        name=row[f"{prefix}name"],
-        timestamp=row[f"{prefix}timestamp"],
-        message=row[f"{prefix}message"],
-        data=None if data is None else from_json(data),
-        state_details=StateDetails.model_validate_json(row[f"{prefix}details"]),
-    )
+def state_from(row: Record) -> State | None:
+    """Return the state that a row is joined to, None where the left join found none."""
+    return None if row["s_id"] is None else _state(row)
 
 
 def flow_run_from(row: Record) -> FlowRunRecord:
@@ -84,9 +73,7 @@ def change_from(row: Record) -> StateChange:
         )
     else:
         run = TaskRunRecord(**shared, flow_run_id=row["flow_run_id"])
-    state = state_from(row)
-    assert state is not None  # the row is the state's own
-    return StateChange(run, row["ordinal"], state, previous=_previous(row), run_count=row["s_run_count"])
+    return StateChange(run, row["ordinal"], _state(row), previous=_previous(row), run_count=row["s_run_count"])
 
 
 def run_values(run: RunRecord, columns: Sequence[str]) -> tuple[Any, ...]:
@@ -133,6 +120,19 @@ def verdict_values(verdict: Verdict, decided: Any) -> tuple[Any, ...]:
 def columns_of(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Return the rows' columns: what `unnest` takes."""
     return list(zip(*rows, strict=True))
+
+
+def _state(row: Record) -> State:
+    data = row["s_data"]
+    return State(
+        id=row["s_id"],
+        type=StateType(row["s_type"]),
+        name=row["s_name"],
+        timestamp=row["s_timestamp"],
+        message=row["s_message"],
+        data=None if data is None else from_json(data),
+        state_details=StateDetails.model_validate_json(row["s_details"]),
+    )
 
 
 def _shared(row: Record) -> dict[str, Any]:

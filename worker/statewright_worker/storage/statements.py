@@ -104,7 +104,8 @@ def _insert(table: str, columns: Columns) -> str:
 
 def _update(table: str, columns: Columns) -> str:
     assignments = ", ".join(f"{name} = changed.{name}" for name, _ in columns if name != "id")
-    return f"UPDATE {table} SET {assignments} FROM {_unnest(columns)} AS changed ({_names(columns)}) WHERE {table}.id = changed.id"
+    changed = f"{_unnest(columns)} AS changed ({_names(columns)})"
+    return f"UPDATE {table} SET {assignments} FROM {changed} WHERE {table}.id = changed.id"
 
 
 INSERT_FLOW_RUNS: Final = _insert("flow_run", FLOW_COLUMNS)
@@ -186,10 +187,13 @@ READ_CACHE: Final = f"""
     JOIN task_run_state AS s ON s.id = newest.task_run_state_id
 """
 
-LOCK_LIMITS: Final = "SELECT id, tag, concurrency_limit FROM concurrency_limit WHERE tag = ANY ($1) ORDER BY id FOR UPDATE"
+LOCK_LIMITS: Final = (
+    "SELECT id, tag, concurrency_limit FROM concurrency_limit WHERE tag = ANY ($1) ORDER BY id FOR UPDATE"
+)
 # A statement of its own, so that it sees what the previous holder of the locks has committed.
 READ_SLOTS: Final = """
-    SELECT limit_id, count(*) AS held, array_agg(run_id) FILTER (WHERE run_id = ANY ($2) OR limit_id = ANY ($3)) AS holders
+    SELECT limit_id, count(*) AS held,
+        array_agg(run_id) FILTER (WHERE run_id = ANY ($2) OR limit_id = ANY ($3)) AS holders
     FROM concurrency_slot WHERE limit_id = ANY ($1) GROUP BY limit_id
 """
 SET_LIMIT: Final = """

@@ -1,0 +1,195 @@
+"""A deployment to test against: a database and a namespace of its own, on real servers."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from statewright import Client
+from statewright.channels import Channels
+from statewright.connection import connection_pool
+from statewright_worker.embedded import Servers, embedded_servers
+from statewright_worker.replica import run_replica
+from statewright_worker.settings import WorkerSettings
+from statewright_worker.storage import database
+
+TEMPLATE = "statewright_template"
+PROCESS_STOP_SECONDS = 10
+
+
+@dataclass
+class Deployment:
+    """Where one test's database and Redis keys are, and how to run workers and clients against them."""
+
+    database_url: str
+    redis_url: str
+    namespace: str
+    folder: Path
+    _processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    @property
+    def channels(self) -> Channels:
+        return Channels(self.namespace)
+
+    def settings(self, **changes: Any) -> WorkerSettings:
+        return WorkerSettings.load(
+            database_url=self.database_url, redis_url=self.redis_url, namespace=self.namespace, **changes
+        )
+
+    def client(self, **changes: Any) -> Client:
+        return Client(self.redis_url, namespace=self.namespace, **changes)
+
+    @asynccontextmanager
+    async def worker(self, **changes: Any) -> AsyncIterator[None]:
+        """Run a replica within this process."""
+        stop = asyncio.Event()
+        running = asyncio.create_task(run_replica(self.settings(**changes), stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await running
+
+    def spawn_worker(self, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
+        """Start a replica as a process of its own; `arguments` replace the command `statewright worker`."""
+        command = arguments or ("-m", "statewright_worker", "worker")
+        variables = {
+            "STATEWRIGHT_DATABASE_URL": self.database_url,
+            "STATEWRIGHT_REDIS_URL": self.redis_url,
+            "STATEWRIGHT_NAMESPACE": self.namespace,
+        }
+        log = (self.folder / f"worker-{len(self._processes)}.log").open("wb")
+        process = subprocess.Popen(
+            [sys.executable, *command], env={**os.environ, **variables, **environment}, stdout=log, stderr=log
+        )
+        log.close()
+        self._processes.append(process)
+        return process
+
+    def stop_processes(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait(PROCESS_STOP_SECONDS)
+
+    @asynccontextmanager
+    async def redis(self) -> AsyncIterator[Redis]:
+        """A connection of the test's own."""
+        redis = Redis(connection_pool=connection_pool(self.redis_url))
+        try:
+            yield redis
+        finally:
+            await redis.aclose(close_connection_pool=True)
+
+    async def empty_redis(self) -> None:
+        """Delete every key of this deployment at once, as if Redis had come back empty."""
+        async with self.redis() as redis:
+            keys = [key async for key in redis.scan_iter(match=f"*{self.namespace}*", count=1_000)]
+            if keys:
+                await redis.delete(*keys)
+
+    async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Return the rows that a query finds in the test's database."""
+        connection = await asyncpg.connect(self.database_url)
+        try:
+            found: list[asyncpg.Record] = await connection.fetch(query, *arguments)
+        finally:
+            await connection.close()
+        return found
+
+    async def execute(self, statement: str) -> None:
+        connection = await asyncpg.connect(self.database_url)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """The servers that the environment names, or embedded ones."""
+    database_url = os.environ.get("STATEWRIGHT_TEST_DATABASE_URL")
+    redis_url = os.environ.get("STATEWRIGHT_TEST_REDIS_URL")
+    with ExitStack() as stack:
+        if not (database_url and redis_url):
+            embedded = stack.enter_context(embedded_servers(tmp_path_factory.mktemp("servers")))
+            database_url, redis_url = database_url or embedded.database_url, redis_url or embedded.redis_url
+        yield Servers(database_url, redis_url)
+
+
+@pytest.fixture(scope="session")
+def template(servers: Servers) -> Iterator[str]:
+    """A migrated database, of which each test gets a copy."""
+    name = f"{TEMPLATE}_{uuid4().hex[:8]}"
+
+    async def prepare() -> None:
+        await _administer(servers, f"CREATE DATABASE {name}")
+        engine = database.create_engine(_with_database(servers.database_url, name), pool_size=2)
+        await database.migrate(engine)
+        await engine.dispose()
+
+    asyncio.run(prepare())
+    yield name
+    asyncio.run(_administer(servers, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+async def deployment(servers: Servers, template: str, tmp_path: Path) -> AsyncIterator[Deployment]:
+    """A deployment of this test's own; it fails the test when a connection is left open."""
+    name = f"test_{uuid4().hex[:12]}"
+    await _administer(servers, f"CREATE DATABASE {name} TEMPLATE {template}")
+    made = Deployment(_with_database(servers.database_url, name), servers.redis_url, name, tmp_path)
+    try:
+        with _processes_of(made):
+            yield made
+            left_open = await made.fetch(
+                "SELECT pid, query FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
+                " AND backend_type = 'client backend'",
+                name,
+            )
+            if not made._processes:
+                assert not left_open, "the test left connections to PostgreSQL open"
+    finally:
+        await made.empty_redis()
+        await _administer(servers, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@contextmanager
+def _processes_of(made: Deployment) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        made.stop_processes()
+
+
+async def _administer(servers: Servers, statement: str) -> None:
+    connection = await asyncpg.connect(servers.database_url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def _with_database(url: str, name: str) -> str:
+    before, _, after = url.partition("://")
+    authority, _, rest = after.partition("/")
+    _, _, query = rest.partition("?")
+    return f"{before}://{authority}/{name}" + (f"?{query}" if query else "")
+
+
+async def until(condition: Any, *, seconds: float = 20) -> None:
+    """Return once the async function `condition` returns something true; fail when it never does."""
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    await asyncio.Event().wait()
