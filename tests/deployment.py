@@ -47,7 +47,7 @@ class Deployment:
         )
 
     def client(self, **changes: Any) -> Client:
-        return Client(self.redis_url, namespace=self.namespace, **changes)
+        return Client(self.redis_url, namespace=self.namespace, **{"answer_timeout": 10, **changes})
 
     @asynccontextmanager
     async def worker(self, **changes: Any) -> AsyncIterator[None]:

@@ -16,6 +16,7 @@ from statewright.errors import (
     RunConflict,
     RunNotFound,
     StatewrightError,
+    UnreadableAnswer,
 )
 from statewright.events import Event
 from statewright.pending import Pending
@@ -55,5 +56,6 @@ __all__ = [
     "StatewrightError",
     "Subscription",
     "TaskRun",
+    "UnreadableAnswer",
     "Verdict",
 ]

@@ -7,6 +7,7 @@ StatewrightError
 ├── RedisUnavailable            Redis did not answer, and asking again did not help
 ├── MessageTooLarge
 ├── NoAnswer                    no worker answered in time; asking again under the same id is safe
+├── UnreadableAnswer            a worker of another version answered in a form that this client does not know
 └── RequestFailed               the engine refused the request; nothing was written for it
     ├── InvalidMessage
     ├── RunNotFound
@@ -78,6 +79,14 @@ class NoAnswer(StatewrightError):
         )
         self.proposal_id = request_id
         self.timeout = timeout
+
+
+class UnreadableAnswer(StatewrightError):
+    """A worker answered in a form that this client does not know: their versions are too far apart."""
+
+    def __init__(self, request_id: UUID, problem: str) -> None:
+        super().__init__(f"the answer to request {request_id} cannot be read; is this client too old? {problem}")
+        self.request_id = request_id
 
 
 class RequestFailed(StatewrightError):

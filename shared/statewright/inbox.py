@@ -5,9 +5,11 @@ from typing import Final
 from uuid import UUID
 from weakref import WeakValueDictionary
 
+from pydantic import ValidationError
 from redis.asyncio import Redis
 
 from statewright.connection import until_connected
+from statewright.errors import UnreadableAnswer
 from statewright.messages import REPLY, Reply
 
 BLOCK_MILLISECONDS: Final = 5_000
@@ -51,8 +53,12 @@ class Inbox:
 
     def _hand_out(self, request_id: UUID, body: bytes) -> None:
         expected = self._expected.pop(request_id, None)
-        if expected and not expected.done():
+        if expected is None or expected.done():
+            return
+        try:
             expected.set_result(REPLY.validate_json(body))
+        except ValidationError as error:
+            expected.set_exception(UnreadableAnswer(request_id, str(error)))
 
 
 def _following(entry_id: bytes) -> str:

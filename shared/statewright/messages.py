@@ -126,7 +126,7 @@ class LimitReply(Frozen):
     """A limit as it stands; None when the tag has none."""
 
     type: Literal["limit"] = "limit"
-    limit: ConcurrencyLimit | None
+    limit: ConcurrencyLimit | None = None
 
 
 class ErrorReply(Frozen):

@@ -1,23 +1,32 @@
-"""Which files are run on which hosts, and the summary at the end of the test run."""
+"""Which files are run on which host, and the summary at the end of the test run."""
 
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.conformance.hosts import ENGINE, HOSTS
+from tests.conformance.deployment_host import deployment_host
+from tests.conformance.engine_host import EngineHost
+from tests.conformance.subject import Host
 
 DATA: Final = Path(__file__).parent / "data"
 SUMMARY: Final = "conformance summary"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test that asks for cases on every file and every host that the options name."""
-    if {"cases_path", "host_name"} <= set(metafunc.fixturenames):
+    """Run each test that asks for cases on every file that the options name."""
+    if "cases_path" in metafunc.fixturenames:
         paths = metafunc.config.getoption("--cases") or sorted(DATA.glob("*.jsonl.gz"))
-        hosts = [ENGINE] if metafunc.config.getoption("--engine-only") else list(HOSTS)
         metafunc.parametrize("cases_path", paths, ids=lambda path: path.name)
-        metafunc.parametrize("host_name", hosts)
+
+
+@pytest.fixture
+def opening_host(request: pytest.FixtureRequest) -> AbstractAsyncContextManager[Host]:
+    """Opens the host that the options name; servers are started only for a host that needs them."""
+    if request.config.getoption("--engine-only"):
+        return nullcontext(EngineHost())
+    return deployment_host(request.getfixturevalue("deployment"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

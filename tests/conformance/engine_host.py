@@ -1,9 +1,9 @@
 """Cases on the engine alone: a unit of work in memory for each, without Redis or PostgreSQL."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 from uuid import UUID
 
 from statewright.ids import IdSource
@@ -17,13 +17,14 @@ from tests.conformance.subject import CachedState, Host, RunSnapshot, Subject
 
 
 class EngineSubject:
-    """One case on the engine; its clock stands where the runner sets it, or runs by itself."""
+    """One case on the engine; its clock stands where the runner sets it."""
 
-    def __init__(self, engine: Engine, clock_is_injected: bool) -> None:
+    clock_is_injected: Final = True
+
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._ids = IdSource()
         self._work = UnitOfWork(datetime.now(UTC), self._ids)
-        self.clock_is_injected = clock_is_injected
 
     async def set_clock(self, moment: datetime) -> None:
         self._work.now = moment
@@ -65,8 +66,6 @@ class EngineSubject:
 
     async def propose(self, run_id: UUID, state: ProposedState, *, force: bool, api_version: str | None) -> Verdict:
         work = self._work
-        if not self.clock_is_injected:
-            work.now = datetime.now(UTC)
         proposal = Proposal(self._ids.new(), run_id, state, entered=work.now, force=force, api_version=api_version)
         work.begin()
         verdict = await self._engine.decide(proposal, work)
@@ -98,21 +97,9 @@ class EngineSubject:
 class EngineHost:
     """Gives each case an empty unit of work on one engine. Nothing waits for IO, so one case at a time is fastest."""
 
-    clock_is_injected: bool
+    name: str = "the engine alone"
     cases_at_a_time: int = 1
     engine: Engine = field(default_factory=Engine)
 
     def subject(self) -> Subject:
-        return EngineSubject(self.engine, self.clock_is_injected)
-
-
-@asynccontextmanager
-async def engine_with_injected_clock() -> AsyncIterator[Host]:
-    """Cases on the engine, every moment of theirs chosen by the runner."""
-    yield EngineHost(clock_is_injected=True)
-
-
-@asynccontextmanager
-async def engine_with_running_clock() -> AsyncIterator[Host]:
-    """Cases on the engine in real time, as a deployment sees them."""
-    yield EngineHost(clock_is_injected=False)
+        return EngineSubject(self.engine)

@@ -1,5 +1,6 @@
 """A case while it is being carried out: prepare, propose step by step, look, compare."""
 
+import asyncio
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -30,8 +31,7 @@ class LiveCase:
 
     async def prepare(self) -> None:
         """Create the limits and the runs that the case presupposes."""
-        if self._subject.clock_is_injected:
-            await self._subject.set_clock(self._notation.epoch)
+        await self._subject.set_clock(self._notation.epoch)
         for limit in self._case.limits:
             await self._subject.set_limit(self._notation.scoped(limit.tag), limit.concurrency_limit)
         for label in self._case.runs:
@@ -60,15 +60,14 @@ class LiveCase:
 
     async def carry_out(self, step: Step) -> list[Mismatch]:
         """Propose what the step proposes; return where the outcome differs from the recorded one."""
-        if self._subject.clock_is_injected:
-            await self._subject.set_clock(self._notation.moment(step.clock_s))
+        runs_before = self._runs
+        await self._subject.set_clock(self._notation.moment(step.clock_s))
         try:
             answer = await self._propose(step)
+            self._runs, shared = await asyncio.gather(self._look_at_runs(), self._look_at_shared())
         except REFUSALS as error:
             return [Mismatch("status", step.expect["status"], error)]
-        runs_before, self._runs = self._runs, await self._look_at_runs()
-        stepped = self._runs[step.run]
-        observed = answer | stepped | await self._look_at_shared() | {"others": _without(step.run, self._runs)}
+        observed = answer | self._runs[step.run] | shared | {"others": _without(step.run, self._runs)}
         before = _without(step.run, runs_before)
         return compare(step, observed, before, self._subject.clock_is_injected)
 

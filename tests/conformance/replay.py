@@ -54,7 +54,9 @@ async def replay_all(cases: Iterable[Case], host: Host) -> list[Outcome]:
         async with free:
             return await replay(case, host.subject())
 
-    return await asyncio.gather(*map(one, cases))
+    async with asyncio.TaskGroup() as group:
+        carried_out = [group.create_task(one(case)) for case in cases]
+    return [task.result() for task in carried_out]
 
 
 async def replay(case: Case, subject: Subject) -> Outcome:

@@ -1,7 +1,6 @@
 """What a case needs of whatever it is carried out on: to create runs, to propose, to look."""
 
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -40,7 +39,7 @@ class Subject(Protocol):
         """Whether `set_clock` decides what time it is."""
 
     async def set_clock(self, moment: datetime) -> None:
-        """Let the clock that decides stand at `moment`; called only when the clock is injected."""
+        """Let the clock that decides stand at `moment`, if it is injected."""
 
     async def set_limit(self, tag: str, concurrency_limit: int) -> None:
         """Let at most so many task runs with `tag` be RUNNING."""
@@ -72,11 +71,12 @@ class Host(Protocol):
     """Where cases are carried out: one subject per case, some of them at a time."""
 
     @property
+    def name(self) -> str:
+        """What reports call it."""
+
+    @property
     def cases_at_a_time(self) -> int:
         """How many cases may run concurrently."""
 
     def subject(self) -> Subject:
         """Return the subject of one more case."""
-
-
-OpenHost = Callable[[], AbstractAsyncContextManager[Host]]

@@ -19,6 +19,7 @@ from statewright import (
     StateType,
 )
 from statewright.ids import IdSource
+from statewright_worker.replica import run_replica
 from tests.deployment import Deployment
 
 ids = IdSource()
@@ -205,8 +206,7 @@ async def test_a_client_or_worker_with_another_partition_count_is_told_so(deploy
         with pytest.raises(PartitionCountMismatch, match="STATEWRIGHT_PARTITIONS=4"):
             await deployment.client(partitions=8).__aenter__()
         with pytest.raises(PartitionCountMismatch, match="STATEWRIGHT_PARTITIONS=4"):
-            async with deployment.worker(partitions=16):
-                await asyncio.Event().wait()
+            await run_replica(deployment.settings(partitions=16), asyncio.Event())
 
 
 async def test_without_a_worker_nobody_answers_and_asking_again_is_safe(deployment: Deployment) -> None:
@@ -224,5 +224,4 @@ async def test_without_a_worker_nobody_answers_and_asking_again_is_safe(deployme
 async def test_a_worker_without_a_schema_says_which_command_makes_one(deployment: Deployment) -> None:
     await deployment.execute("DROP TABLE alembic_version")
     with pytest.raises(ConfigurationError, match="statewright migrate"):
-        async with deployment.worker():
-            await asyncio.Event().wait()
+        await run_replica(deployment.settings(), asyncio.Event())

@@ -18,6 +18,7 @@ from statewright_worker.cli.demo_story import Ending, tell_story
 from statewright_worker.cli.demo_view import open_view, show_summary
 
 REPLICAS: Final = 2
+INTERRUPTIONS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED_STATUS: Final = 130
 
 Result = TypeVar("Result")
@@ -29,13 +30,16 @@ class DemoFailed(StatewrightError):
 
 def run_demo() -> None:
     """Run the demo to its end, and leave nothing behind. Raises DemoFailed when a promise was not kept."""
-    with Interruption() as interruption, tempfile.TemporaryDirectory(prefix="statewright-demo-") as folder:
-        with deployment(Path(folder), REPLICAS) as redis_url:
-            with open_view() as view:
-                journal = Journal(view)
-                ending = interruption.run(lambda: tell_story(redis_url, journal))
-            show_summary(journal, ending)
-            check(journal, ending)
+    with (
+        Interruption() as interruption,
+        tempfile.TemporaryDirectory(prefix="statewright-demo-") as folder,
+        deployment(Path(folder), REPLICAS) as redis_url,
+    ):
+        with open_view() as view:
+            journal = Journal(view)
+            ending = interruption.run(lambda: tell_story(redis_url, journal))
+        show_summary(journal, ending)
+        check(journal, ending)
 
 
 def check(journal: Journal, ending: Ending) -> None:
@@ -50,7 +54,8 @@ def check(journal: Journal, ending: Ending) -> None:
 
 
 class Interruption:
-    """Ctrl-C and SIGTERM as a wish to stop: they end the story, but what starts or stops servers is let finish."""
+    """Ctrl-C, SIGTERM or a closed terminal as a wish to stop: it ends the story at once, but whatever starts or stops
+    servers is let finish, so that nothing is left behind."""
 
     def __init__(self) -> None:
         self._requested = False
@@ -58,7 +63,7 @@ class Interruption:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in INTERRUPTIONS:
             self._before[number] = signal.signal(number, self._request)
         return self
 

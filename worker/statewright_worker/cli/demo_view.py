@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -18,12 +18,14 @@ from statewright import Event, SetStateStatus, StateType
 from statewright_worker.cli.demo_journal import Answered, Heard, Journal, View
 from statewright_worker.cli.demo_story import DATABASE, DATABASE_SLOTS, Ending
 
-FRAMES_PER_SECOND: Final = 12
+FRAMES_PER_SECOND: Final = 8
 RUNS_PER_ROW: Final = 3
-MAX_LINES: Final = 14
 MIN_LINES: Final = 3
-# What the runs' panel, the counters and the frames take of the terminal's height.
-OTHER_LINES: Final = 12
+MAX_LINES: Final = 16
+WIDE: Final = 110
+"""From this width on, verdicts and events stand side by side."""
+OTHER_LINES: Final = 11
+"""What the runs, the counters and a frame take of the terminal's height."""
 
 STATUS_STYLES: Final = {
     SetStateStatus.ACCEPT: "green",
@@ -76,9 +78,11 @@ class LiveView:
     """
 
     def __init__(self, console: Console) -> None:
-        self._lines = min(max(console.height - OTHER_LINES, MIN_LINES), MAX_LINES)
-        self._verdicts: deque[Answered] = deque(maxlen=self._lines)
-        self._events: deque[Heard] = deque(maxlen=self._lines)
+        self._side_by_side = console.width >= WIDE
+        room = console.height - OTHER_LINES
+        lines = min(max(room if self._side_by_side else room // 2 - 1, MIN_LINES), MAX_LINES)
+        self._verdicts: deque[Answered] = deque(maxlen=lines)
+        self._events: deque[Heard] = deque(maxlen=lines)
         self._latest: dict[str, Event] = {}
         self._counts: Counter[SetStateStatus] = Counter()
         self._event_count = 0
@@ -94,34 +98,12 @@ class LiveView:
 
     def render(self) -> RenderableType:
         """Return the view as it stands."""
-        news = Table.grid(expand=True)
-        news.add_column(ratio=5)
-        news.add_column(ratio=4)
-        news.add_row(
-            self._panel("verdicts", map(_verdict_row, tuple(self._verdicts))),
-            self._panel("events", map(_event_row, tuple(self._events))),
-        )
-        return Group(self._runs(tuple(self._latest.values())), news, self._counters())
-
-    def _runs(self, latest: tuple[Event, ...]) -> Panel:
-        grid = Table.grid(expand=True)
-        for _ in range(RUNS_PER_ROW):
-            grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-        for first in range(0, len(latest), RUNS_PER_ROW):
-            grid.add_row(*map(_run_cell, latest[first : first + RUNS_PER_ROW]))
-        in_use = sum(map(_holds_slot, latest))
-        limit = f"[{'bold ' if in_use == DATABASE_SLOTS else ''}cyan]{DATABASE} {in_use}/{DATABASE_SLOTS}"
-        return Panel(grid, title="runs", title_align="left", subtitle=limit, subtitle_align="right", box=ROUNDED)
-
-    def _panel(self, title: str, rows: Iterable[tuple[RenderableType, ...]]) -> Panel:
-        table = Table.grid(padding=(0, 1), expand=True)
-        for row in rows:
-            table.add_row(*row)
-        for column in table.columns:
-            column.no_wrap, column.overflow = True, "ellipsis"
-        if table.columns:
-            table.columns[-1].ratio = 1
-        return Panel(table, title=title, title_align="left", box=ROUNDED, height=self._lines + 2)
+        verdicts = _panel("verdicts", map(_verdict_line, tuple(self._verdicts)), self._verdicts.maxlen)
+        events = _panel("events", map(_event_line, tuple(self._events)), self._events.maxlen)
+        runs = _runs(tuple(self._latest.values()))
+        if self._side_by_side:
+            return Group(runs, _in_columns([(verdicts, events)], ratios=(5, 4)), self._counters())
+        return Group(runs, verdicts, events, self._counters())
 
     def _counters(self) -> Text:
         parts = [(f" {status} {self._counts[status]} ", style) for status, style in STATUS_STYLES.items()]
@@ -146,28 +128,54 @@ def show_summary(journal: Journal, ending: Ending) -> None:
     Console().print(table)
 
 
+def _runs(latest: Sequence[Event]) -> Panel:
+    """Show every run with the state that its latest event told of."""
+    cells = [_run_cell(event) for event in latest]
+    rows = [cells[first : first + RUNS_PER_ROW] for first in range(0, len(cells), RUNS_PER_ROW)]
+    in_use = sum(map(_holds_slot, latest))
+    limit = Text(f"{DATABASE} {in_use}/{DATABASE_SLOTS}", "bold cyan" if in_use == DATABASE_SLOTS else "cyan")
+    grid = _in_columns(rows, ratios=(1,) * RUNS_PER_ROW)
+    return Panel(grid, title="runs", title_align="left", subtitle=limit, subtitle_align="right")
+
+
+def _panel(title: str, lines: Iterable[Text], height: int | None) -> Panel:
+    text = Text("\n", no_wrap=True, overflow="ellipsis").join(lines)
+    return Panel(text, title=title, title_align="left", height=(height or 0) + 2)
+
+
+def _in_columns(rows: Iterable[Iterable[RenderableType]], ratios: Iterable[int]) -> Table:
+    grid = Table.grid(expand=True, padding=(0, 1, 0, 0))
+    for ratio in ratios:
+        grid.add_column(ratio=ratio, no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        grid.add_row(*row)
+    return grid
+
+
 def _run_cell(event: Event) -> Text:
     run = event.resource
     style = STATE_STYLES.get(run.state_type, "")
     return Text.assemble(("● ", style), f"{run.name} ", (run.state_name, style))
 
 
-def _verdict_row(answered: Answered) -> tuple[RenderableType, ...]:
+def _verdict_line(answered: Answered) -> Text:
     status = answered.verdict.status
-    what = Text.assemble((f"{answered.proposed.type} → ", "dim"), answered.outcome())
-    return (
-        Text(status, STATUS_STYLES[status]),
-        Text(answered.run_name),
-        Text(f"{answered.milliseconds:.1f}", "dim"),
-        what,
+    return Text.assemble(
+        (f"{status:<6} ", STATUS_STYLES[status]),
+        f"{answered.run_name:<15} ",
+        (f"{answered.milliseconds:6.1f} ms  {answered.proposed.type} → ", "dim"),
+        answered.outcome(),
     )
 
 
-def _event_row(heard: Heard) -> tuple[RenderableType, ...]:
-    event = heard.event
-    state = (event.resource.state_name, STATE_STYLES.get(event.resource.state_type, ""))
-    change = Text.assemble((f"{_came_from(event)} → ", "dim"), state)
-    return Text(f"#{event.sequence}", "magenta"), Text(event.resource.name), change
+def _event_line(heard: Heard) -> Text:
+    run = heard.event.resource
+    return Text.assemble(
+        (f"{heard.event.sequence:>3} ", "magenta"),
+        f"{run.name:<15} ",
+        (f"{_came_from(heard.event)} → ", "dim"),
+        (run.state_name, STATE_STYLES.get(run.state_type, "")),
+    )
 
 
 def _holds_slot(event: Event) -> bool:
