@@ -19,6 +19,7 @@ from statewright import Client
 from statewright.channels import Channels
 from statewright.connection import connection_pool
 from statewright_worker.embedded import Servers, embedded_servers
+from statewright_worker.logging import configure_logging
 from statewright_worker.replica import run_replica
 from statewright_worker.settings import WorkerSettings
 from statewright_worker.storage import database
@@ -53,7 +54,9 @@ class Deployment:
     async def worker(self, **changes: Any) -> AsyncIterator[None]:
         """Run a replica within this process."""
         stop = asyncio.Event()
-        running = asyncio.create_task(run_replica(self.settings(**changes), stop))
+        settings = self.settings(**changes)
+        configure_logging(settings)
+        running = asyncio.create_task(run_replica(settings, stop))
         try:
             yield
         finally:

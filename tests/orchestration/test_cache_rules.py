@@ -62,11 +62,12 @@ async def test_a_run_served_from_the_cache_has_never_run() -> None:
     assert (run.run_count, run.start_time, run.end_time) == (0, None, None)
 
 
-@pytest.mark.parametrize("cache_key", [None, "unknown"])
+@pytest.mark.parametrize("cache_key", [None, "", "unknown"])
 async def test_running_without_a_cached_key_runs(cache_key: str | None) -> None:
     run = task_run()
     work = work_with(run)
-    cached(work, "key", State.completed())
+    for key in ("key", ""):
+        cached(work, key, State.completed())
     verdict = await propose(work, run, State.running(cache_key=cache_key))
     assert verdict.status is SetStateStatus.ACCEPT
     assert run.state_type is StateType.RUNNING
@@ -170,10 +171,11 @@ async def test_states_of_other_types_are_not_cached(state_type: StateType) -> No
     assert keys(work) == []
 
 
-async def test_a_completed_state_without_a_key_is_not_cached() -> None:
+@pytest.mark.parametrize("cache_key", [None, ""])
+async def test_a_completed_state_without_a_key_is_not_cached(cache_key: str | None) -> None:
     run = task_run()
     work = work_with(run)
-    await propose(work, run, State.completed())
+    await propose(work, run, State.completed(cache_key=cache_key))
     assert keys(work) == []
 
 

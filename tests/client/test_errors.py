@@ -1,0 +1,58 @@
+"""Errors: one class per reason, with what a program needs to know as attributes."""
+
+from uuid import UUID
+
+import pytest
+from pydantic import ValidationError
+
+import statewright
+from statewright import (
+    InvalidRequest,
+    MessageTooLarge,
+    NoAnswer,
+    PartitionCountMismatch,
+    RequestFailed,
+    StatewrightError,
+)
+from statewright.errors import error_from
+from statewright.messages import ErrorCode, ErrorReply, Propose
+
+ID = UUID("01a200ef-06bf-7500-83c5-73e04725151e")
+
+
+@pytest.mark.parametrize("code", ErrorCode)
+def test_every_error_code_is_an_exception_of_the_same_name(code: ErrorCode) -> None:
+    error = error_from(ErrorReply(code=code, message="what was wrong", field="state"), ID)
+    assert type(error).__name__.lower() == code.value.replace("_", "")
+    assert isinstance(error, RequestFailed)
+    assert (str(error), error.code, error.field, error.request_id) == ("what was wrong", code, "state", ID)
+
+
+def test_every_public_error_can_be_caught_as_one() -> None:
+    errors = [value for value in vars(statewright).values() if isinstance(value, type) and issubclass(value, Exception)]
+    assert len(errors) > 10
+    assert all(issubclass(error, StatewrightError) for error in errors)
+
+
+def test_an_invalid_request_names_its_field() -> None:
+    with pytest.raises(ValidationError) as raised:
+        Propose.model_validate({"run_id": ID, "state": {"type": "WALKING"}})
+    error = InvalidRequest(raised.value)
+    assert error.field == "state.type"
+    assert str(error).startswith("state.type: ")
+
+
+def test_errors_about_numbers_say_both_numbers() -> None:
+    too_large = MessageTooLarge(size=2_000, limit=1_024)
+    assert (too_large.size, too_large.limit) == (2_000, 1_024)
+    assert all(part in str(too_large) for part in ("2000", "1024", "STATEWRIGHT_MAX_MESSAGE_BYTES"))
+    mismatch = PartitionCountMismatch(configured=4, actual=8)
+    assert (mismatch.configured, mismatch.actual) == (4, 8)
+    assert all(part in str(mismatch) for part in ("4", "STATEWRIGHT_PARTITIONS=8"))
+
+
+def test_no_answer_says_under_which_id_to_ask_again() -> None:
+    error = NoAnswer(ID, 2.5)
+    assert (error.proposal_id, error.timeout) == (ID, 2.5)
+    assert str(ID) in str(error)
+    assert "2.5 s" in str(error)

@@ -1,0 +1,268 @@
+"""The wire protocol: every message survives the wire, and what it does not know it refuses by name."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from statewright import (
+    ConcurrencyLimit,
+    FlowRun,
+    ProposedState,
+    RunHistory,
+    RunPolicy,
+    State,
+    StateDetails,
+    StateType,
+    TaskRun,
+    Verdict,
+)
+from statewright.messages import (
+    REPLY,
+    REQUEST,
+    CreateFlowRun,
+    CreateTaskRun,
+    ErrorCode,
+    ErrorReply,
+    HistoryReply,
+    LimitReply,
+    Propose,
+    ReadLimit,
+    ReadRun,
+    Reply,
+    Request,
+    RunReply,
+    SetLimit,
+    VerdictReply,
+    encode,
+)
+
+ID = UUID("01a200ef-06bf-7500-83c5-73e04725151e")
+NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
+EXAMPLES = settings(max_examples=60, deadline=None, database=None, derandomize=True)
+
+# -- what is generated -------------------------------------------------------------------------------------------------
+
+TEXTS = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=20)
+NAMES = TEXTS.filter(bool)
+IDS = st.uuids()
+MOMENTS = st.datetimes(timezones=st.just(UTC))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+DELAYS = st.floats(0, 1e6)
+POLICIES = st.builds(
+    RunPolicy,
+    retries=st.none() | st.integers(0, 100),
+    retry_delay=st.none() | DELAYS | st.lists(DELAYS, max_size=3).map(tuple),
+    pause_keys=st.frozensets(NAMES, max_size=2),
+    resuming=st.booleans(),
+)
+DETAILS = st.builds(
+    StateDetails,
+    scheduled_time=st.none() | MOMENTS,
+    cache_key=st.none() | NAMES,
+    cache_expiration=st.none() | MOMENTS,
+    pause_reschedule=st.booleans(),
+    refresh_cache=st.none() | st.booleans(),
+    transition_id=st.none() | IDS,
+)
+STATES = st.builds(
+    ProposedState,
+    type=st.sampled_from(StateType),
+    name=st.none() | NAMES,
+    timestamp=st.none() | MOMENTS,
+    message=st.none() | TEXTS,
+    data=JSON,
+    state_details=DETAILS,
+)
+TAGS = st.lists(NAMES, max_size=3).map(tuple)
+REQUESTS = {
+    CreateFlowRun: st.builds(CreateFlowRun, name=NAMES, tags=TAGS, policy=POLICIES, flow_id=st.none() | IDS),
+    CreateTaskRun: st.builds(CreateTaskRun, name=NAMES, tags=TAGS, policy=POLICIES, task_key=st.none() | NAMES),
+    Propose: st.builds(Propose, state=STATES, force=st.booleans(), api_version=st.sampled_from([None, "0.8.2", "3"])),
+    ReadRun: st.builds(ReadRun),
+    SetLimit: st.builds(SetLimit, tag=NAMES, concurrency_limit=st.none() | st.integers(0, 1_000_000)),
+    ReadLimit: st.builds(ReadLimit, tag=NAMES),
+}
+
+RUNNING = State.running().stamped(ID, NOW, NOW)
+FLOW_RUN = FlowRun(id=ID, name="nightly", created=NOW, state=RUNNING, policy=RunPolicy(retry_delay=(1, 2)))
+TASK_RUN = TaskRun(id=ID, name="load", created=NOW, tags=("db",), start_time=NOW)
+REPLIES: list[Reply] = [
+    VerdictReply(verdict=Verdict(proposal_id=ID, run_id=ID, status=SetStateStatus.ACCEPT, state=RUNNING)),
+    VerdictReply(
+        verdict=Verdict(proposal_id=ID, run_id=ID, status=SetStateStatus.WAIT, delay_seconds=5, rule_signature=("A",))
+    ),
+    RunReply(run=FLOW_RUN),
+    RunReply(run=TASK_RUN),
+    HistoryReply(history=RunHistory(run=FLOW_RUN, states=(RUNNING, RUNNING))),
+    LimitReply(limit=ConcurrencyLimit(tag="db", concurrency_limit=1, active_slots=(ID,))),
+    LimitReply(limit=None),
+    ErrorReply(code=ErrorCode.INVALID_MESSAGE, message="no", field="state.type"),
+]
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps(fields).encode()
+
+
+def blamed(message: bytes) -> list[str]:
+    """Return the fields that a refused request is refused for."""
+    with pytest.raises(ValidationError) as raised:
+        REQUEST.validate_json(message)
+    return [".".join(map(str, problem["loc"])) for problem in raised.value.errors()]
+
+
+# -- round trips -------------------------------------------------------------------------------------------------------
+
+
+@EXAMPLES
+@given(st.one_of(*REQUESTS.values()))
+def test_every_request_survives_the_wire(request: Request) -> None:
+    read = REQUEST.validate_json(encode(request))
+    assert type(read) is type(request)
+    assert read == request
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+def test_every_kind_of_request_says_its_type_and_the_version(kind: Any) -> None:
+    fields = kind.model_fields
+    assert fields["v"].default == 1
+    assert REQUEST.json_schema()["discriminator"]["mapping"][fields["type"].default].endswith(kind.__name__)
+
+
+@pytest.mark.parametrize("reply", REPLIES, ids=lambda reply: reply.type)
+def test_every_reply_survives_the_wire(reply: Reply) -> None:
+    assert REPLY.validate_json(reply.model_dump_json()) == reply
+    assert REPLY.validate_json(reply.model_dump_json(exclude_none=True)) == reply
+
+
+@EXAMPLES
+@given(STATES)
+def test_every_written_state_survives_the_wire_within_its_verdict(proposed: ProposedState) -> None:
+    state = proposed.stamped(ID, NOW, NOW)
+    reply = VerdictReply(verdict=Verdict(proposal_id=ID, run_id=ID, status=SetStateStatus.ACCEPT, state=state))
+    assert REPLY.validate_json(reply.model_dump_json()) == reply
+
+
+def nested(depth: int) -> Any:
+    data: Any = 0
+    for _ in range(depth):
+        data = [data]
+    return data
+
+
+@pytest.mark.parametrize(
+    "depth",
+    [
+        1,
+        100,
+        196,
+        pytest.param(197, marks=pytest.mark.xfail(strict=True, reason="the history cannot be read")),
+        pytest.param(198, marks=pytest.mark.xfail(strict=True, reason="the verdict cannot be read")),
+    ],
+)
+def test_data_that_can_be_proposed_can_also_be_read(depth: int) -> None:
+    request = Propose(run_id=ID, state=State.completed(data=nested(depth)))
+    assert REQUEST.validate_json(encode(request)) == request
+    state = request.state.stamped(ID, NOW, NOW)
+    run = FLOW_RUN.model_copy(update={"state": state})
+    verdict = Verdict(proposal_id=ID, run_id=ID, status=SetStateStatus.ACCEPT, state=state)
+    for reply in (VerdictReply(verdict=verdict), HistoryReply(history=RunHistory(run=run, states=(state,)))):
+        assert REPLY.validate_json(reply.model_dump_json()) == reply
+
+
+# -- what is left out --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_none_is_left_out() -> None:
+    read = json.loads(encode(Propose(run_id=ID, state=State.running())))
+    assert set(read) == {"v", "type", "run_id", "state", "force"}
+    assert set(read["state"]) == {"type", "state_details"}
+    assert None not in read["state"]["state_details"].values()
+
+
+def test_none_within_data_is_kept() -> None:
+    data: Any = {"a": None, "b": [None, {"c": None}]}
+    assert json.loads(encode(Propose(run_id=ID, state=State.completed(data=data))))["state"]["data"] == data
+
+
+def test_none_is_the_message_where_a_limit_is_removed() -> None:
+    assert json.loads(encode(SetLimit(tag="db", concurrency_limit=None)))["concurrency_limit"] is None
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"type": "read_run", "run_id": str(ID), "colour": 1}, "read_run.colour"),
+        ({"type": "propose", "run_id": str(ID), "state": {"type": "RUNNING", "colour": 1}}, "propose.state.colour"),
+        (
+            {"type": "propose", "run_id": str(ID), "state": {"type": "RUNNING", "state_details": {"x": 1}}},
+            "propose.state.state_details.x",
+        ),
+        (
+            {"type": "create_flow_run", "run_id": str(ID), "name": "n", "flow_run_id": str(ID)},
+            "create_flow_run.flow_run_id",
+        ),
+    ],
+)
+def test_an_unknown_field_is_refused_by_its_name(fields: dict[str, Any], expected: str) -> None:
+    assert blamed(body(**fields)) == [expected]
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_version_is_refused_by_its_field(version: object) -> None:
+    assert blamed(body(v=version, type="read_run", run_id=str(ID))) == ["read_run.v"]
+
+
+@pytest.mark.parametrize("fields", [{"type": "delete_run"}, {"type": None}, {}])
+def test_an_unknown_type_is_refused_as_such(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="type") as raised:
+        REQUEST.validate_json(body(run_id=str(ID), **fields))
+    assert {problem["type"] for problem in raised.value.errors()} <= {"union_tag_invalid", "union_tag_not_found"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"type": "read_run"}, "read_run.run_id"),
+        ({"type": "read_run", "run_id": "7"}, "read_run.run_id"),
+        ({"type": "propose", "run_id": str(ID)}, "propose.state"),
+        ({"type": "propose", "run_id": str(ID), "state": {"type": "WALKING"}}, "propose.state.type"),
+        (
+            {"type": "propose", "run_id": str(ID), "state": {"type": "FAILED", "message": "\x00"}},
+            "propose.state.message",
+        ),
+        ({"type": "propose", "run_id": str(ID), "state": {"type": "FAILED", "data": ["\x00"]}}, "propose.state.data"),
+        ({"type": "create_flow_run", "run_id": str(ID), "name": ""}, "create_flow_run.name"),
+        ({"type": "create_task_run", "run_id": str(ID), "name": "n", "tags": ["t"] * 101}, "create_task_run.tags"),
+        ({"type": "set_limit", "tag": "db"}, "set_limit.concurrency_limit"),
+        ({"type": "set_limit", "tag": "db", "concurrency_limit": -1}, "set_limit.concurrency_limit"),
+        ({"type": "read_limit", "tag": "x" * 201}, "read_limit.tag"),
+    ],
+)
+def test_a_wrong_or_missing_field_is_refused_by_its_name(fields: dict[str, Any], expected: str) -> None:
+    assert blamed(body(**fields)) == [expected]
+
+
+@pytest.mark.parametrize("api_version", ["", "v1", "0.8.3\n", "1.2.3.4.5", "0.8.", "12345", "1.0a1", "-1"])
+def test_an_api_version_is_up_to_four_numbers(api_version: str) -> None:
+    fields = {"type": "propose", "run_id": str(ID), "state": {"type": "RUNNING"}, "api_version": api_version}
+    assert blamed(body(**fields)) == ["propose.api_version"]
+
+
+@pytest.mark.parametrize("message", [b"", b"{", b"[]", b"null", b"\xff", b'"propose"', b"{" * 1_000])
+def test_what_is_no_json_object_is_refused(message: bytes) -> None:
+    with pytest.raises(ValidationError):
+        REQUEST.validate_json(message)
