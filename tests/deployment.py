@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -118,13 +119,15 @@ class Deployment:
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def servers() -> Iterator[Servers]:
     """The servers that the environment names, or embedded ones."""
     database_url = os.environ.get("STATEWRIGHT_TEST_DATABASE_URL")
     redis_url = os.environ.get("STATEWRIGHT_TEST_REDIS_URL")
     with ExitStack() as stack:
         if not (database_url and redis_url):
-            embedded = stack.enter_context(embedded_servers(tmp_path_factory.mktemp("servers")))
+            # Not below pytest's own folder, whose old sessions are cleared away by new ones.
+            folder = stack.enter_context(TemporaryDirectory(prefix="statewright-"))
+            embedded = stack.enter_context(embedded_servers(Path(folder)))
             database_url, redis_url = database_url or embedded.database_url, redis_url or embedded.redis_url
         yield Servers(database_url, redis_url)
 

@@ -16,6 +16,7 @@ from statewright import (
     ProposedState,
     RunHistory,
     RunPolicy,
+    SetStateStatus,
     State,
     StateDetails,
     StateType,

@@ -79,8 +79,6 @@ def moments(*offsets: float) -> st.SearchStrategy[datetime | None]:
 
 
 LIKELY: Final = [StateType.RUNNING] * 6 + [StateType.SCHEDULED, StateType.FAILED] * 2 + [StateType.COMPLETED]
-    [StateType.RUNNING] * 12 + [StateType.SCHEDULED] * 4 + [StateType.FAILED] * 4 + [StateType.COMPLETED] * 2
-)
 DETAILS: Final = st.builds(
     StateDetails,
     scheduled_time=moments(-60, 60, 600),

@@ -3,14 +3,17 @@
 from datetime import datetime
 
 import pytest
+from packaging.version import Version
 
 from statewright import SetStateStatus, State, StateDetails, StateType
-from statewright_worker.orchestration import Proposal
+from statewright_worker.orchestration import BaseOrchestrationRule, Proposal
 from tests.orchestration.builders import (
     CORE,
     IDS,
     NOW,
+    acting,
     dated,
+    engine_with,
     flow_run,
     history,
     named,
@@ -122,3 +125,17 @@ async def test_the_verdict_on_an_aborted_proposal_says_which_rule_aborted_it() -
     verdict = await propose(work, run, State.running())
     assert verdict.rule_signature == ("HandleFlowTerminalStateTransitions",)
     assert verdict.finalization_signature == verdict.rule_signature
+
+
+@pytest.mark.parametrize(("api_version", "expected"), [(None, {}), ("0.8.2", {"api-version": Version("0.8.2")})])
+async def test_rules_find_the_producers_api_version_among_the_parameters(
+    api_version: str | None, expected: dict[str, object]
+) -> None:
+    seen: list[dict[str, object]] = []
+
+    async def look(rule: BaseOrchestrationRule) -> None:
+        seen.append(dict(rule.context.parameters))
+
+    run = flow_run()
+    await propose(work_with(run), run, State.running(), api_version=api_version, engine=engine_with(acting(look)))
+    assert seen == [expected]

@@ -1,5 +1,7 @@
 """When a rule's hooks run: entry and exit, invalid rules, fizzled rules, nullified transitions."""
 
+from typing import Any
+
 import pytest
 
 from statewright import State, StateType
@@ -89,36 +91,29 @@ async def test_the_bookkeeping_lies_inside_every_rule() -> None:
     assert seen == [(None, 0), (StateType.RUNNING, 1)]
 
 
+class Looking(BaseOrchestrationRule):
+    """Renames the state, and keeps the states that its hooks are given."""
+
+    FROM_STATES = TO_STATES = ALL_ORCHESTRATION_STATES
+
+    async def before_transition(self, initial_state: Any, proposed_state: Any, context: Any) -> None:
+        self.before = initial_state, proposed_state
+        await self.rename_state("Walking")
+
+    async def after_transition(self, initial_state: Any, validated_state: Any, context: Any) -> None:
+        self.after = initial_state, validated_state
+
+
 async def test_the_hooks_get_the_initial_and_the_proposed_and_then_the_validated_state() -> None:
-    seen: list[tuple[State | None, State | None]] = []
-
-    class Looking(BaseOrchestrationRule):
-        FROM_STATES = TO_STATES = ALL_ORCHESTRATION_STATES
-
-        async def before_transition(
-            self, initial_state: State | None, proposed_state: State | None, context: object
-        ) -> None:
-            seen.append((initial_state, proposed_state))
-            await self.rename_state("Walking")
-
-        async def after_transition(
-            self, initial_state: State | None, validated_state: State | None, context: object
-        ) -> None:
-            seen.append((initial_state, validated_state))
-
-    run = flow_run()
-    work = work_with(run)
-    await put(work, run, State.pending())
-    pending = run.state
-    await propose(work, run, State.running(), engine=engine_with(Looking))
-    (before_from, before_to), (after_from, after_to) = seen
-    assert before_from is pending
-    assert after_from is pending
-    assert before_to is not None
-    assert (before_to.type, before_to.name) == (StateType.RUNNING, "Running")
-    assert after_to is run.state
-    assert after_to is not None
-    assert after_to.name == "Walking"
+    context = flow_context(State.pending(), State.running())
+    initial, proposed = context.initial_state, context.proposed_state
+    rule = Looking(context, StateType.PENDING, StateType.RUNNING)
+    async with rule:
+        await context.validate_proposed_state()
+    assert rule.before == (initial, proposed)
+    assert rule.after == (initial, context.validated_state)
+    assert context.validated_state is not None
+    assert (initial and initial.name, context.validated_state.name) == ("Pending", "Walking")
 
 
 # -- invalid -----------------------------------------------------------------------------------------------------------
@@ -158,6 +153,16 @@ async def test_a_rule_made_for_another_transition_than_the_contexts_is_invalid(
         await context.validate_proposed_state()
     assert journal == []
     assert not await rule.fizzled()
+
+
+@pytest.mark.xfail(strict=True, reason="asked outright, it says that it has", raises=AssertionError)
+async def test_a_rule_that_does_not_govern_the_pair_has_not_fizzled_when_the_transition_changes() -> None:
+    context = flow_context(State.pending(), State.running())
+    rule = acting(from_states={StateType.FAILED})(context, StateType.PENDING, StateType.RUNNING)
+    async with rule:
+        context.proposed_state = None
+        assert await rule.invalid()
+        assert not await rule.fizzled()
 
 
 async def test_a_rule_that_was_invalid_on_entry_stays_so_even_when_the_transition_comes_to_fit() -> None:

@@ -46,7 +46,10 @@ def embedded_servers(folder: Path) -> Iterator[Servers]:
 
 @contextmanager
 def _postgresql(folder: Path) -> Iterator[str]:
-    server = _pgserver().get_server(folder, cleanup_mode=None)
+    try:
+        server = _pgserver().get_server(folder, cleanup_mode=None)
+    except subprocess.SubprocessError as error:
+        raise ConfigurationError(f"the embedded PostgreSQL did not start in {folder}: {error}") from error
     try:
         yield server.get_uri().replace("postgres:@", "postgres@")
     finally:

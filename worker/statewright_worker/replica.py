@@ -60,6 +60,7 @@ async def open_lanes(settings: WorkerSettings) -> AsyncIterator[Lanes]:
             settings.events_kept,
         )
         leases = Leases(redis, channels, partitions, worker)
+        await leases.announce()
         log.info("worker started", worker=worker, partitions=partitions)
         yield Lanes(connection_pool(redis_url), channels, leases, tools.drain, partitions=partitions, worker=worker)
         log.info("worker stopped", worker=worker)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from statewright.channels import Channels
+from statewright.errors import RedisUnavailable
 from statewright_worker.publishing.scripts import add_script, run_script
 
 LEASE_MILLISECONDS: Final = 1_000
@@ -48,6 +50,13 @@ class Leases:
         self._channels = channels
         self._partitions = partitions
         self._worker = worker
+
+    async def announce(self) -> None:
+        """Say that this worker is alive. Raises RedisUnavailable when Redis does not answer."""
+        try:
+            await self.look_round(())
+        except RedisError as error:
+            raise RedisUnavailable(f"cannot reach Redis (STATEWRIGHT_REDIS_URL): {error}") from error
 
     async def acquire(self, partition: int) -> bool:
         """Become the partition's owner; return False when it has one."""

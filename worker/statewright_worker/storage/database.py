@@ -1,15 +1,18 @@
 """Reaching PostgreSQL: the engine and its pool, and the schema's migrations."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, make_url, text
-from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from statewright.errors import ConfigurationError, PartitionCountMismatch
 
@@ -49,9 +52,26 @@ def asyncpg_url(database_url: str) -> str:
     return url.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
 
 
+@asynccontextmanager
+async def connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Open a connection. Raises ConfigurationError, without the URL's secrets, when the database does not let us in."""
+    try:
+        connection = await engine.connect()
+    except (OSError, DBAPIError, asyncpg.PostgresError, TimeoutError) as error:
+        cause = getattr(error, "orig", None) or error
+        raise ConfigurationError(f"cannot reach PostgreSQL (STATEWRIGHT_DATABASE_URL): {cause}") from error
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
 async def migrate(engine: AsyncEngine) -> str:
-    """Bring the schema to the newest revision, and return it. Safe to call from many places at once."""
-    async with engine.connect() as connection:
+    """Bring the schema to the newest revision, and return it. Safe to call from many places at once.
+
+    Raises ConfigurationError when the database does not answer.
+    """
+    async with connected(engine) as connection:
         await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
         try:
             await _upgrade(engine)
@@ -61,8 +81,8 @@ async def migrate(engine: AsyncEngine) -> str:
 
 
 async def check_schema(engine: AsyncEngine) -> None:
-    """Raise ConfigurationError unless the schema is of the newest revision."""
-    async with engine.connect() as connection:
+    """Raise ConfigurationError unless the database answers and its schema is of the newest revision."""
+    async with connected(engine) as connection:
         revision = await connection.run_sync(lambda plain: MigrationContext.configure(plain).get_current_revision())
     if revision != newest_revision():
         raise ConfigurationError(
