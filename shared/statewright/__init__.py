@@ -19,7 +19,7 @@ from statewright.errors import (
     UnreadableAnswer,
 )
 from statewright.events import Event
-from statewright.pending import Pending
+from statewright.pending import Pending, PendingRun
 from statewright.runs import ConcurrencyLimit, FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.states import TERMINAL_STATES, ProposedState, State, StateDetails, StateType
 from statewright.subscription import Subscription
@@ -39,6 +39,7 @@ __all__ = [
     "NotWritable",
     "PartitionCountMismatch",
     "Pending",
+    "PendingRun",
     "ProposalConflict",
     "ProposedState",
     "RedisUnavailable",

@@ -36,15 +36,15 @@ from statewright.messages import (
     encode,
 )
 from statewright.outbox import Outbox
-from statewright.pending import Answer, Pending
+from statewright.pending import Answer, Pending, PendingRun, Sent
 from statewright.runs import ConcurrencyLimit, FlowRun, Run, RunHistory, RunPolicy, TaskRun
 from statewright.settings import ClientSettings
 from statewright.states import ProposedState
 from statewright.subscription import Subscription
 from statewright.verdicts import Verdict
 
-RunReference = UUID | Run
-"""A run, or its id."""
+RunReference = UUID | Run | PendingRun[Any]
+"""A run, its id, or a request about it that is still under way."""
 
 PARTITIONS_TIMEOUT_SECONDS: Final = 10.0
 PARTITIONS_POLL_SECONDS: Final = 0.05
@@ -122,7 +122,7 @@ class Client:
         tags: Sequence[str] = (),
         policy: RunPolicy | None = None,
         idempotency_key: str | None = None,
-    ) -> Pending[FlowRun]:
+    ) -> PendingRun[FlowRun]:
         """Create a flow run; with `parent_task_run` a subflow. The same idempotency key returns the same run."""
         parent_id = _id_of(parent_task_run) if parent_task_run else None
         message = _checked(
@@ -146,7 +146,7 @@ class Client:
         tags: Sequence[str] = (),
         policy: RunPolicy | None = None,
         idempotency_key: str | None = None,
-    ) -> Pending[TaskRun]:
+    ) -> PendingRun[TaskRun]:
         """Create a task run, usually within a flow run, whose order of effects it then shares.
 
         An idempotency key is unique within the flow run; the same key returns the same task run.
@@ -172,7 +172,7 @@ class Client:
         api_version: str | None = None,
         proposal_id: UUID | None = None,
         timeout: float | None = None,
-    ) -> Pending[Verdict]:
+    ) -> PendingRun[Verdict]:
         """Propose that `run` enter `state`.
 
         `force` applies the minimal policy only. `proposal_id` is the proposal's idempotency key: sent again, it gets
@@ -189,7 +189,7 @@ class Client:
         answers = await asyncio.gather(*pending, return_exceptions=True)
         return [_verdict_or_error(answer) for answer in answers]
 
-    def read_run(self, run: RunReference) -> Pending[RunHistory]:
+    def read_run(self, run: RunReference) -> PendingRun[RunHistory]:
         """Read a run with its history, as they are after everything sent before to its tree."""
         return self._send_to_run(ReadRun(run_id=_id_of(run)), lambda reply: reply.history)
 
@@ -225,26 +225,17 @@ class Client:
         read: Callable[[Any], Answer],
         request_id: UUID | None = None,
         timeout: float | None = None,
-    ) -> Pending[Answer]:
+    ) -> PendingRun[Answer]:
         partition = partition_of(message.run_id, self._partitions)
-        return self._send(
-            message, read, partition=partition, run_id=message.run_id, request_id=request_id, timeout=timeout
-        )
+        return PendingRun(self._send(message, partition, request_id, timeout), read, message.run_id)
 
     def _send_to_limit(self, message: LimitRequest) -> Pending[ConcurrencyLimit | None]:
         partition = partition_of_tag(message.tag, self._partitions)
-        return self._send(message, lambda reply: reply.limit, partition=partition)
+        return Pending(self._send(message, partition), lambda reply: reply.limit)
 
     def _send(
-        self,
-        message: Request,
-        read: Callable[[Any], Answer],
-        *,
-        partition: int,
-        run_id: UUID | None = None,
-        request_id: UUID | None = None,
-        timeout: float | None = None,
-    ) -> Pending[Answer]:
+        self, message: Request, partition: int, request_id: UUID | None = None, timeout: float | None = None
+    ) -> Sent:
         body = encode(message)
         if len(body) > self._settings.max_message_bytes:
             raise MessageTooLarge(len(body), self._settings.max_message_bytes)
@@ -254,13 +245,11 @@ class Client:
             REQUEST_REPLY_TO: self._name.encode(),
             REQUEST_MESSAGE: body,
         }
-        return Pending(
+        return Sent(
             request_id,
-            run_id,
-            reply=self._inbox.expect(request_id),
             pushed=self._outbox.put(self._channels.proposals(partition), fields),
+            reply=self._inbox.expect(request_id),
             timeout=timeout or self._settings.answer_timeout,
-            read=read,
         )
 
     async def _announced_partitions(self) -> bytes:
@@ -298,7 +287,9 @@ def _until_announced() -> AsyncRetrying:
 
 
 def _id_of(run: RunReference) -> UUID:
-    return run if isinstance(run, UUID) else run.id
+    if isinstance(run, UUID):
+        return run
+    return run.run_id if isinstance(run, PendingRun) else run.id
 
 
 def _checked(message: Callable[..., Message], **fields: Any) -> Message:

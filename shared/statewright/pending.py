@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -11,31 +12,31 @@ from statewright.messages import ErrorReply, Reply
 Answer = TypeVar("Answer")
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request that was handed to the outbox: when Redis holds it, and what answers it within `timeout` seconds."""
+
+    request_id: UUID
+    pushed: "asyncio.Future[StatewrightError | None]"
+    reply: "asyncio.Future[Reply]"
+    timeout: float
+
+
 class Pending(Generic[Answer]):
     """A request that is on its way. Await it for the answer: at once, later or never."""
 
-    def __init__(
-        self,
-        request_id: UUID,
-        run_id: UUID | None,
-        *,
-        pushed: "asyncio.Future[StatewrightError | None]",
-        reply: "asyncio.Future[Reply]",
-        timeout: float,
-        read: Callable[[Any], Answer],
-    ) -> None:
-        self.request_id = request_id
-        """The id of the request; for a proposal, the proposal's id."""
-        self.run_id = run_id
-        """The run that the request is about, known before it exists; None for limits."""
-        self._pushed = pushed
-        self._reply = reply
-        self._timeout = timeout
+    def __init__(self, sent: Sent, read: Callable[[Any], Answer]) -> None:
+        self._sent = sent
         self._read = read
+
+    @property
+    def request_id(self) -> UUID:
+        """The id of the request; for a proposal, the proposal's id."""
+        return self._sent.request_id
 
     async def pushed(self) -> UUID:
         """Wait until Redis holds the request, and return its id. Raises RedisUnavailable if Redis refused it."""
-        refusal = await asyncio.shield(self._pushed)
+        refusal = await asyncio.shield(self._sent.pushed)
         if refusal:
             raise refusal
         return self.request_id
@@ -45,11 +46,20 @@ class Pending(Generic[Answer]):
 
     async def _answer(self) -> Answer:
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._sent.timeout):
                 await self.pushed()
-                reply = await asyncio.shield(self._reply)
+                reply = await asyncio.shield(self._sent.reply)
         except TimeoutError:
-            raise NoAnswer(self.request_id, self._timeout) from None
+            raise NoAnswer(self.request_id, self._sent.timeout) from None
         if isinstance(reply, ErrorReply):
             raise error_from(reply, self.request_id)
         return self._read(reply)
+
+
+class PendingRun(Pending[Answer]):
+    """A request about a run, which further requests may name before this one is answered."""
+
+    def __init__(self, sent: Sent, read: Callable[[Any], Answer], run_id: UUID) -> None:
+        super().__init__(sent, read)
+        self.run_id = run_id
+        """The run that the request is about, known before it exists."""

@@ -73,27 +73,35 @@ class Mismatch:
         return f"{self.path}: recorded {self.recorded!r}, observed {self.observed!r}"
 
 
-def compare(step: Step, observed: World, runs_before: World, clock_is_injected: bool) -> list[Mismatch]:
+def compare(step: Step, observed: World, runs_before: World, seconds_run: float | None) -> list[Mismatch]:
     """Return where the world after a step differs from the recorded one.
 
     `runs_before` is every other run as observed before the step: those that the recording does not name must not have
-    changed. Where the clock runs by itself, what derives from it is not compared.
+    changed. `seconds_run` is for how long the case has been running, None where its clock is injected: by a clock that
+    runs, what derives from it is not compared, and delays are shorter by the time that has passed.
     """
     recorded = {key: step.expect[key] for key in COMPARED if key in step.expect}
     if (recorded["reason"] or "").startswith(FULL_LIMIT):
         recorded["delay_s"] = FULL_LIMIT_DELAY_SECONDS
+    elif seconds_run is not None and _is_left_of(recorded["delay_s"], observed["delay_s"], seconds_run):
+        recorded["delay_s"] = observed["delay_s"]
     # Most runs stay as they are in most steps; only those that change, or should, are worth flattening.
     named, seen = recorded["others"], observed["others"]
     moved = named.keys() | {label for label, run in seen.items() if run != runs_before[label]}
     recorded["others"] = {label: named.get(label, runs_before[label]) for label in moved}
     observed = observed | {"others": {label: seen[label] for label in moved}}
     left, right = _flattened(recorded), _flattened({key: observed[key] for key in recorded})
-    skipped = frozenset() if clock_is_injected else step.clocked
+    skipped = frozenset() if seconds_run is None else step.clocked
     return [
         Mismatch(path, left.get(path, ABSENT), right.get(path, ABSENT))
         for path in sorted((left.keys() | right.keys()) - skipped)
         if not _same(left.get(path, ABSENT), right.get(path, ABSENT))
     ]
+
+
+def _is_left_of(delay: int | None, observed: int | None, seconds_run: float) -> bool:
+    """Whether a delay of whole seconds, rounded down, is what so many seconds leave of the recorded one."""
+    return delay is not None and observed is not None and delay - 1 - seconds_run < observed <= delay
 
 
 def _flattened(world: World) -> dict[str, Any]:

@@ -108,6 +108,10 @@ async def deployment_host(deployment: Deployment) -> AsyncIterator[Host]:
     async with (
         deployment.worker(),
         deployment.client() as client,
-        asyncpg.create_pool(deployment.database_url, min_size=1, max_size=CONNECTIONS) as database,
+        asyncpg.create_pool(deployment.database_url, min_size=1, max_size=CONNECTIONS, reset=_keep) as database,
     ):
         yield DeploymentHost(client, database)
+
+
+async def _keep(_: asyncpg.Connection) -> None:
+    """Leave a connection as it is: nothing but reads has been done on it."""

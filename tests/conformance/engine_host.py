@@ -98,6 +98,7 @@ class EngineHost:
     """Gives each case an empty unit of work on one engine. Nothing waits for IO, so one case at a time is fastest."""
 
     name: str = "the engine alone"
+    takes_informative_cases: bool = True
     cases_at_a_time: int = 1
     engine: Engine = field(default_factory=Engine)
 

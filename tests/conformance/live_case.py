@@ -26,6 +26,7 @@ class LiveCase:
         self._subject = subject
         self._notation = Notation(epoch, scope=f"{case.id}-{uuid4().hex[:8]}:")
         self._ids: dict[str, UUID] = {}
+        self._started = asyncio.get_running_loop().time()
         self._runs: World = {}
         self._cached: list[CachedState] = []
 
@@ -68,8 +69,11 @@ class LiveCase:
         except REFUSALS as error:
             return [Mismatch("status", step.expect["status"], error)]
         observed = answer | self._runs[step.run] | shared | {"others": _without(step.run, self._runs)}
-        before = _without(step.run, runs_before)
-        return compare(step, observed, before, self._subject.clock_is_injected)
+        return compare(step, observed, _without(step.run, runs_before), self._seconds_run())
+
+    def _seconds_run(self) -> float | None:
+        """Return for how long the case has been running, None where that decides nothing."""
+        return None if self._subject.clock_is_injected else asyncio.get_running_loop().time() - self._started
 
     async def _propose(self, step: Step) -> World:
         assert step.propose is not None, "cases with null proposals are skipped"

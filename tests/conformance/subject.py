@@ -75,6 +75,10 @@ class Host(Protocol):
         """What reports call it."""
 
     @property
+    def takes_informative_cases(self) -> bool:
+        """Whether cases that need not agree are worth their time here."""
+
+    @property
     def cases_at_a_time(self) -> int:
         """How many cases may run concurrently."""
 

@@ -30,9 +30,9 @@ def step(clocked: frozenset[str] = frozenset(), **expect: Any) -> Step:
     return Step(run="T1", policy="core", force=False, clock_s=2, propose=None, expect=recorded, clocked=clocked)
 
 
-def mismatches(recorded: Step, clock_is_injected: bool = True, **observed: Any) -> list[Mismatch]:
+def mismatches(recorded: Step, seconds_run: float | None = None, **observed: Any) -> list[Mismatch]:
     """Return where OBSERVED, save what is given, differs from the recording."""
-    return compare(recorded, OBSERVED | observed, OTHERS, clock_is_injected)
+    return compare(recorded, OBSERVED | observed, OTHERS, seconds_run)
 
 
 def test_equal_worlds_have_no_mismatch() -> None:
@@ -73,7 +73,16 @@ def test_another_run_must_change_when_the_recording_names_it() -> None:
 def test_what_derives_from_the_clock_counts_only_when_the_clock_is_injected() -> None:
     recorded = step(frozenset({"run/start_at_s"}), run={"run_count": 1, "start_at_s": 1.5})
     assert [found.path for found in mismatches(recorded)] == ["run/start_at_s"]
-    assert mismatches(recorded, clock_is_injected=False) == []
+    assert mismatches(recorded, seconds_run=0) == []
+
+
+@pytest.mark.parametrize(("seconds_run", "delays"), [(None, {30}), (0, {30}), (0.5, {29, 30}), (2, {28, 29, 30})])
+def test_a_clock_that_runs_shortens_delays_by_the_time_that_has_passed(
+    seconds_run: float | None, delays: set[int]
+) -> None:
+    recorded = step(status="WAIT", delay_s=30)
+    accepted = {d for d in range(25, 35) if not mismatches(recorded, seconds_run, status="WAIT", delay_s=d)}
+    assert accepted == delays
 
 
 def test_details_that_are_not_set_equal_missing_ones() -> None:

@@ -145,7 +145,9 @@ async def test_what_only_postgresql_refuses_costs_its_own_request_alone(deployme
         parent = await client.create_flow_run("parent")
         # The same tree, so that all of them lie in one partition and may share a batch.
         tasks = [client.create_task_run(f"t{n}", flow_run=parent) for n in range(len(names))]
-        runs = [client.create_flow_run(name, parent_task_run=await task) for name, task in zip(names, tasks, strict=True)]
+        runs = [
+            client.create_flow_run(name, parent_task_run=await task) for name, task in zip(names, tasks, strict=True)
+        ]
         outcomes = []
         for run in runs:
             try:

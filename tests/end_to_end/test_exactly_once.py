@@ -32,8 +32,7 @@ async def drive(client: Client, runs: int) -> dict[UUID, list[Verdict]]:
     """Drive runs along a path with redundant and forbidden steps, all at once; return their verdicts."""
 
     async def one() -> tuple[UUID, list[Verdict]]:
-        created = client.create_flow_run("driven")
-        run_id = (await created).id
+        run_id = (await client.create_flow_run("driven")).id
         return run_id, [await client.propose(run_id, state) for state in PATH]
 
     return dict(await asyncio.gather(*(one() for _ in range(runs))))

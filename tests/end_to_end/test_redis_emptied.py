@@ -6,9 +6,8 @@ from tests.deployment import Deployment, until
 
 async def drive_one(client: Client) -> None:
     created = client.create_flow_run("driven")
-    assert created.run_id
     for state in (State.pending(), State.running(), State.completed()):
-        assert (await client.propose(created.run_id, state)).accepted
+        assert (await client.propose(created, state)).accepted
 
 
 async def sequences(events: Subscription, count: int) -> list[int]:

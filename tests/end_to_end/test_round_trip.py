@@ -46,15 +46,12 @@ async def test_a_proposal_is_answered_recorded_and_told(deployment: Deployment) 
 async def test_create_propose_and_read_may_be_sent_in_one_go(deployment: Deployment) -> None:
     async with deployment.worker(), deployment.client() as client:
         created = client.create_flow_run("nightly")
-        assert created.run_id
-        requests = [
-            created,
-            client.propose(created.run_id, State.pending()),
-            client.read_run(created.run_id),
-            client.propose(created.run_id, State.running()),
-            client.read_run(created.run_id),
-        ]
-        _, pending, early, running, late = await asyncio.gather(*requests)
+        pending, early, running, late = await asyncio.gather(
+            client.propose(created, State.pending()),
+            client.read_run(created),
+            client.propose(created, State.running()),
+            client.read_run(created),
+        )
 
     assert early.states == (pending.state,)
     assert late.states == (pending.state, running.state)
@@ -178,9 +175,10 @@ async def test_the_timestamp_is_the_producers_but_never_in_the_future(deployment
         late = await client.propose(run, State.running().model_copy(update={"timestamp": future}))
         unstamped = await client.propose(run, State.completed())
 
-    assert early.state and early.state.timestamp == past
-    assert late.state and late.state.timestamp < future - timedelta(hours=23)
-    assert unstamped.state and unstamped.state.timestamp.year >= late.state.timestamp.year
+    stamps = [verdict.state.timestamp for verdict in (early, late, unstamped) if verdict.state]
+    assert stamps[0] == past
+    assert stamps[1] < future - timedelta(hours=23)
+    assert stamps[1] - timedelta(minutes=1) < stamps[2] <= datetime.now(UTC) + timedelta(minutes=1)
 
 
 async def test_errors_say_what_is_wrong(deployment: Deployment) -> None:
@@ -195,7 +193,7 @@ async def test_errors_say_what_is_wrong(deployment: Deployment) -> None:
             await client.create_task_run("load", flow_run=nobody)
         with pytest.raises(MessageTooLarge, match="at most 2000"):
             client.propose(nobody, State.completed(data="x" * 3_000))
-        with pytest.raises(InvalidRequest, match="tags.1"):
+        with pytest.raises(InvalidRequest, match=r"tags\.1"):
             client.create_flow_run("nightly", tags=["fine", ""])
 
 

@@ -1,4 +1,4 @@
-"""A worker that is asked to stop finishes its batch, hands its partitions back and leaves; frozen ones are overtaken."""
+"""A worker that is asked to stop finishes its batch and hands its partitions back; a frozen one is overtaken."""
 
 import asyncio
 import os
@@ -37,7 +37,7 @@ async def test_sigterm_under_load_ends_in_exit_status_0_and_others_take_over_at_
             while not stop.is_set():
                 sent = time.monotonic()
                 created = client.create_flow_run("load")
-                await asyncio.gather(created, client.propose(created.run_id, State.pending()))  # type: ignore[arg-type]  # known for runs
+                await asyncio.gather(created, client.propose(created, State.pending()))
                 waits.append(time.monotonic() - sent)
             return waits
 

@@ -5,6 +5,10 @@ import sys
 from statewright.errors import StatewrightError
 
 
+INTERRUPTED = 130
+"""The exit status of a command that was stopped with Ctrl-C, as shells expect it."""
+
+
 def main() -> None:
     """Run the command line; what the user can mend ends in one sentence, not in a traceback."""
     try:
@@ -18,6 +22,8 @@ def main() -> None:
         app()
     except StatewrightError as error:
         sys.exit(f"statewright: {error}")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

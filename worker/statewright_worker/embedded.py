@@ -99,11 +99,15 @@ def _start_redis(folder: Path, socket: Path, client: "Redis") -> "subprocess.Pop
             stderr=log,
             start_new_session=True,
         )
-    deadline = time.monotonic() + START_SECONDS
-    while not _answers(client):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise ConfigurationError(f"the embedded Redis did not start; its log is {folder / 'log'}")
-        time.sleep(POLL_SECONDS)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not _answers(client):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise ConfigurationError(f"the embedded Redis did not start; its log is {folder / 'log'}")
+            time.sleep(POLL_SECONDS)
+    except BaseException:
+        process.kill()
+        raise
     return process
 
 

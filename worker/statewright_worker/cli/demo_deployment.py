@@ -68,7 +68,7 @@ def _workers(count: int, environment: Mapping[str, str], log: Path) -> Iterator[
 
 def _start(command: str, environment: Mapping[str, str], log: Path) -> Process:
     with log.open("ab") as output:
-        # A session of its own: Ctrl-C in a terminal reaches the demo alone, which stops the rest in order.
+        # Detached from the terminal, so that Ctrl-C reaches the demo alone, which stops the rest in order.
         return subprocess.Popen(  # noqa: S603  # this program itself
             [sys.executable, "-m", "statewright_worker", command],
             env=environment,

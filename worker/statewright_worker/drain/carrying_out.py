@@ -75,6 +75,14 @@ def _retries_the_tasks(proposal: Propose) -> bool:
     return proposal.api_version is not None and Version(proposal.api_version) < TASKS_RETRY_THEMSELVES_FROM
 
 
+class BatchSpoiled(Exception):
+    """A request has cost the batch its transaction; `reply` is what it gets once it stands alone."""
+
+    def __init__(self, reply: ErrorReply) -> None:
+        super().__init__(reply.message)
+        self.reply = reply
+
+
 @dataclass(frozen=True, slots=True)
 class Office:
     """Carries out requests one by one, in order, each seeing what those before it did."""
@@ -112,8 +120,10 @@ class Office:
             await self.sessions.keep()
         except (OrchestrationError, Refused) as error:
             self.work.roll_back()
-            await self.sessions.undo()
-            return _failure(error)
+            reply = _failure(error)
+            if not await self.sessions.undo():
+                raise BatchSpoiled(reply) from error
+            return reply
         self.work.commit()
         self.work.record_verdict(verdict)
         return VerdictReply(verdict=verdict)

@@ -13,7 +13,7 @@ from statewright.channels import Channels
 from statewright.connection import until_connected
 from statewright.ids import IdSource
 from statewright.messages import ErrorCode, ErrorReply, Reply, SetLimit
-from statewright_worker.drain.carrying_out import Office, needs_of
+from statewright_worker.drain.carrying_out import BatchSpoiled, Office, needs_of
 from statewright_worker.drain.decoding import Incoming, Malformed, decode
 from statewright_worker.drain.lease import Lease
 from statewright_worker.orchestration.engine import Engine
@@ -105,15 +105,13 @@ class Drain:
         """
         try:
             return await self._transact_when_available(taken)
-        except LeaseLost:
+        except (LeaseLost, Unavailable):
             raise
         except Exception as error:
             if len(taken) > 1:
                 return await self._decide(taken[: len(taken) // 2])
             log.exception("a request could not be carried out", entry=taken[0].entry.id)
-            message = f"the request could not be carried out: {error}".replace("\x00", "")[:10_000]
-            refused = ErrorReply(code=ErrorCode.NOT_WRITABLE, message=message)
-            return _publication([(taken[0], refused)]), 1
+            return _publication([(taken[0], _refusal(error))]), 1
 
     async def _transact_when_available(self, taken: Sequence[Taken]) -> tuple[Publication, int]:
         retrying = AsyncRetrying(
@@ -178,6 +176,13 @@ class Drain:
                 if actual is not None:
                     break
                 ends_with = after = last
+
+
+def _refusal(error: Exception) -> ErrorReply:
+    if isinstance(error, BatchSpoiled):
+        return error.reply
+    message = f"the request could not be carried out: {error}".replace("\x00", "")[:10_000]
+    return ErrorReply(code=ErrorCode.NOT_WRITABLE, message=message)
 
 
 def _error_of(state: object) -> object:

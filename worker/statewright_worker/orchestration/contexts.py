@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from statewright.runs import RunPolicy
@@ -109,6 +110,11 @@ class OrchestrationContext(ABC):
     def validated_state_type(self) -> StateType | None:
         """The type of the validated state, None before validation or when the run has no state."""
         return self.validated_state.type if self.validated_state is not None else None
+
+    @property
+    def now(self) -> datetime:
+        """The database's clock, the only one that decides; the same for a whole batch."""
+        return self.unit_of_work.now
 
     @property
     def run_settings(self) -> RunPolicy:

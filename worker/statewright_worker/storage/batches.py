@@ -73,7 +73,7 @@ class Batch:
         self._partition = lane.partition
         self.sequence = 0
         self.now = datetime.min.replace(tzinfo=UTC)
-        self.sessions = RuleSessions(connection)
+        self.sessions = RuleSessions(connection, driver)
 
     async def fence(self, lane: Lane) -> None:
         """Lock the partition's row. Raises LeaseLost when another drain has taken it up."""

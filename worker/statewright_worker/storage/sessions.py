@@ -1,8 +1,10 @@
 """The database session that a user's rule may use: on the batch's transaction, in a savepoint of its proposal."""
 
+from contextlib import suppress
 from typing import Any, NoReturn
 
-from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
+import asyncpg
+from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from statewright_worker.storage.errors import Refused
@@ -24,8 +26,9 @@ class RuleSession(AsyncSession):
 class RuleSessions:
     """Opens one session per proposal, when a rule first asks for it."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, driver: asyncpg.Connection) -> None:
         self._connection = connection
+        self._driver = driver
         self._session: RuleSession | None = None
 
     def open(self) -> AsyncSession:
@@ -44,11 +47,17 @@ class RuleSessions:
                 raise Refused(str(error.orig)) from error
             await self._close()
 
-    async def undo(self) -> None:
-        """Undo what the proposal's rules wrote."""
-        if self._session is not None:
+    async def undo(self) -> bool:
+        """Undo what the proposal's rules wrote; return whether the batch's transaction can go on.
+
+        It cannot when a rule ran out of time within a statement, which costs the connection.
+        """
+        if self._session is None:
+            return True
+        with suppress(SQLAlchemyError):
             await self._session.rollback()
-            await self._close()
+        await self._close()
+        return not self._driver.is_closed()
 
     async def _close(self) -> None:
         if self._session is not None:

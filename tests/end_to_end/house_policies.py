@@ -1,0 +1,56 @@
+"""Policies of a user's own, as tests name them in the settings."""
+
+import asyncio
+from typing import Any
+
+from sqlalchemy import text
+
+from statewright import State, StateType
+from statewright_worker.orchestration import BaseOrchestrationPolicy, BaseOrchestrationRule
+from statewright_worker.orchestration.core_policy import CoreFlowPolicy
+from statewright_worker.orchestration.policies import Governing
+
+
+class SpendBudget(BaseOrchestrationRule):
+    """Takes 1 off the budget in the user's own table, and rejects RUNNING when nothing is left."""
+
+    FROM_STATES = frozenset({None, StateType.PENDING})
+    TO_STATES = frozenset({StateType.RUNNING})
+
+    async def before_transition(self, initial_state: Any, proposed_state: Any, context: Any) -> None:
+        left = await context.session.scalar(text("UPDATE budget SET amount = amount - 1 RETURNING amount"))
+        if left < 0:
+            await self.abort_transition("The budget is spent.")
+            await context.session.execute(text("UPDATE budget SET amount = 0"))
+        await context.session.commit()
+
+    async def cleanup(self, initial_state: Any, validated_state: Any, context: Any) -> None:
+        await context.session.execute(text("UPDATE budget SET amount = amount + 1"))
+
+
+class Misbehave(BaseOrchestrationRule):
+    """Does what the run's name says, once it is proposed to run."""
+
+    FROM_STATES = frozenset({None, StateType.PENDING})
+    TO_STATES = frozenset({StateType.RUNNING})
+
+    async def before_transition(self, initial_state: Any, proposed_state: Any, context: Any) -> None:
+        match context.run.name:
+            case "raise":
+                raise ZeroDivisionError("by design")
+            case "slow":
+                await asyncio.sleep(3_600)
+            case "fizzle":
+                await self.reject_transition(State.pending(), "Not yet.")
+            case "bad sql":
+                await context.session.execute(text("SELECT * FROM nowhere"))
+            case "slow sql":
+                await context.session.execute(text("SELECT pg_sleep(3600)"))
+
+
+class HouseFlowPolicy(BaseOrchestrationPolicy):
+    """The budget first, so that whatever happens later must be undone in it."""
+
+    @staticmethod
+    def priority() -> list[Governing]:
+        return [SpendBudget, Misbehave, *CoreFlowPolicy.priority()]

@@ -1,0 +1,72 @@
+"""Rules of a user's own: what they write is kept with their proposal or undone with it, and harms no neighbour."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from statewright import Client, FlowRun, RuleFailed, SetStateStatus, State, Verdict
+from tests.deployment import Deployment
+
+POLICY = f"{__package__}.house_policies:HouseFlowPolicy"
+
+
+@asynccontextmanager
+async def house(deployment: Deployment, budget: int) -> AsyncIterator[Client]:
+    await deployment.execute(f"CREATE TABLE budget AS SELECT {budget} AS amount")
+    async with deployment.worker(flow_policy=POLICY, rule_timeout=0.3, partitions=1), deployment.client() as client:
+        yield client
+
+
+async def budget_left(deployment: Deployment) -> int:
+    [[amount]] = await deployment.fetch("SELECT amount FROM budget")
+    return int(amount)
+
+
+async def run_named(client: Client, *names: str) -> list[FlowRun]:
+    return [await client.create_flow_run(name) for name in names]
+
+
+async def test_a_rule_reads_and_writes_the_users_own_table(deployment: Deployment) -> None:
+    async with house(deployment, budget=2) as client:
+        runs = await run_named(client, "one", "two", "three")
+        verdicts = await asyncio.gather(*(client.propose(run, State.running()) for run in runs))
+    assert [verdict.status for verdict in verdicts] == ["ACCEPT", "ACCEPT", "ABORT"]
+    assert verdicts[2].reason == "The budget is spent."
+    assert await budget_left(deployment) == 0
+
+
+async def test_a_rule_that_fizzles_after_it_wrote_cleans_up(deployment: Deployment) -> None:
+    async with house(deployment, budget=2) as client:
+        [run] = await run_named(client, "fizzle")
+        verdict = await client.propose(run, State.running())
+    assert (verdict.status, verdict.state and verdict.state.name) == (SetStateStatus.REJECT, "Pending")
+    assert await budget_left(deployment) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("raise", "Misbehave failed: ZeroDivisionError: by design"),
+        ("slow", "HouseFlowPolicy failed: TimeoutError: not done within 0.3 s"),
+        ("bad sql", "Misbehave failed: ProgrammingError"),
+        ("slow sql", "HouseFlowPolicy failed: TimeoutError: not done within 0.3 s"),
+    ],
+)
+async def test_a_rule_that_fails_undoes_its_proposal_alone(deployment: Deployment, name: str, told: str) -> None:
+    async with house(deployment, budget=5) as client:
+        before, failing, after = await run_named(client, "before", name, "after")
+        answers = await asyncio.gather(
+            *(client.propose(run, State.running()) for run in (before, failing, after)), return_exceptions=True
+        )
+        history = await client.read_run(failing)
+        # Nothing was decided, so asking again under the same id is decided anew, by force without the rule.
+        forced = await client.propose(failing, State.running(), force=True)
+
+    assert isinstance(answers[1], RuleFailed)
+    assert told in str(answers[1])
+    assert [isinstance(answer, Verdict) and answer.accepted for answer in answers] == [True, False, True]
+    assert history.states == ()
+    assert forced.accepted
+    assert await budget_left(deployment) == 3

@@ -1,0 +1,56 @@
+"""The README's snippets run, and print what the README says."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from statewright import State
+from tests.deployment import Deployment
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+SNIPPETS = re.findall(
+    r"### ([^\n]+)\n(?:(?!\n### ).)*?<!-- runs -->\n```python\n(.*?)```\n(.*?)```text\n(.*?)```", README, re.S
+)
+FIRST = re.findall(r"## A tour\n.*?<!-- runs -->\n```python\n(.*?)```\n.*?```text\n(.*?)```", README, re.S)
+RUNNABLE = {"A tour": FIRST[0]} | {title: (code, printed) for title, code, _, printed in SNIPPETS}
+
+
+def test_every_snippet_is_found() -> None:
+    assert len(RUNNABLE) == README.count("<!-- runs -->")
+
+
+@pytest.mark.parametrize(("code", "printed"), RUNNABLE.values(), ids=RUNNABLE.keys())
+async def test_a_snippet_prints_what_the_readme_says(deployment: Deployment, code: str, printed: str) -> None:
+    deployment.spawn_worker()
+    variables = {"STATEWRIGHT_REDIS_URL": deployment.redis_url, "STATEWRIGHT_NAMESPACE": deployment.namespace}
+    run = partial(subprocess.run, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+    done = await asyncio.to_thread(run, [sys.executable, "-c", code])
+    assert (done.stdout, done.stderr) == (printed, "")
+
+
+@pytest.mark.parametrize(("hours", "status"), [("0, 0", "REJECT"), ("0, 24", "ACCEPT")])
+async def test_the_house_rule_governs(deployment: Deployment, hours: str, status: str) -> None:
+    [(name, code)] = re.findall(r"<!-- file (\S+) -->\n```python\n(.*?)```", README, re.S)
+    assert "OPENS, CLOSES = 8, 18" in code
+    (deployment.folder / name).write_text(code.replace("OPENS, CLOSES = 8, 18", f"OPENS, CLOSES = {hours}"))
+    deployment.spawn_worker(STATEWRIGHT_FLOW_POLICY="house_rules:HouseFlowPolicy", PYTHONPATH=str(deployment.folder))
+    async with deployment.client() as client:
+        office = await client.create_flow_run("report", tags=["office"])
+        verdict = await client.propose(office, State.running())
+        assert verdict.status == status
+        assert verdict.rule_signature[0] == "RunDuringBusinessHours"
+        elsewhere = await client.create_flow_run("report")
+        assert (await client.propose(elsewhere, State.running())).accepted
+
+
+def test_every_setting_is_in_the_table() -> None:
+    from statewright_worker.settings import WorkerSettings
+
+    for name in WorkerSettings.model_fields:
+        assert f"`STATEWRIGHT_{name.upper()}`" in README
