@@ -10,7 +10,9 @@ from pydantic import Field
 from statewright.states import State, StateType
 from statewright.values import Frozen, Name, Tags
 
-RetryDelay = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MAX_RETRY_DELAY_SECONDS = 10 * 365 * 86_400
+
+RetryDelay = Annotated[float, Field(ge=0, le=MAX_RETRY_DELAY_SECONDS, allow_inf_nan=False)]
 
 
 class RunKind(StrEnum):

@@ -21,6 +21,9 @@ class StateType(StrEnum):
     PAUSED = "PAUSED"
     CANCELLING = "CANCELLING"
 
+    # Rules look types up in sets all the time, and an enum's own hash is computed in Python.
+    __hash__ = str.__hash__
+
 
 TERMINAL_STATES = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED})
 """The types from which a run does not go on by itself."""

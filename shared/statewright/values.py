@@ -10,6 +10,7 @@ MAX_NAME_LENGTH = 200
 MAX_TEXT_LENGTH = 1_000_000
 MAX_CACHE_KEY_LENGTH = 2_000
 MAX_TAGS = 100
+MAX_JSON_DEPTH = 100
 
 _NO_NUL = r"^[^\x00]*$"
 
@@ -27,21 +28,32 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("lies outside the years 1 to 9999 once it is converted to UTC") from None
 
 
-def _storable(value: Any) -> Any:
+def _storable(value: Any, depth: int = MAX_JSON_DEPTH) -> Any:
     """Return `value` when PostgreSQL's jsonb can hold it; raise ValueError naming what it cannot hold."""
+    if depth == 0:
+        raise ValueError(f"is nested deeper than {MAX_JSON_DEPTH} levels; store it as text instead")
     match value:
-        case str() if "\x00" in value:
-            raise ValueError("contains a NUL character, which PostgreSQL cannot store; encode binary data as base64")
+        case str():
+            _check_text(value)
         case float() if not math.isfinite(value):
             raise ValueError("contains a number that JSON cannot express (NaN or infinity)")
         case list():
             for item in value:
-                _storable(item)
+                _storable(item, depth - 1)
         case dict():
             for key, item in value.items():
-                _storable(key)
-                _storable(item)
+                _check_text(key)
+                _storable(item, depth - 1)
     return value
+
+
+def _check_text(text: str) -> None:
+    if "\x00" in text:
+        raise ValueError("contains a NUL character, which PostgreSQL cannot store; encode binary data as base64")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("contains a lone surrogate, which is no Unicode text") from None
 
 
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
@@ -51,4 +63,4 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT_LENGTH, pattern=_NO_NUL)]
 CacheKey = Annotated[str, StringConstraints(max_length=MAX_CACHE_KEY_LENGTH, pattern=_NO_NUL)]
 Tags = Annotated[tuple[Name, ...], Field(max_length=MAX_TAGS)]
-Json = Annotated[JsonValue, AfterValidator(_storable)]
+Json = Annotated[JsonValue, AfterValidator(lambda value: _storable(value))]

@@ -16,7 +16,10 @@ from statewright.verdicts import Verdict
 from tests.conformance.subject import CachedState, Host, RunSnapshot, Subject
 from tests.deployment import Deployment
 
-CASES_AT_A_TIME: Final = 200
+PARTITIONS: Final = 2
+"""Few, so that each batch holds requests of many cases."""
+CASES_AT_A_TIME: Final = 100
+"""More would save little and make each case last longer, while what it has scheduled must still lie ahead."""
 CONNECTIONS: Final = 4
 
 READ_STATE_COLUMNS: Final = """
@@ -96,6 +99,7 @@ class DeploymentHost:
     client: Client
     database: asyncpg.Pool
     name: str = "a deployment"
+    takes_informative_cases: bool = False
     cases_at_a_time: int = CASES_AT_A_TIME
 
     def subject(self) -> Subject:
@@ -106,7 +110,7 @@ class DeploymentHost:
 async def deployment_host(deployment: Deployment) -> AsyncIterator[Host]:
     """Run a worker and a client on the deployment for as long as cases are carried out."""
     async with (
-        deployment.worker(),
+        deployment.worker(partitions=PARTITIONS),
         deployment.client() as client,
         asyncpg.create_pool(deployment.database_url, min_size=1, max_size=CONNECTIONS, reset=_keep) as database,
     ):

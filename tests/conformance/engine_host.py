@@ -13,7 +13,7 @@ from statewright.verdicts import Verdict
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, LimitRecord, TaskRunRecord
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
-from tests.conformance.subject import CachedState, Host, RunSnapshot, Subject
+from tests.conformance.subject import CachedState, RunSnapshot, Subject
 
 
 class EngineSubject:

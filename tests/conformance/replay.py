@@ -51,6 +51,8 @@ async def replay_all(cases: Iterable[Case], host: Host) -> list[Outcome]:
     free = asyncio.Semaphore(host.cases_at_a_time)
 
     async def one(case: Case) -> Outcome:
+        if not (case.is_required or host.takes_informative_cases):
+            return Outcome(case, "for information only")
         async with free:
             return await replay(case, host.subject())
 

@@ -49,9 +49,9 @@ async def test_a_rule_that_fizzles_after_it_wrote_cleans_up(deployment: Deployme
     ("name", "told"),
     [
         ("raise", "Misbehave failed: ZeroDivisionError: by design"),
-        ("slow", "HouseFlowPolicy failed: TimeoutError: not done within 0.3 s"),
+        ("slow", "Misbehave failed: TimeoutError: not done within 0.3 s"),
         ("bad sql", "Misbehave failed: ProgrammingError"),
-        ("slow sql", "HouseFlowPolicy failed: TimeoutError: not done within 0.3 s"),
+        ("slow sql", "Misbehave failed: TimeoutError: not done within 0.3 s"),
     ],
 )
 async def test_a_rule_that_fails_undoes_its_proposal_alone(deployment: Deployment, name: str, told: str) -> None:

@@ -154,7 +154,6 @@ async def test_nothing_can_be_decided_after_validation_even_when_there_was_nothi
             await act(rule)
 
 
-@pytest.mark.xfail(strict=True, reason="complains of the missing state instead", raises=OrchestrationError)
 async def test_a_first_state_cannot_be_rejected_without_another_after_validation_either() -> None:
     context = flow_context(None, State.running())
     rule = acting()(context, None, StateType.RUNNING)

@@ -4,7 +4,6 @@ import sys
 
 from statewright.errors import StatewrightError
 
-
 INTERRUPTED = 130
 """The exit status of a command that was stopped with Ctrl-C, as shells expect it."""
 

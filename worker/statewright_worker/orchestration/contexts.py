@@ -90,6 +90,8 @@ class OrchestrationContext(ABC):
     parameters: dict[str, Any] = field(default_factory=dict)
     rule_signature: list[str] = field(default_factory=list)
     finalization_signature: list[str] = field(default_factory=list)
+    at_work: str = ""
+    """The rule or transform that is being entered or left; errors name it."""
     response_status: SetStateStatus = SetStateStatus.ACCEPT
     response_details: StateResponseDetails = ACCEPTED
     settings: OrchestrationSettings = DEFAULT_SETTINGS

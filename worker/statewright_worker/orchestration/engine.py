@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from packaging.version import Version
@@ -50,6 +50,14 @@ _MINIMAL: Final[dict[RunKind, Policy]] = {
 }
 
 
+class Step(NamedTuple):
+    """A rule or transform of a compiled policy. A transform without one of the two hooks is spared that side."""
+
+    governing: Governing
+    enters: bool
+    leaves: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """A proposal as the engine takes it up. `entered` is when it entered its stream."""
@@ -76,7 +84,9 @@ class Engine:
         self._policies: dict[RunKind, Policy] = {RunKind.FLOW_RUN: flow_policy, RunKind.TASK_RUN: task_policy}
         self._settings = settings
         self._rule_timeout = rule_timeout
-        self._compiled: dict[tuple[RunKind, bool, Pair], Sequence[Governing]] = {}
+        # Built-in rules never wait, so only a policy with rules of a user's own needs a clock beside it.
+        self._is_bounded = {kind: _has_foreign_rules(policy) for kind, policy in self._policies.items()}
+        self._compiled: dict[tuple[RunKind, bool, Pair], Sequence[Step]] = {}
 
     async def decide(self, proposal: Proposal, work: UnitOfWork, sessions: Sessions | None = None) -> Verdict:
         """Govern a proposal and return its verdict; what it does is in `work`, between `begin` and `commit`.
@@ -91,12 +101,10 @@ class Engine:
         context.sessions = sessions
         if proposal.api_version is not None:
             context.parameters[API_VERSION] = Version(proposal.api_version)
-        try:
-            async with asyncio.timeout(self._rule_timeout):
-                await self._govern(context, proposal.force)
-        except TimeoutError as error:
-            policy = self._policies[run.kind].__name__
-            raise RuleError(policy, TimeoutError(f"not done within {self._rule_timeout:g} s")) from error
+        if self._is_bounded[run.kind]:
+            await self._govern_in_time(context, proposal.force)
+        else:
+            await self._govern(context, proposal.force)
         return _verdict(proposal, context)
 
     async def force(self, context: OrchestrationContext, run: AnyRunRecord, state: ProposedState) -> None:
@@ -118,38 +126,68 @@ class Engine:
             return FlowOrchestrationContext(run=run, **fields)
         return TaskOrchestrationContext(run=run, **fields)
 
+    async def _govern_in_time(self, context: OrchestrationContext, force: bool) -> None:
+        try:
+            async with asyncio.timeout(self._rule_timeout):
+                await self._govern(context, force)
+        except TimeoutError as error:
+            raise RuleError(context.at_work, TimeoutError(f"not done within {self._rule_timeout:g} s")) from error
+
     async def _govern(self, context: OrchestrationContext, force: bool) -> None:
         """Enter every rule in order, write the state, leave them in exactly the reverse order."""
         pair = (context.initial_state_type, context.proposed_state_type)
         entered: list[BaseOrchestrationRule | BaseUniversalTransform] = []
-        at_work = "validation"
         try:
-            for governing in self._governing(context.run.kind, force, pair):
-                at_work = governing.__name__
+            for governing, enters, leaves in self._governing(context.run.kind, force, pair):
+                context.at_work = governing.__name__
                 rule = governing(context, *pair)
-                entered.append(rule)
-                await rule.__aenter__()
+                if enters:
+                    await rule.__aenter__()
+                if leaves:
+                    entered.append(rule)
             await context.validate_proposed_state()
             while entered:
                 rule = entered.pop()
-                at_work = type(rule).__name__
+                context.at_work = type(rule).__name__
                 await rule.__aexit__(None, None, None)
         except Exception as error:
-            failure = error if isinstance(error, OrchestrationError) else RuleError(at_work, error)
+            failure = error if isinstance(error, OrchestrationError) else RuleError(context.at_work, error)
             await _abandon(entered, failure)
             raise failure from error
+        except asyncio.CancelledError as cancelled:
+            await _abandon(entered, cancelled)
+            raise
 
-    def _governing(self, kind: RunKind, force: bool, pair: Pair) -> Sequence[Governing]:
+    def _governing(self, kind: RunKind, force: bool, pair: Pair) -> Sequence[Step]:
         key = (kind, force, pair)
         compiled = self._compiled.get(key)
         if compiled is None:
             policies = (_MINIMAL[kind] if force else self._policies[kind], *_BOOKKEEPING[kind])
-            compiled = [rule for policy in policies for rule in policy.compile_transition_rules(*pair)]
+            compiled = [_step(rule) for policy in policies for rule in policy.compile_transition_rules(*pair)]
             self._compiled[key] = compiled
         return compiled
 
 
-async def _abandon(entered: list[BaseOrchestrationRule | BaseUniversalTransform], failure: OrchestrationError) -> None:
+def _step(governing: Governing) -> Step:
+    if issubclass(governing, BaseOrchestrationRule):
+        return Step(governing, enters=True, leaves=True)
+    base = BaseUniversalTransform
+    return Step(
+        governing,
+        enters=_overrides(governing, base, "before_transition", "__aenter__"),
+        leaves=_overrides(governing, base, "after_transition", "__aexit__"),
+    )
+
+
+def _overrides(governing: type, base: type, *methods: str) -> bool:
+    return any(getattr(governing, method) is not getattr(base, method) for method in methods)
+
+
+def _has_foreign_rules(policy: Policy) -> bool:
+    return any(not rule.__module__.startswith("statewright_worker.") for rule in policy.priority())
+
+
+async def _abandon(entered: list[BaseOrchestrationRule | BaseUniversalTransform], failure: BaseException) -> None:
     """Leave what was entered, innermost first, telling each of the failure; a second failure changes nothing."""
     while entered:
         try:

@@ -35,6 +35,15 @@ class BaseOrchestrationRule(AbstractAsyncContextManager[OrchestrationContext], A
     FROM_STATES: ClassVar[Collection[StateType | None]] = frozenset()
     TO_STATES: ClassVar[Collection[StateType | None]] = frozenset()
 
+    _acts_before: ClassVar[bool] = False
+    _acts_after: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        # A hook that a rule does not have needs no context to be copied for it.
+        cls._acts_before = cls.before_transition is not BaseOrchestrationRule.before_transition
+        cls._acts_after = cls.after_transition is not BaseOrchestrationRule.after_transition
+
     def __init__(
         self,
         context: OrchestrationContext,
@@ -60,7 +69,8 @@ class BaseOrchestrationRule(AbstractAsyncContextManager[OrchestrationContext], A
 
     async def __aenter__(self) -> OrchestrationContext:
         if not await self.invalid():
-            await self.before_transition(*self.context.entry_context())
+            if self._acts_before:
+                await self.before_transition(*self.context.entry_context())
             self.context.rule_signature.append(type(self).__name__)
         return self.context
 
@@ -72,7 +82,8 @@ class BaseOrchestrationRule(AbstractAsyncContextManager[OrchestrationContext], A
         if exc_type is not None or await self.fizzled():
             await self.cleanup(*self.context.exit_context())
         else:
-            await self.after_transition(*self.context.exit_context())
+            if self._acts_after:
+                await self.after_transition(*self.context.exit_context())
             self.context.finalization_signature.append(type(self).__name__)
 
     async def invalid(self) -> bool:
@@ -86,7 +97,7 @@ class BaseOrchestrationRule(AbstractAsyncContextManager[OrchestrationContext], A
 
     async def fizzled(self) -> bool:
         """Return whether the rule was valid on entry and somebody else has changed the transition since."""
-        return not self._invalid_on_entry and await self.invalid_transition()
+        return not await self.invalid() and await self.invalid_transition()
 
     async def invalid_transition(self) -> bool:
         """Return whether the context's transition differs from the one that the rule stands for."""
@@ -102,6 +113,7 @@ class BaseOrchestrationRule(AbstractAsyncContextManager[OrchestrationContext], A
         Raises RuntimeError after validation, and OrchestrationError when there is neither a state to write nor a
         current one.
         """
+        self._check_not_validated()
         if state is None and self.context.initial_state is None:
             raise OrchestrationError(
                 f"{type(self).__name__} rejected a run's first state without naming another, so there is no state to"
