@@ -28,8 +28,13 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("lies outside the years 1 to 9999 once it is converted to UTC") from None
 
 
-def _storable(value: Any, depth: int = MAX_JSON_DEPTH) -> Any:
+def _storable(value: Any) -> Any:
     """Return `value` when PostgreSQL's jsonb can hold it; raise ValueError naming what it cannot hold."""
+    _check(value, MAX_JSON_DEPTH)
+    return value
+
+
+def _check(value: Any, depth: int) -> None:
     if depth == 0:
         raise ValueError(f"is nested deeper than {MAX_JSON_DEPTH} levels; store it as text instead")
     match value:
@@ -39,12 +44,11 @@ def _storable(value: Any, depth: int = MAX_JSON_DEPTH) -> Any:
             raise ValueError("contains a number that JSON cannot express (NaN or infinity)")
         case list():
             for item in value:
-                _storable(item, depth - 1)
+                _check(item, depth - 1)
         case dict():
             for key, item in value.items():
                 _check_text(key)
-                _storable(item, depth - 1)
-    return value
+                _check(item, depth - 1)
 
 
 def _check_text(text: str) -> None:
@@ -63,4 +67,4 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT_LENGTH, pattern=_NO_NUL)]
 CacheKey = Annotated[str, StringConstraints(max_length=MAX_CACHE_KEY_LENGTH, pattern=_NO_NUL)]
 Tags = Annotated[tuple[Name, ...], Field(max_length=MAX_TAGS)]
-Json = Annotated[JsonValue, AfterValidator(lambda value: _storable(value))]
+Json = Annotated[JsonValue, AfterValidator(_storable)]
