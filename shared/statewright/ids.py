@@ -1,9 +1,9 @@
 """Identifiers: time-ordered UUIDs whose last 16 bits tag the tree of runs, and so the partition."""
 
 import hashlib
-import os
 import time
 from collections.abc import Callable
+from random import Random
 from uuid import UUID
 
 TAG_BITS = 16
@@ -30,9 +30,10 @@ def partition_of_tag(tag: str, partitions: int) -> int:
 class IdSource:
     """Makes UUIDv7 ids; the clock (seconds since 1970) and the entropy are injected."""
 
-    def __init__(self, clock: Callable[[], float] = time.time, entropy: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time, entropy: Callable[[int], bytes] | None = None) -> None:
         self._clock = clock
-        self._entropy = entropy
+        # Ids need to be unique, not secret: a generator that the system has seeded is many times faster than asking it.
+        self._entropy = entropy or Random().randbytes
         self._last = 0
 
     def new(self, tag: int | None = None) -> UUID:

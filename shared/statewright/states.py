@@ -106,7 +106,7 @@ class ProposedState(Frozen, _StateKind):
         `now` when a SCHEDULED state has none."""
         details = self.state_details
         if self.type is StateType.SCHEDULED and details.scheduled_time is None:
-            details = details.model_copy(update={"scheduled_time": now})
+            details = details.replaced(scheduled_time=now)
         return State(
             id=state_id,
             type=self.type,
@@ -131,11 +131,11 @@ class State(Frozen, _StateKind):
 
     def renamed(self, name: str) -> Self:
         """Return the same state under another name."""
-        return self.model_copy(update={"name": name})
+        return self.replaced(name=name)
 
     def with_details(self, **changes: Any) -> Self:
         """Return the same state with some of its details replaced."""
-        return self.model_copy(update={"state_details": self.state_details.model_copy(update=changes)})
+        return self.replaced(state_details=self.state_details.replaced(**changes))
 
     def as_proposed(self) -> ProposedState:
         """Return the state without its identity and moment, to be proposed anew."""

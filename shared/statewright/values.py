@@ -2,7 +2,7 @@
 
 import math
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
@@ -19,6 +19,19 @@ class Frozen(BaseModel):
     """A value: it cannot be changed and accepts no field that it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def replaced(self, **changes: Any) -> Self:
+        """Return a copy with some fields replaced by values that are valid already: nothing is checked again.
+
+        What `model_copy` does, in a quarter of the time: every transition needs two such copies.
+        """
+        duplicate = object.__new__(type(self))
+        set_attribute = object.__setattr__
+        set_attribute(duplicate, "__dict__", {**self.__dict__, **changes})
+        set_attribute(duplicate, "__pydantic_fields_set__", self.__pydantic_fields_set__ | changes.keys())
+        set_attribute(duplicate, "__pydantic_extra__", None)
+        set_attribute(duplicate, "__pydantic_private__", None)
+        return duplicate
 
 
 def _in_utc(moment: datetime) -> datetime:

@@ -205,6 +205,14 @@ async def test_the_rules_that_were_entered_clean_up_when_another_takes_too_long(
     assert journal == ["A before", "A cleanup"]
 
 
+async def test_a_cleanup_that_takes_too_long_as_well_holds_nobody_up() -> None:
+    run = flow_run()
+    engine = engine_with(acting(cleanup=for_ever), acting(for_ever), rule_timeout=0.001)
+    with pytest.raises(RuleError):
+        async with asyncio.timeout(0.2):
+            await propose(work_with(run), run, State.running(), engine=engine)
+
+
 async def test_a_rules_own_timeout_is_an_exception_like_any_other() -> None:
     async def impatient(rule: BaseOrchestrationRule) -> None:
         async with asyncio.timeout(0.001):

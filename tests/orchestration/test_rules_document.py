@@ -12,8 +12,13 @@ from statewright_worker.orchestration.global_policy import GlobalFlowPolicy, Glo
 from statewright_worker.orchestration.instrumentation_policies import FlowInstrumentation, TaskInstrumentation
 
 DOCUMENT = (Path(__file__).parents[2] / "RULES.md").read_text()
-RULE_POLICIES = [CoreFlowPolicy, CoreTaskPolicy]
-TRANSFORM_POLICIES = [GlobalFlowPolicy, GlobalTaskPolicy, FlowInstrumentation, TaskInstrumentation]
+RULE_POLICIES: list[type[BaseOrchestrationPolicy]] = [CoreFlowPolicy, CoreTaskPolicy]
+TRANSFORM_POLICIES: list[type[BaseOrchestrationPolicy]] = [
+    GlobalFlowPolicy,
+    GlobalTaskPolicy,
+    FlowInstrumentation,
+    TaskInstrumentation,
+]
 PAGES = {"core policy", "global policy", "instrumentation policies"}
 
 

@@ -117,6 +117,7 @@ async def test_an_exception_in_a_transform_names_the_transform() -> None:
 async def test_a_transform_can_be_used_alone_and_asked_for_an_exception() -> None:
     context = flow_context(State.pending(), State.running())
     transform = noting_transform("Book", [])(context, StateType.PENDING, StateType.RUNNING)
+    assert (transform.from_state_type, transform.to_state_type) == (StateType.PENDING, StateType.RUNNING)
     async with transform as entered:
         assert entered is context
         assert not transform.nullified_transition()

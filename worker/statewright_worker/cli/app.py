@@ -1,6 +1,7 @@
 """The command line."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -53,10 +54,12 @@ def dev(folder: Folder = DEFAULT_FOLDER) -> None:
         settings = WorkerSettings.load(database_url=servers.database_url, redis_url=servers.redis_url)
         configure_logging(settings)
         _run(lambda: _migrate(settings))
-        typer.echo(f"# data in {folder.resolve()}; stop with Ctrl-C")
-        typer.echo(f"export STATEWRIGHT_DATABASE_URL='{servers.database_url}'")
-        typer.echo(f"export STATEWRIGHT_REDIS_URL='{servers.redis_url}'")
-        _run(lambda: _worker(settings))
+        greeting = (
+            f"# data in {folder.resolve()}; stop with Ctrl-C\n"
+            f"export STATEWRIGHT_DATABASE_URL='{servers.database_url}'\n"
+            f"export STATEWRIGHT_REDIS_URL='{servers.redis_url}'"
+        )
+        _run(lambda: _worker(settings, greeting))
 
 
 @app.command()
@@ -65,12 +68,23 @@ def demo() -> None:
     run_demo()
 
 
-async def _worker(settings: WorkerSettings) -> None:
+async def _worker(settings: WorkerSettings, greeting: str = "") -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    if greeting:
+        # Only now: whoever reads it may press Ctrl-C at once.
+        typer.echo(greeting)
+    _spare_garbage_collection()
     await run_replica(settings, stop)
+
+
+def _spare_garbage_collection() -> None:
+    """Look for cycles rarely: what a batch makes is freed by counting references, and what is imported stays."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 async def _migrate(settings: WorkerSettings) -> str:

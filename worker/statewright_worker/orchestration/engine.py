@@ -1,7 +1,8 @@
 """The engine: governs one proposal, rules nested round bookkeeping nested round the write."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -51,10 +52,10 @@ _MINIMAL: Final[dict[RunKind, Policy]] = {
 
 
 class Step(NamedTuple):
-    """A rule or transform of a compiled policy. A transform without one of the two hooks is spared that side."""
+    """A rule or transform of a compiled policy; the side on which it does nothing is spared."""
 
     governing: Governing
-    enters: bool
+    enter: Callable[[Any], Awaitable[object]] | None
     leaves: bool
 
 
@@ -138,11 +139,11 @@ class Engine:
         pair = (context.initial_state_type, context.proposed_state_type)
         entered: list[BaseOrchestrationRule | BaseUniversalTransform] = []
         try:
-            for governing, enters, leaves in self._governing(context.run.kind, force, pair):
+            for governing, enter, leaves in self._governing(context.run.kind, force, pair):
                 context.at_work = governing.__name__
                 rule = governing(context, *pair)
-                if enters:
-                    await rule.__aenter__()
+                if enter is not None:
+                    await enter(rule)
                 if leaves:
                     entered.append(rule)
             await context.validate_proposed_state()
@@ -155,7 +156,9 @@ class Engine:
             await _abandon(entered, failure)
             raise failure from error
         except asyncio.CancelledError as cancelled:
-            await _abandon(entered, cancelled)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._rule_timeout):
+                    await _abandon(entered, cancelled)
             raise
 
     def _governing(self, kind: RunKind, force: bool, pair: Pair) -> Sequence[Step]:
@@ -170,13 +173,10 @@ class Engine:
 
 def _step(governing: Governing) -> Step:
     if issubclass(governing, BaseOrchestrationRule):
-        return Step(governing, enters=True, leaves=True)
-    base = BaseUniversalTransform
-    return Step(
-        governing,
-        enters=_overrides(governing, base, "before_transition", "__aenter__"),
-        leaves=_overrides(governing, base, "after_transition", "__aexit__"),
-    )
+        return Step(governing, governing.__aenter__, leaves=True)
+    acts_before = _overrides(governing, BaseUniversalTransform, "before_transition", "__aenter__")
+    acts_after = _overrides(governing, BaseUniversalTransform, "after_transition", "__aexit__")
+    return Step(governing, governing.__aenter__ if acts_before else None, leaves=acts_after)
 
 
 def _overrides(governing: type, base: type, *methods: str) -> bool:

@@ -146,7 +146,7 @@ class RemoveResumingIndicator(BaseUniversalTransform):
         if proposed is None or not (proposed.is_running() or proposed.is_final()):
             return
         if policy.resuming and _knows_resuming(context):
-            context.run.policy = policy.model_copy(update={"resuming": False})
+            context.run.policy = policy.replaced(resuming=False)
 
 
 class IncrementTaskRunCount(BaseUniversalTransform):

@@ -112,6 +112,8 @@ class UnitOfWork:
 
     def limits_on(self, tags: Iterable[str]) -> list[LimitRecord]:
         """Return the limits on `tags`, each once, in ascending order of the tag."""
+        if not self.limits:
+            return []
         return [limit for tag in sorted(set(tags)) if (limit := self.limits.get(tag)) is not None]
 
     def take_slot(self, limit: LimitRecord, run_id: UUID) -> bool:
