@@ -17,7 +17,6 @@ from statewright.verdicts import Verdict
 
 PROTOCOL_VERSION: Final = 1
 
-ReplyTo = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 ApiVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){0,3}$")]
 
 

@@ -107,7 +107,7 @@ class ProposedState(Frozen, _StateKind):
         details = self.state_details
         if self.type is StateType.SCHEDULED and details.scheduled_time is None:
             details = details.replaced(scheduled_time=now)
-        return State(
+        return State.trusted(
             id=state_id,
             type=self.type,
             name=self.name or self.type.capitalize(),

@@ -20,18 +20,23 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def replaced(self, **changes: Any) -> Self:
-        """Return a copy with some fields replaced by values that are valid already: nothing is checked again.
+    @classmethod
+    def trusted(cls, **fields: Any) -> Self:
+        """Return a value made of all its fields, which are valid already: nothing is checked or filled in.
 
-        What `model_copy` does, in a quarter of the time: every transition needs two such copies.
+        What `model_construct` does, in a fifth of the time: every transition makes several values out of others.
         """
-        duplicate = object.__new__(type(self))
+        value = object.__new__(cls)
         set_attribute = object.__setattr__
-        set_attribute(duplicate, "__dict__", {**self.__dict__, **changes})
-        set_attribute(duplicate, "__pydantic_fields_set__", self.__pydantic_fields_set__ | changes.keys())
-        set_attribute(duplicate, "__pydantic_extra__", None)
-        set_attribute(duplicate, "__pydantic_private__", None)
-        return duplicate
+        set_attribute(value, "__dict__", fields)
+        set_attribute(value, "__pydantic_fields_set__", set(fields))
+        set_attribute(value, "__pydantic_extra__", None)
+        set_attribute(value, "__pydantic_private__", None)
+        return value
+
+    def replaced(self, **changes: Any) -> Self:
+        """Return a copy with some fields replaced by values that are valid already."""
+        return self.trusted(**{**self.__dict__, **changes})
 
 
 def _in_utc(moment: datetime) -> datetime:

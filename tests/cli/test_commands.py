@@ -83,6 +83,13 @@ def test_dev_keeps_its_data_over_a_restart_and_leaves_no_process(folder: Path) -
         assert asyncio.run(read(settings["STATEWRIGHT_REDIS_URL"])) == created
 
 
+def test_two_processes_do_not_share_a_folder(folder: Path) -> None:
+    with dev(folder):
+        second = statewright("dev", "--data", str(folder))
+    assert second.returncode == 1
+    assert "in use by another process" in second.stderr
+
+
 def test_a_folder_whose_name_is_too_long_for_a_socket_serves_too(folder: Path) -> None:
     with dev(folder / ("a" * 120)) as settings:
         assert settings.keys() == {"STATEWRIGHT_DATABASE_URL", "STATEWRIGHT_REDIS_URL"}

@@ -1,5 +1,6 @@
 """The embedded servers: a real PostgreSQL and a real Redis out of wheels, their data in one folder."""
 
+import fcntl
 import hashlib
 import subprocess
 import tempfile
@@ -34,14 +35,27 @@ class Servers:
 def embedded_servers(folder: Path) -> Iterator[Servers]:
     """Run both servers with their data below `folder` (made when it is missing); stop them at the end.
 
-    Raises ConfigurationError when the extra `embedded` is not installed, or when a server does not start.
+    Raises ConfigurationError when the extra `embedded` is not installed, when a server does not start, or when another
+    process uses the folder.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        stack.enter_context(_lock(folder))
         database_url = stack.enter_context(_postgresql(folder / "postgresql"))
         redis_url = stack.enter_context(_redis(folder / "redis"))
         yield Servers(database_url, redis_url)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Keep a second process from sharing servers that the first one will stop. The lock dies with its process."""
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(f"the embedded servers in {folder} are in use by another process") from None
+        yield
 
 
 @contextmanager

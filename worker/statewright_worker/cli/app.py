@@ -10,6 +10,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 import uvloop
 
+from statewright_worker.cli.bench import DEFAULT_WORKERS, Options, run_bench
+from statewright_worker.cli.bench_options import DEFAULT_CONCURRENCY, Load, Mix
 from statewright_worker.cli.demo import run_demo
 from statewright_worker.embedded import embedded_servers
 from statewright_worker.logging import configure_logging
@@ -66,6 +68,37 @@ def dev(folder: Folder = DEFAULT_FOLDER) -> None:
 def demo() -> None:
     """Watch two workers govern a flow run with a dozen task runs, on embedded servers in a temporary folder."""
     run_demo()
+
+
+@app.command()
+def bench(
+    *,
+    mix: Annotated[Mix, typer.Option(help="What the task runs are like.")] = Mix.PLAIN,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Closed loop: task runs in flight.  [default: {DEFAULT_CONCURRENCY}]"),
+    ] = None,
+    rate: Annotated[float | None, typer.Option(min=1, help="Open loop: proposals per second.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, help="How long to measure.")] = 10,
+    warm_up: Annotated[float, typer.Option(min=0, help="Seconds of load before that.")] = 2,
+    producers: Annotated[int, typer.Option(min=1, help="Processes that produce the load.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help=f"Worker replicas, when embedded.  [default: {DEFAULT_WORKERS}]")
+    ] = None,
+    redis_url: Annotated[str | None, typer.Option(envvar="STATEWRIGHT_REDIS_URL", show_envvar=True)] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(envvar="STATEWRIGHT_DATABASE_URL", show_envvar=True, help="Only read, for the sizes of batches."),
+    ] = None,
+    in_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw latencies and throughput.")] = None,
+) -> None:
+    """Measure how fast transitions are decided: on the deployment of STATEWRIGHT_REDIS_URL, in whose database the runs
+    stay, or without one on an embedded deployment that is gone afterwards."""
+    if concurrency is not None and rate is not None:
+        raise typer.BadParameter("--concurrency is for a closed loop and --rate for an open one; give one of them")
+    load = Load(mix, seconds, warm_up, concurrency or DEFAULT_CONCURRENCY, rate)
+    run_bench(Options(load, producers, redis_url, database_url, workers, in_json, plot))
 
 
 async def _worker(settings: WorkerSettings, greeting: str = "") -> None:

@@ -198,7 +198,7 @@ async def _abandon(entered: list[BaseOrchestrationRule | BaseUniversalTransform]
 
 def _verdict(proposal: Proposal, context: OrchestrationContext) -> Verdict:
     details = context.response_details
-    return Verdict(
+    return Verdict.trusted(
         proposal_id=proposal.id,
         run_id=proposal.run_id,
         status=context.response_status,

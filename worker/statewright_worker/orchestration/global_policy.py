@@ -11,6 +11,7 @@ from packaging.version import Version
 from statewright_worker.orchestration.contexts import FlowOrchestrationContext, OrchestrationContext
 from statewright_worker.orchestration.core_policy import API_VERSION
 from statewright_worker.orchestration.policies import BaseOrchestrationPolicy, Governing
+from statewright_worker.orchestration.records import FlowRunRecord
 from statewright_worker.orchestration.rules import BaseUniversalTransform
 
 RESUMING_IS_KNOWN_FROM: Final = Version("0.8.4")
@@ -102,7 +103,7 @@ class UpdateStateDetails(BaseUniversalTransform):
         proposed, run = context.proposed_state, context.run
         if proposed is None:
             return
-        if isinstance(context, FlowOrchestrationContext):
+        if isinstance(run, FlowRunRecord):
             context.proposed_state = proposed.with_details(flow_run_id=run.id)
         else:
             context.proposed_state = proposed.with_details(flow_run_id=run.flow_run_id, task_run_id=run.id)

@@ -55,7 +55,8 @@ class UnitOfWork:
         """Keep what the proposal did."""
         for run_id, before in self._before.items():
             run = self.runs[run_id]
-            if run_id not in self.changed_runs and run.__dict__ != before:
+            # A new state is a change already, and states are dear to compare.
+            if run_id not in self.changed_runs and (run.state is not before["state"] or run.__dict__ != before):
                 self.changed_runs[run_id] = run
         self.begin()
 

@@ -78,8 +78,13 @@ def change_from(row: Record) -> StateChange:
 
 def run_values(run: RunRecord, columns: Sequence[str]) -> tuple[Any, ...]:
     """Return the run's values for the columns of an INSERT or UPDATE."""
-    values = run.__dict__
-    return tuple(_COMPUTED[column](run) if column in _COMPUTED else values[column] for column in columns)
+    values = {
+        **run.__dict__,
+        "state_id": None if run.state is None else run.state.id,
+        "policy": _stored_policy(run.policy),
+        "tags": _stored_tags(run.tags),
+    }
+    return tuple([values[column] for column in columns])
 
 
 def change_values(change: StateChange, partition: int, sequence: int) -> tuple[Any, ...]:
@@ -124,7 +129,7 @@ def columns_of(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 def _state(row: Record) -> State:
     data = row["s_data"]
-    return State(
+    return State.trusted(
         id=row["s_id"],
         type=StateType(row["s_type"]),
         name=row["s_name"],
@@ -189,8 +194,6 @@ def _signature(stored: str) -> tuple[str, ...]:
     return tuple(stored.split(SIGNATURE_SEPARATOR)) if stored else ()
 
 
-_COMPUTED: dict[str, Any] = {
-    "state_id": lambda run: None if run.state is None else run.state.id,
-    "policy": lambda run: _stored_policy(run.policy),
-    "tags": lambda run: to_json(run.tags).decode(),
-}
+@lru_cache(maxsize=4_096)
+def _stored_tags(tags: tuple[str, ...]) -> str:
+    return to_json(tags).decode()

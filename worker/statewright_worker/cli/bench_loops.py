@@ -1,0 +1,88 @@
+"""The two loops: closed, in which every task run awaits its verdict, and open, at a fixed rate whatever is answered."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from statewright import Client, ProposedState, StatewrightError
+from statewright_worker.cli.bench_mixes import Mixer, Runs, States
+from statewright_worker.cli.bench_options import Load
+from statewright_worker.cli.bench_samples import Journal
+
+TICK_SECONDS: Final = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is to be proposed next, for which task run."""
+
+    run_id: UUID
+    state: ProposedState
+    states: States
+
+
+class Loops:
+    """Puts a load on a deployment until the moment `ends` of the clock."""
+
+    def __init__(self, client: Client, load: Load, journal: Journal, clock: Callable[[], float], ends: float) -> None:
+        self._client = client
+        self._load = load
+        self._journal = journal
+        self._clock = clock
+        self._ends = ends
+        self._runs = Runs(client, Mixer(load.mix), journal.created)
+        self._ready: deque[Step] = deque()
+        self._asking: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Run the loop that the load asks for, and wait for its last answers."""
+        if self._load.rate is None:
+            await asyncio.gather(*[self._lane() for _ in range(self._load.concurrency)])
+        else:
+            await self._open(self._load.rate)
+
+    async def _lane(self) -> None:
+        step: Step | None = None
+        while self._clock() < self._ends:
+            step = await self._propose(step or self._first_step(), asked=self._clock())
+
+    async def _open(self, rate: float) -> None:
+        began, sent = self._clock(), 0
+        while (now := self._clock()) < self._ends:
+            due = int((now - began) * rate) + 1
+            for number in range(sent, due):
+                # Measured from when it should have been sent: being late is part of the latency.
+                self._ask(self._ready.popleft() if self._ready else self._first_step(), began + number / rate)
+            sent = due
+            await asyncio.sleep(max(began + sent / rate - self._clock(), TICK_SECONDS))
+        await asyncio.gather(*self._asking)
+
+    def _ask(self, step: Step, asked: float) -> None:
+        asking = asyncio.create_task(self._propose_for_later(step, asked))
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
+
+    async def _propose_for_later(self, step: Step, asked: float) -> None:
+        following = await self._propose(step, asked)
+        if following is not None:
+            self._ready.append(following)
+
+    def _first_step(self) -> Step:
+        run_id, task = self._runs.make()
+        return Step(run_id, next(task.states), task.states)
+
+    async def _propose(self, step: Step, asked: float) -> Step | None:
+        """Propose, take down what came of it, and return the task run's next step if it has one."""
+        try:
+            verdict = await self._client.propose(step.run_id, step.state)
+        except StatewrightError as error:
+            self._journal.failed(asked, error)
+            return None
+        self._journal.answered(asked, verdict.status)
+        try:
+            return Step(step.run_id, step.states.send(verdict), step.states)
+        except StopIteration:
+            return None

@@ -1,0 +1,101 @@
+"""The mixes: which task runs a benchmark makes, and what it proposes for each of them."""
+
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+from uuid import UUID
+
+from statewright import Client, ProposedState, RunPolicy, State, Verdict
+from statewright.ids import IdSource
+from statewright_worker.cli.bench_options import Load, Mix
+
+TAGS: Final = tuple(f"statewright-bench-{number}" for number in range(8))
+TAGS_PER_TASK: Final = 2
+TASKS_PER_FLOW: Final = 10
+KEYS_REMEMBERED: Final = 1_000
+NO_POLICY: Final = RunPolicy()
+ONE_RETRY: Final = RunPolicy(retries=1, retry_delay=0)
+
+States = Generator[ProposedState, Verdict, None]
+"""What is proposed for a task run: each state is answered with its verdict, on which the next one depends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task run to be made, and what becomes of it."""
+
+    states: States
+    tags: tuple[str, ...] = ()
+    policy: RunPolicy = NO_POLICY
+
+
+class Mixer:
+    """Draws the task runs of a mix."""
+
+    def __init__(self, mix: Mix) -> None:
+        self._has_limits = mix in (Mix.LIMITS, Mix.FULL)
+        self._caching = {Mix.CACHE: 1.0, Mix.FULL: 0.5}.get(mix, 0.0)
+        self._failing = {Mix.FULL: 0.3}.get(mix, 0.0)
+        self._random = Random(0)
+        self._ids = IdSource()
+        self._keys: deque[str] = deque(maxlen=KEYS_REMEMBERED)
+
+    def task(self) -> Task:
+        """Return the next task run."""
+        fails = self._random.random() < self._failing
+        cache_key = self._cache_key() if self._random.random() < self._caching else None
+        return Task(
+            states=states(cache_key, fails=fails, on_cached=self._keys.append),
+            tags=tuple(self._random.sample(TAGS, TAGS_PER_TASK)) if self._has_limits else (),
+            policy=ONE_RETRY if fails else NO_POLICY,
+        )
+
+    def _cache_key(self) -> str:
+        # Every other key is one whose result is known to be cached: those are the hits.
+        if self._keys and self._random.random() < 0.5:  # noqa: PLR2004  # half of them
+            return self._random.choice(self._keys)
+        return f"statewright-bench-{self._ids.new().hex}"
+
+
+def states(cache_key: str | None, *, fails: bool, on_cached: Callable[[str], object]) -> States:
+    """Propose PENDING, RUNNING and COMPLETED; one that fails goes through FAILED and a second RUNNING first."""
+    yield State.pending()
+    # Not accepted: its result is cached, or a limit is full. Either way this task run is done with.
+    verdict = yield State.running(cache_key=cache_key)
+    if verdict.accepted and fails:
+        yield State.failed(message="the first attempt of this task run fails")
+        verdict = yield State.running(cache_key=cache_key)
+    if not verdict.accepted:
+        return
+    verdict = yield State.completed(cache_key=cache_key)
+    if cache_key is not None and verdict.accepted:
+        on_cached(cache_key)
+
+
+class Runs:
+    """Makes the runs of a mix, several task runs to a flow run."""
+
+    def __init__(self, client: Client, mixer: Mixer, on_request: Callable[[], None]) -> None:
+        self._client = client
+        self._mixer = mixer
+        self._on_request = on_request
+        self._flow_run: UUID | None = None
+        self._tasks_left = 0
+
+    def make(self) -> tuple[UUID, Task]:
+        """Send what makes the next task run, and return its id. Its answer is not awaited: a verdict comes later."""
+        if self._flow_run is None or self._tasks_left == 0:
+            self._flow_run, self._tasks_left = self._client.create_flow_run("bench").run_id, TASKS_PER_FLOW
+            self._on_request()
+        self._tasks_left -= 1
+        task = self._mixer.task()
+        created = self._client.create_task_run("bench", flow_run=self._flow_run, tags=task.tags, policy=task.policy)
+        self._on_request()
+        return created.run_id, task
+
+
+def limit_for(load: Load) -> int:
+    """Return a limit per tag that lets most task runs through: a quarter carry the tag, few of them RUNNING."""
+    return max(int(load.rate or load.concurrency) // len(TAGS), 2)

@@ -1,0 +1,73 @@
+"""A producer of a benchmark, a process of its own that tells its parent how far it is and what it has measured."""
+
+import asyncio
+import os
+import signal
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Final
+
+import uvloop
+
+from statewright import Client, StatewrightError
+from statewright_worker.cli.bench_loops import Loops
+from statewright_worker.cli.bench_options import Load
+from statewright_worker.cli.bench_samples import Journal, Samples
+
+PROGRESS_SECONDS: Final = 0.25
+
+# The one clock that all processes of a machine share.
+clock = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The producer is connected and waits for the moment at which to begin."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How many proposals were answered so far."""
+
+    answered: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The producer cannot go on, and why."""
+
+    reason: str
+
+
+Told = Ready | Progress | Samples | Failed
+
+
+def produce(load: Load, redis_url: str, parent: "Connection[Told, float]") -> None:
+    """Put the load on the deployment, from the moment that the parent names."""
+    # Ctrl-C reaches the whole group; the parent ends its producers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        parent.send(uvloop.run(_produce(load, redis_url, parent)))
+    except StatewrightError as error:
+        parent.send(Failed(str(error)))
+
+
+async def _produce(load: Load, redis_url: str, parent: "Connection[Told, float]") -> Samples:
+    async with Client(redis_url) as client:
+        parent.send(Ready(os.getpid()))
+        opens = await asyncio.to_thread(parent.recv) + load.warm_up
+        journal = Journal(load.seconds, opens, clock)
+        telling = asyncio.create_task(_tell_progress(journal.samples, parent))
+        await asyncio.sleep(max(opens - load.warm_up - clock(), 0))
+        await Loops(client, load, journal, clock, ends=opens + load.seconds).run()
+        telling.cancel()
+        return journal.samples
+
+
+async def _tell_progress(samples: Samples, parent: "Connection[Told, float]") -> None:
+    while True:
+        await asyncio.sleep(PROGRESS_SECONDS)
+        parent.send(Progress(len(samples.answered)))

@@ -1,0 +1,130 @@
+"""What a benchmark is run against: the user's own deployment, or an embedded one in a temporary folder."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import uvloop
+
+from statewright_worker.embedded import embedded_servers
+from statewright_worker.storage import database
+
+STOP_SECONDS: Final = 10.0
+POSTGRESQL: Final = "postgresql"
+MILLISECOND_BITS: Final = 80
+"""Below the milliseconds of a UUIDv7 lie this many bits."""
+
+Process = subprocess.Popen[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a deployment is, and the processes of it that can be watched from here."""
+
+    redis_url: str
+    database_url: str | None
+    pids: Mapping[str, int] = field(default_factory=dict)
+
+    async def batch_sizes(self, opened: datetime, closed: datetime) -> list[int]:
+        """Return how many verdicts each batch held, of proposals that were made between two moments of our clock.
+
+        All verdicts of a batch are decided at the same moment.
+        """
+        if self.database_url is None:
+            return []
+        async with _connection(self.database_url) as connection:
+            counted = await connection.exec_driver_sql(
+                "SELECT count(*) FROM verdict WHERE proposal_id >= $1 AND proposal_id < $2 GROUP BY decided ORDER BY 1",
+                (_first_id(opened), _first_id(closed)),
+            )
+            return [size for (size,) in counted]
+
+
+@contextmanager
+def embedded_target(workers: int) -> Iterator[Target]:
+    """Run an embedded deployment in a temporary folder, gone at the end."""
+    with (
+        tempfile.TemporaryDirectory(prefix="statewright-bench-") as made,
+        embedded_servers(Path(made)) as servers,
+    ):
+        folder = Path(made)
+        uvloop.run(_migrate(servers.database_url))
+        urls = {"STATEWRIGHT_DATABASE_URL": servers.database_url, "STATEWRIGHT_REDIS_URL": servers.redis_url}
+        with _workers(workers, os.environ | urls, folder / "workers.log") as processes:
+            pids = {f"worker {number}": process.pid for number, process in enumerate(processes, 1)}
+            pids["redis"] = _redis_pid(servers.redis_url)
+            pids[POSTGRESQL] = int((folder / "postgresql" / "postmaster.pid").read_text().split("\n")[0])
+            yield Target(servers.redis_url, servers.database_url, pids)
+
+
+async def _migrate(database_url: str) -> None:
+    engine = database.create_engine(database_url, pool_size=2)
+    try:
+        await database.migrate(engine)
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def _connection(database_url: str) -> AsyncIterator[Any]:
+    engine = database.create_engine(database_url, pool_size=1)
+    try:
+        async with database.connected(engine) as connection:
+            yield connection
+    finally:
+        await engine.dispose()
+
+
+@contextmanager
+def _workers(count: int, environment: Mapping[str, str], log: Path) -> Iterator[list[Process]]:
+    workers: list[Process] = []
+    try:
+        workers.extend(_start_worker(environment, log) for _ in range(count))
+        yield workers
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            _reap(worker)
+
+
+def _start_worker(environment: Mapping[str, str], log: Path) -> Process:
+    with log.open("ab") as output:
+        # Detached from the terminal, so that Ctrl-C reaches the benchmark alone, which stops the rest in order.
+        return subprocess.Popen(  # this program itself
+            [sys.executable, "-m", "statewright_worker", "worker"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+def _reap(worker: Process) -> None:
+    try:
+        worker.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        worker.wait()
+
+
+def _redis_pid(redis_url: str) -> int:
+    from redis import Redis
+
+    with Redis.from_url(redis_url) as redis:
+        told: dict[str, Any] = redis.info("server")
+    return int(told["process_id"])
+
+
+def _first_id(moment: datetime) -> UUID:
+    """Return the least UUIDv7 of a moment: proposals' ids are ordered by the time at which they were made."""
+    return UUID(int=int(moment.timestamp() * 1_000) << MILLISECOND_BITS)
