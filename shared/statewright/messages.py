@@ -143,4 +143,4 @@ REPLY: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discrimina
 
 def encode(request: Request) -> bytes:
     """Return the JSON body of a request. What is None is left out, except where None is the message."""
-    return request.model_dump_json(exclude_none=not isinstance(request, SetLimit)).encode()
+    return request.model_dump_json(exclude_none=request.type != "set_limit").encode()

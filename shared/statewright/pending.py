@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from statewright.errors import NoAnswer, StatewrightError, error_from
-from statewright.messages import ErrorReply, Reply
+from statewright.messages import Reply
 
 Answer = TypeVar("Answer")
 
@@ -51,7 +51,7 @@ class Pending(Generic[Answer]):
                 reply = await asyncio.shield(self._sent.reply)
         except TimeoutError:
             raise NoAnswer(self.request_id, self._sent.timeout) from None
-        if isinstance(reply, ErrorReply):
+        if reply.type == "error":
             raise error_from(reply, self.request_id)
         return self._read(reply)
 

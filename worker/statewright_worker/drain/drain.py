@@ -12,7 +12,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 from statewright.channels import Channels
 from statewright.connection import until_connected
 from statewright.ids import IdSource
-from statewright.messages import ErrorCode, ErrorReply, Reply, SetLimit
+from statewright.messages import ErrorCode, ErrorReply, Reply
 from statewright_worker.drain.carrying_out import BatchSpoiled, Office, needs_of
 from statewright_worker.drain.decoding import Incoming, Malformed, decode
 from statewright_worker.drain.lease import Lease
@@ -192,7 +192,7 @@ def _error_of(state: object) -> object:
 
 async def _set_limits(batch: Batch, requests: Sequence[Incoming]) -> None:
     for incoming in requests:
-        if isinstance(incoming.request, SetLimit):
+        if incoming.request.type == "set_limit":
             await batch.set_limit(incoming.request.tag, incoming.request.concurrency_limit)
 
 
@@ -200,7 +200,7 @@ def _segments(taken: Sequence[Taken]) -> Iterator[Sequence[Taken]]:
     """Cut before each SetLimit: what was pushed before it is decided under the old limit, the rest under the new."""
     start = 0
     for index, one in enumerate(taken):
-        if index > start and isinstance(one, Incoming) and isinstance(one.request, SetLimit):
+        if index > start and isinstance(one, Incoming) and one.request.type == "set_limit":
             yield taken[start:index]
             start = index
     yield taken[start:]
@@ -212,6 +212,6 @@ def _publication(answered: Sequence[Answered]) -> Publication:
         if one.reply_to is not None and one.id is not None:
             to_client = publication.replies.setdefault(one.reply_to, {})
             to_client[str(one.id).encode()] = reply.model_dump_json(exclude_none=True).encode()
-        if isinstance(reply, ErrorReply):
+        if reply.type == "error":
             publication.dead_letters.append(DeadLetter(one.entry, reply.message, reply.field))
     return publication

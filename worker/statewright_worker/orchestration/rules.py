@@ -23,7 +23,24 @@ ALL_ORCHESTRATION_STATES: Final[frozenset[StateType | None]] = frozenset({*State
 """Every type that a run can be in or be proposed, None included."""
 
 
-class BaseOrchestrationRule(AbstractAsyncContextManager[OrchestrationContext], ABC):
+class _Governing(AbstractAsyncContextManager[OrchestrationContext], ABC):
+    """What rules and transforms have in common: the transition that they stand for, and the types that they are for."""
+
+    FROM_STATES: ClassVar[Collection[StateType | None]] = ALL_ORCHESTRATION_STATES
+    TO_STATES: ClassVar[Collection[StateType | None]] = ALL_ORCHESTRATION_STATES
+
+    def __init__(
+        self,
+        context: OrchestrationContext,
+        from_state_type: StateType | None,
+        to_state_type: StateType | None,
+    ) -> None:
+        self.context = context
+        self.from_state_type = from_state_type
+        self.to_state_type = to_state_type
+
+
+class BaseOrchestrationRule(_Governing):
     """One piece of governing logic, entered before a state is written and left after it.
 
     Source: `BaseOrchestrationRule` of the orchestration rules page. A subclass names the pairs that it governs in
@@ -37,23 +54,13 @@ class BaseOrchestrationRule(AbstractAsyncContextManager[OrchestrationContext], A
 
     _acts_before: ClassVar[bool] = False
     _acts_after: ClassVar[bool] = False
+    _invalid_on_entry: bool | None = None
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         # A hook that a rule does not have needs no context to be copied for it.
         cls._acts_before = cls.before_transition is not BaseOrchestrationRule.before_transition
         cls._acts_after = cls.after_transition is not BaseOrchestrationRule.after_transition
-
-    def __init__(
-        self,
-        context: OrchestrationContext,
-        from_state_type: StateType | None,
-        to_state_type: StateType | None,
-    ) -> None:
-        self.context = context
-        self.from_state_type = from_state_type
-        self.to_state_type = to_state_type
-        self._invalid_on_entry: bool | None = None
 
     # The hooks' arguments are `State | None` and the context's flow or task form; a rule narrows them to what its
     # FROM_STATES, its TO_STATES and its policy leave possible.
@@ -161,26 +168,14 @@ class BaseOrchestrationRule(AbstractAsyncContextManager[OrchestrationContext], A
             raise RuntimeError(f"{type(self).__name__}: the transition is already validated and cannot be changed")
 
 
-class BaseUniversalTransform(AbstractAsyncContextManager[OrchestrationContext], ABC):
+class BaseUniversalTransform(_Governing):
     """Bookkeeping that fires on every transition, also on nullified ones, and sees the real context.
 
     Source: `BaseUniversalTransform` of the orchestration rules page. Prefer a rule: nothing guards against what a
     transform changes.
     """
 
-    FROM_STATES: ClassVar[Collection[StateType | None]] = ALL_ORCHESTRATION_STATES
-    TO_STATES: ClassVar[Collection[StateType | None]] = ALL_ORCHESTRATION_STATES
-
-    def __init__(
-        self,
-        context: OrchestrationContext,
-        from_state_type: StateType | None,
-        to_state_type: StateType | None,
-    ) -> None:
-        self.context = context
-        self.from_state_type = from_state_type
-        self.to_state_type = to_state_type
-        self._exception: BaseException | None = None
+    _exception: BaseException | None = None
 
     async def before_transition(self, context: Any) -> None:
         """Do bookkeeping before the state is written."""
