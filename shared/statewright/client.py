@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID
@@ -97,14 +97,15 @@ class Client:
             self._partitions = await self._fixed_partitions()
             self._outbox = Outbox(self._redis)
             self._inbox = Inbox(self._redis, self._channels.replies(self._name))
-            for work in (self._outbox.run(), self._inbox.run()):
-                stack.push_async_callback(_cancel, asyncio.create_task(work))
+            stack.push_async_callback(self._inbox.close)
+            stack.push_async_callback(self._outbox.close, self._settings.answer_timeout)
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        """Disconnect, once Redis holds everything that was sent; what is still unanswered goes on without us."""
         await self._stack.aclose()
 
     @property
@@ -270,12 +271,6 @@ class Client:
         if configured not in (None, actual):
             raise PartitionCountMismatch(configured or 0, actual)
         return actual
-
-
-async def _cancel(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
 
 
 def _until_announced() -> AsyncRetrying:

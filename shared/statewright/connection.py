@@ -1,5 +1,7 @@
 """The one place where a connection to Redis is made, for clients and workers alike."""
 
+import asyncio
+from contextlib import suppress
 from typing import Final
 
 from redis.asyncio import ConnectionPool
@@ -28,3 +30,10 @@ def until_connected() -> AsyncRetrying:
     return AsyncRetrying(
         retry=retry_if_exception_type(DROPPED), wait=wait_random_exponential(multiplier=0.05, max=1), reraise=True
     )
+
+
+async def cancel(task: "asyncio.Task[None]") -> None:
+    """Cancel a task that runs for ever, and wait until it has ended."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

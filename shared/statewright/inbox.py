@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
-from statewright.connection import until_connected
+from statewright.connection import cancel, until_connected
 from statewright.errors import UnreadableAnswer
 from statewright.messages import REPLY, Reply
 
@@ -24,16 +24,24 @@ class Inbox:
         self._stream = stream
         # Weak: once nobody holds the future of a request, its answer interests nobody.
         self._expected: WeakValueDictionary[UUID, asyncio.Future[Reply]] = WeakValueDictionary()
+        self._running: asyncio.Task[None] | None = None
 
     def expect(self, request_id: UUID) -> "asyncio.Future[Reply]":
         """Return the future of the answer to `request_id`; one that is asked twice at a time shares it."""
         expected = self._expected.get(request_id)
         if expected is None:
             expected = self._expected[request_id] = asyncio.get_running_loop().create_future()
+        if self._running is None:
+            # Not before somebody asks: a subscriber needs no right to read replies.
+            self._running = asyncio.create_task(self._run())
         return expected
 
-    async def run(self) -> None:
-        """Hand out answers until cancelled."""
+    async def close(self) -> None:
+        """Stop; whoever still waits waits in vain."""
+        if self._running is not None:
+            await cancel(self._running)
+
+    async def _run(self) -> None:
         position = b"0-0"
         while True:
             async for attempt in until_connected():

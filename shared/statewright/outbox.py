@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from statewright.connection import until_connected
+from statewright.connection import cancel, until_connected
 from statewright.errors import RedisUnavailable, StatewrightError
 
 PIPELINE_SIZE: Final = 500
@@ -27,25 +28,39 @@ class Outbox:
     """Pushes entries onto streams; after a dropped connection it sends again what was not confirmed."""
 
     def __init__(self, redis: Redis) -> None:
+        """Make an outbox; the first entry starts it."""
         self._redis = redis
         self._waiting: deque[_Outgoing] = deque()
         self._filled = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
 
     def put(self, stream: str, fields: Fields) -> "asyncio.Future[StatewrightError | None]":
         """Queue an entry; the future yields None once Redis holds it, or the error with which Redis refused it."""
         pushed: asyncio.Future[StatewrightError | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Outgoing(stream, fields, pushed))
         self._filled.set()
+        self._emptied.clear()
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
         return pushed
 
-    async def run(self) -> None:
-        """Push whatever is queued, until cancelled."""
+    async def close(self, timeout: float) -> None:
+        """Stop, once everything is pushed or `timeout` seconds have passed."""
+        if self._running is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._emptied.wait()
+            await cancel(self._running)
+
+    async def _run(self) -> None:
         while True:
             await self._filled.wait()
             self._filled.clear()
             while self._waiting:
                 size = min(len(self._waiting), PIPELINE_SIZE)
                 await self._push([self._waiting.popleft() for _ in range(size)])
+            self._emptied.set()
 
     async def _push(self, entries: list[_Outgoing]) -> None:
         answers: list[object] = []

@@ -57,6 +57,16 @@ async def test_create_propose_and_read_may_be_sent_in_one_go(deployment: Deploym
     assert late.states == (pending.state, running.state)
 
 
+async def test_what_nobody_awaits_takes_effect_all_the_same(deployment: Deployment) -> None:
+    async with deployment.worker():
+        async with deployment.client() as client:
+            run = client.create_flow_run("nightly")
+            client.propose(run, State.pending())
+        async with deployment.client() as client:
+            history = await client.read_run(run)
+    assert [state.name for state in history.states] == ["Pending"]
+
+
 async def test_many_proposals_get_a_verdict_or_an_error_each(deployment: Deployment) -> None:
     async with deployment.worker(), deployment.client() as client:
         run = await client.create_flow_run("nightly")

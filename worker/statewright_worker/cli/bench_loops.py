@@ -51,8 +51,9 @@ class Loops:
 
     async def _open(self, rate: float) -> None:
         began, sent = self._clock(), 0
-        while (now := self._clock()) < self._ends:
-            due = int((now - began) * rate) + 1
+        last = int((self._ends - began) * rate)
+        while sent < last:
+            due = min(int((self._clock() - began) * rate) + 1, last)
             for number in range(sent, due):
                 # Measured from when it should have been sent: being late is part of the latency.
                 self._ask(self._ready.popleft() if self._ready else self._first_step(), began + number / rate)

@@ -45,6 +45,8 @@ def draw(load: Load, measurement: Measurement, path: Path) -> None:
 
 
 def _draw_latencies(axes: "Axes", measurement: Measurement) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     latencies = measurement.samples.latencies()
     axes.set_title("propose to verdict")
     axes.set_xlabel("milliseconds")
@@ -60,6 +62,9 @@ def _draw_latencies(axes: "Axes", measurement: Measurement) -> None:
         if name in percentiles:
             axes.axvline(percentiles[name], color=colour, label=f"{name} {percentiles[name]:.1f} ms")
     axes.legend()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_throughput(axes: "Axes", load: Load, measurement: Measurement) -> None:
