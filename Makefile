@@ -49,7 +49,7 @@ contracts: install
 # Needs uv; writes the newest versions that fit, with their hashes.
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
-		--extra worker --extra embedded --group dev --output-file requirements.lock pyproject.toml
+		--extra worker --extra embedded --extra bench --group dev --output-file requirements.lock pyproject.toml
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -169,6 +169,23 @@ async def test_a_task_runs_context_knows_the_task_run_and_its_flow_run() -> None
     assert await context.flow_run() is flow
 
 
+@pytest.mark.parametrize(
+    ("make_run", "form"), [(flow_run, FlowOrchestrationContext), (task_run, TaskOrchestrationContext)]
+)
+async def test_an_engine_governs_each_kind_of_run_in_a_context_of_its_own_form(make_run: Any, form: type) -> None:
+    seen: list[tuple[type, object]] = []
+
+    class Looking(BaseOrchestrationRule):
+        FROM_STATES = TO_STATES = ALL_ORCHESTRATION_STATES
+
+        async def before_transition(self, initial_state: Any, proposed_state: Any, context: Any) -> None:
+            seen.append((type(context), await context.task_run() or await context.flow_run()))
+
+    run = make_run()
+    await propose(work_with(run), run, State.running(), engine=engine_with(Looking))
+    assert seen == [(form, run)]
+
+
 @pytest.mark.parametrize("task", [task_run(), task_run(flow_run())])
 async def test_a_task_run_outside_of_a_flow_or_of_an_unknown_one_has_no_flow_run(task: Any) -> None:
     context = TaskOrchestrationContext(run=task, unit_of_work=work_with(task), proposed_state=None)
