@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo dev test check conformance-engine format lint types contracts lock clean
+.PHONY: install demo dev test check bench bench-compare conformance-engine format lint types contracts lock clean
 
 install: $(INSTALLED)
 
@@ -32,6 +32,16 @@ check: install
 # The recorded cases again, with a clock that the runner sets: some wait for a schedule.
 conformance-engine: install
 	$(BIN)/python -m pytest tests/conformance --engine-only
+
+# About a minute; tests/benchmarks/README.md says what each shows, and which others there are.
+bench: install
+	$(BIN)/python -m tests.benchmarks.bench_engine
+	$(BIN)/python -m tests.benchmarks.bench_storage
+	$(BIN)/python -m tests.benchmarks.bench_end_to_end
+
+# Installs a Prefect server into build/; needs a PostgreSQL with pg_trgm, such as Debian's.
+bench-compare: install
+	$(BIN)/python -m tests.benchmarks.bench_compare
 
 format: install
 	$(BIN)/ruff format .

@@ -133,7 +133,7 @@ class Client:
             flow_id=flow_id,
             deployment_id=deployment_id,
             parent_task_run_id=parent_id,
-            tags=tuple(tags),
+            tags=_tuple_of(tags),
             policy=policy or RunPolicy(),
         )
         return self._send_to_run(message, lambda reply: reply.run)
@@ -159,7 +159,7 @@ class Client:
             name=name,
             flow_run_id=flow_run_id,
             task_key=task_key,
-            tags=tuple(tags),
+            tags=_tuple_of(tags),
             policy=policy or RunPolicy(),
         )
         return self._send_to_run(message, lambda reply: reply.run)
@@ -279,6 +279,11 @@ def _until_announced() -> AsyncRetrying:
         wait=wait_fixed(PARTITIONS_POLL_SECONDS),
         stop=stop_after_delay(PARTITIONS_TIMEOUT_SECONDS),
     )
+
+
+def _tuple_of(tags: Sequence[str]) -> object:
+    # A text is a sequence of texts as well; left as it is, it is refused with a sentence.
+    return tags if isinstance(tags, str) else tuple(tags)
 
 
 def _id_of(run: RunReference) -> UUID:

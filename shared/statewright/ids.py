@@ -55,7 +55,7 @@ def id_from_key(idempotency_key: str, parent_id: UUID | None = None) -> UUID:
     Keys are scoped by `parent_id`, whose tree the id joins. The result is a UUIDv8 (RFC 9562, custom data).
     """
     scope = parent_id.bytes if parent_id else b""
-    digest = int.from_bytes(hashlib.sha256(scope + idempotency_key.encode()).digest()[:16], "big")
+    digest = int.from_bytes(hashlib.sha256(scope + idempotency_key.encode(errors="surrogatepass")).digest()[:16], "big")
     tag = tree_tag(parent_id) if parent_id else digest & TAG_MASK
     versioned = digest & ~(0xF << 76) & ~(0b11 << 62) & ~TAG_MASK
     return UUID(int=versioned | (0x8 << 76) | _VARIANT | tag)

@@ -50,5 +50,6 @@ class ClientSettings(BaseSettings):
 
 def _in_sentences(error: ValidationError) -> str:
     return "; ".join(
-        f"STATEWRIGHT_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}" for problem in error.errors()
+        f"STATEWRIGHT_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors()
     )

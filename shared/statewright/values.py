@@ -11,6 +11,7 @@ MAX_TEXT_LENGTH = 1_000_000
 MAX_CACHE_KEY_LENGTH = 2_000
 MAX_TAGS = 100
 MAX_JSON_DEPTH = 100
+MAX_INTEGER_BITS = 1_024
 
 _NO_NUL = r"^[^\x00]*$"
 
@@ -60,6 +61,8 @@ def _check(value: Any, depth: int) -> None:
             _check_text(value)
         case float() if not math.isfinite(value):
             raise ValueError("contains a number that JSON cannot express (NaN or infinity)")
+        case int() if value.bit_length() > MAX_INTEGER_BITS:
+            raise ValueError(f"contains a number of more than {MAX_INTEGER_BITS} bits; store it as text instead")
         case list():
             for item in value:
                 _check(item, depth - 1)

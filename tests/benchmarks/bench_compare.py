@@ -24,8 +24,9 @@ from tests.benchmarks.harness import fetch_value, measured, show
 from tests.benchmarks.http_load import closed_loop
 
 PREFECT: Final = "3.8.8"
-REQUIREMENTS: Final = (f"prefect=={PREFECT}",)
-ENVIRONMENT: Final = Path(".bench") / f"prefect-{PREFECT}"
+# The oldest FastAPI that this Prefect takes; with the newest its server does not start.
+REQUIREMENTS: Final = (f"prefect=={PREFECT}", "fastapi==0.139.*")
+ENVIRONMENT: Final = Path("build") / f"prefect-{PREFECT}"
 INSTALLATIONS: Final = Path("/usr/lib/postgresql")
 START_SECONDS: Final = 120.0
 WARM_UP: Final = 2.0

@@ -181,3 +181,8 @@ def test_values_cannot_be_changed_and_know_their_fields() -> None:
     with pytest.raises(ValidationError, match="Extra inputs"):
         StateDetails.model_validate({"colour": "red"})
     assert StateType("RUNNING") is StateType.RUNNING
+
+
+def test_a_number_that_no_parser_would_take_back_is_refused() -> None:
+    with pytest.raises(ValidationError, match="more than 1024 bits"):
+        State.completed(data=[10**5_000])

@@ -205,6 +205,8 @@ async def test_errors_say_what_is_wrong(deployment: Deployment) -> None:
             client.propose(nobody, State.completed(data="x" * 3_000))
         with pytest.raises(InvalidRequest, match=r"tags\.1"):
             client.create_flow_run("nightly", tags=["fine", ""])
+        with pytest.raises(InvalidRequest, match="tags"):
+            client.create_flow_run("nightly", tags="database")
 
 
 async def test_a_client_or_worker_with_another_partition_count_is_told_so(deployment: Deployment) -> None:

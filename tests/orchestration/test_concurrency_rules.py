@@ -229,3 +229,11 @@ async def test_leaving_running_without_a_slot_releases_nobody_elses() -> None:
     await put(work, run, State.running())
     await propose(work, run, State.completed())
     assert (limit.slots_held, limit.holders) == (1, {holder.id})
+
+
+async def test_a_transition_that_was_aborted_names_no_release() -> None:
+    work, run = await running_run(limit_on("a", 1))
+    aborted = await propose(work, run, State.running())
+    assert aborted.status is SetStateStatus.ABORT
+    assert "ReleaseTaskConcurrencySlots" not in (*aborted.rule_signature, *aborted.finalization_signature)
+    assert work.limits["a"].holders == {run.id}

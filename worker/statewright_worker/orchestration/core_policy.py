@@ -172,7 +172,7 @@ class ReleaseTaskConcurrencySlots(BaseOrchestrationRule):
     TO_STATES = ALL_ORCHESTRATION_STATES
 
     async def invalid_transition(self) -> bool:
-        return self.context.initial_state_type is not self.from_state_type
+        return self.context.initial_state_type is not self.from_state_type or self.context.proposed_state is None
 
     async def after_transition(
         self, initial_state: State | None, validated_state: State | None, context: TaskOrchestrationContext
