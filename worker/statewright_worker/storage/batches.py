@@ -111,19 +111,20 @@ class Batch:
     async def write(self, work: UnitOfWork) -> None:
         """Write what was decided, set-wise; the sequence advances by one for every change of state."""
         created, changed = work.created_runs, [r for i, r in work.changed_runs.items() if i not in work.created_runs]
-        await self._write_runs(statements.INSERT_FLOW_RUNS, statements.FLOW_COLUMNS, _flows(created.values()))
-        await self._write_runs(statements.INSERT_TASK_RUNS, statements.TASK_COLUMNS, _tasks(created.values()))
-        await self._write_runs(statements.UPDATE_FLOW_RUNS, statements.FLOW_CHANGES, _flows(changed))
-        await self._write_runs(statements.UPDATE_TASK_RUNS, statements.TASK_CHANGES, _tasks(changed))
+        await self._append(
+            "flow_run", statements.FLOW_COLUMNS, _rows_of(created.values(), FlowRunRecord, statements.FLOW_COLUMNS)
+        )
+        await self._append(
+            "task_run", statements.TASK_COLUMNS, _rows_of(created.values(), TaskRunRecord, statements.TASK_COLUMNS)
+        )
+        await self._write_rows(statements.UPDATE_FLOW_RUNS, _rows_of(changed, FlowRunRecord, statements.FLOW_CHANGES))
+        await self._write_rows(statements.UPDATE_TASK_RUNS, _rows_of(changed, TaskRunRecord, statements.TASK_CHANGES))
         await self._write_changes(work.state_changes)
         await self._write_slots(work)
-        await self._write_rows(
-            statements.INSERT_CACHE,
-            [(e.cache_key, e.cache_expiration, e.state.id, self.now) for e in work.cache_added],
-        )
-        await self._write_rows(
-            statements.INSERT_VERDICTS, [rows.verdict_values(verdict, self.now) for verdict in work.new_verdicts]
-        )
+        cached = [(e.cache_key, e.cache_expiration, e.state.id, self.now) for e in work.cache_added]
+        await self._append("task_run_state_cache", statements.CACHE_COLUMNS, cached)
+        verdicts = [rows.verdict_values(verdict, self.now) for verdict in work.new_verdicts]
+        await self._append("verdict", statements.VERDICT_COLUMNS, verdicts)
 
     async def _lock_runs(self, work: UnitOfWork, needs: Needs) -> None:
         run_ids = list(needs.run_ids)
@@ -166,10 +167,6 @@ class Batch:
             if state is not None:
                 work.histories[row["run_id"]].append(state)
 
-    async def _write_runs(self, statement: str, columns: statements.Columns, runs: Sequence[AnyRunRecord]) -> None:
-        names = [name for name, _ in columns]
-        await self._write_rows(statement, [rows.run_values(run, names) for run in runs])
-
     async def _write_changes(self, changes: Sequence[StateChange]) -> None:
         if not changes:
             return
@@ -178,13 +175,19 @@ class Batch:
         for sequence, change in enumerate(changes, self.sequence + 1):
             of_kind = flows if isinstance(change.run, FlowRunRecord) else tasks
             of_kind.append(rows.change_values(change, self._partition, sequence))
-        await self._write_rows(statements.INSERT_FLOW_STATES, flows)
-        await self._write_rows(statements.INSERT_TASK_STATES, tasks)
+        await self._append("flow_run_state", statements.STATE_COLUMNS, flows)
+        await self._append("task_run_state", statements.STATE_COLUMNS, tasks)
         await self._driver.execute(statements.ADVANCE, self._partition, self.sequence + len(changes))
 
     async def _write_slots(self, work: UnitOfWork) -> None:
         await self._write_rows(statements.DELETE_SLOTS, sorted(work.slots_released))
-        await self._write_rows(statements.INSERT_SLOTS, [(*slot, self.now) for slot in sorted(work.slots_taken)])
+        taken = [(*slot, self.now) for slot in sorted(work.slots_taken)]
+        await self._append("concurrency_slot", statements.SLOT_COLUMNS, taken)
+
+    async def _append(self, table: str, columns: statements.Columns, values: Sequence[tuple[Any, ...]]) -> None:
+        # COPY is what PostgreSQL and the driver append with at the least cost.
+        if values:
+            await self._driver.copy_records_to_table(table, records=values, columns=statements.names(columns))
 
     async def _write_rows(self, statement: str, values: Sequence[tuple[Any, ...]]) -> None:
         if values:
@@ -261,8 +264,11 @@ def _limited_tags(runs: Iterable[AnyRunRecord], needs: Needs) -> set[str]:
     return tags
 
 
-def _flows(runs: Iterable[AnyRunRecord]) -> list[AnyRunRecord]:
-    return [run for run in runs if isinstance(run, FlowRunRecord)]
+def _rows_of(
+    runs: Iterable[AnyRunRecord], kind: type[AnyRunRecord], columns: statements.Columns
+) -> list[tuple[Any, ...]]:
+    names = statements.names(columns)
+    return [rows.run_values(run, names) for run in runs if isinstance(run, kind)]
 
 
 def _tasks(runs: Iterable[AnyRunRecord]) -> list[AnyRunRecord]:

@@ -94,29 +94,19 @@ def _unnest(columns: Columns) -> str:
     return "unnest(" + ", ".join(f"${n}::{kind}[]" for n, (_, kind) in enumerate(columns, 1)) + ")"
 
 
-def _names(columns: Columns) -> str:
-    return ", ".join(f'"{name}"' for name, _ in columns)
-
-
-def _insert(table: str, columns: Columns) -> str:
-    return f"INSERT INTO {table} ({_names(columns)}) SELECT * FROM {_unnest(columns)}"
+def names(columns: Columns) -> list[str]:
+    """Return the names of the columns."""
+    return [name for name, _ in columns]
 
 
 def _update(table: str, columns: Columns) -> str:
     assignments = ", ".join(f"{name} = changed.{name}" for name, _ in columns if name != "id")
-    changed = f"{_unnest(columns)} AS changed ({_names(columns)})"
+    changed = f"{_unnest(columns)} AS changed ({', '.join(names(columns))})"
     return f"UPDATE {table} SET {assignments} FROM {changed} WHERE {table}.id = changed.id"
 
 
-INSERT_FLOW_RUNS: Final = _insert("flow_run", FLOW_COLUMNS)
-INSERT_TASK_RUNS: Final = _insert("task_run", TASK_COLUMNS)
 UPDATE_FLOW_RUNS: Final = _update("flow_run", FLOW_CHANGES)
 UPDATE_TASK_RUNS: Final = _update("task_run", TASK_CHANGES)
-INSERT_FLOW_STATES: Final = _insert("flow_run_state", STATE_COLUMNS)
-INSERT_TASK_STATES: Final = _insert("task_run_state", STATE_COLUMNS)
-INSERT_VERDICTS: Final = _insert("verdict", VERDICT_COLUMNS)
-INSERT_SLOTS: Final = _insert("concurrency_slot", SLOT_COLUMNS)
-INSERT_CACHE: Final = _insert("task_run_state_cache", CACHE_COLUMNS)
 DELETE_SLOTS: Final = """
     DELETE FROM concurrency_slot
     USING unnest($1::bigint[], $2::uuid[]) AS freed (limit_id, run_id)
