@@ -246,10 +246,11 @@ class Client:
             REQUEST_REPLY_TO: self._name.encode(),
             REQUEST_MESSAGE: body,
         }
+        reply = self._inbox.expect(request_id)
         return Sent(
             request_id,
-            pushed=self._outbox.put(self._channels.proposals(partition), fields),
-            reply=self._inbox.expect(request_id),
+            pushed=self._outbox.put(self._channels.proposals(partition), fields, reply),
+            reply=reply,
             timeout=timeout or self._settings.answer_timeout,
         )
 

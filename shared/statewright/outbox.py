@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 
 from statewright.connection import cancel, until_connected
 from statewright.errors import RedisUnavailable, StatewrightError
+from statewright.messages import Reply
 
 PIPELINE_SIZE: Final = 500
 
@@ -22,6 +23,7 @@ class _Outgoing:
     stream: str
     fields: Fields
     pushed: asyncio.Future[StatewrightError | None]
+    reply: asyncio.Future[Reply]
 
 
 class Outbox:
@@ -35,10 +37,15 @@ class Outbox:
         self._emptied = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
-    def put(self, stream: str, fields: Fields) -> "asyncio.Future[StatewrightError | None]":
-        """Queue an entry; the future yields None once Redis holds it, or the error with which Redis refused it."""
+    def put(
+        self, stream: str, fields: Fields, reply: "asyncio.Future[Reply]"
+    ) -> "asyncio.Future[StatewrightError | None]":
+        """Queue an entry; the future yields None once Redis holds it, or the error with which Redis refused it.
+
+        A refusal is the reply's exception too: nobody will ever answer.
+        """
         pushed: asyncio.Future[StatewrightError | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Outgoing(stream, fields, pushed))
+        self._waiting.append(_Outgoing(stream, fields, pushed, reply))
         self._filled.set()
         self._emptied.clear()
         if self._running is None:
@@ -71,8 +78,11 @@ class Outbox:
                     pipeline.xadd(entry.stream, entry.fields)  # type: ignore[arg-type]  # redis-py's dict is invariant
                 answers = await pipeline.execute(raise_on_error=False)
         for entry, answer in zip(entries, answers, strict=True):
+            refusal = _refusal(answer)
             if not entry.pushed.done():
-                entry.pushed.set_result(_refusal(answer))
+                entry.pushed.set_result(refusal)
+            if refusal is not None and not entry.reply.done():
+                entry.reply.set_exception(refusal)
 
 
 def _refusal(answer: object) -> StatewrightError | None:

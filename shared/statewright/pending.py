@@ -14,7 +14,10 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A request that was handed to the outbox: when Redis holds it, and what answers it within `timeout` seconds."""
+    """A request that was handed to the outbox: when Redis holds it, and what answers it within `timeout` seconds.
+
+    When Redis refuses it, the reply is that error as well.
+    """
 
     request_id: UUID
     pushed: "asyncio.Future[StatewrightError | None]"
@@ -45,12 +48,11 @@ class Pending(Generic[Answer]):
         return self._answer().__await__()
 
     async def _answer(self) -> Answer:
-        try:
-            async with asyncio.timeout(self._sent.timeout):
-                await self.pushed()
-                reply = await asyncio.shield(self._sent.reply)
-        except TimeoutError:
-            raise NoAnswer(self.request_id, self._sent.timeout) from None
+        # Waiting does not cancel the future when it is given up: somebody else may await the same answer.
+        await asyncio.wait((self._sent.reply,), timeout=self._sent.timeout)
+        if not self._sent.reply.done():
+            raise NoAnswer(self.request_id, self._sent.timeout)
+        reply = self._sent.reply.result()
         if reply.type == "error":
             raise error_from(reply, self.request_id)
         return self._read(reply)

@@ -1,7 +1,6 @@
 """The command line."""
 
 import asyncio
-import gc
 import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -14,6 +13,7 @@ from statewright_worker.cli.bench import DEFAULT_WORKERS, Options, run_bench
 from statewright_worker.cli.bench_options import DEFAULT_CONCURRENCY, Load, Mix
 from statewright_worker.cli.demo import run_demo
 from statewright_worker.embedded import embedded_servers
+from statewright_worker.garbage import collect_rarely
 from statewright_worker.logging import configure_logging
 from statewright_worker.replica import run_replica
 from statewright_worker.settings import WorkerSettings
@@ -109,15 +109,8 @@ async def _worker(settings: WorkerSettings, greeting: str = "") -> None:
     if greeting:
         # Only now: whoever reads it may press Ctrl-C at once.
         typer.echo(greeting)
-    _spare_garbage_collection()
+    collect_rarely()
     await run_replica(settings, stop)
-
-
-def _spare_garbage_collection() -> None:
-    """Look for cycles rarely: what a batch makes is freed by counting references, and what is imported stays."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 async def _migrate(settings: WorkerSettings) -> str:

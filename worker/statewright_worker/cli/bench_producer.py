@@ -14,6 +14,7 @@ from statewright import Client, StatewrightError
 from statewright_worker.cli.bench_loops import Loops
 from statewright_worker.cli.bench_options import Load
 from statewright_worker.cli.bench_samples import Journal, Samples
+from statewright_worker.garbage import collect_rarely
 
 PROGRESS_SECONDS: Final = 0.25
 
@@ -49,6 +50,7 @@ def produce(load: Load, redis_url: str, parent: "Connection[Told, float]") -> No
     """Put the load on the deployment, from the moment that the parent names."""
     # Ctrl-C reaches the whole group; the parent ends its producers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    collect_rarely()
     try:
         parent.send(uvloop.run(_produce(load, redis_url, parent)))
     except StatewrightError as error:

@@ -1,0 +1,13 @@
+"""Garbage collection, tuned for processes that make many short-lived values."""
+
+import gc
+
+
+def collect_rarely() -> None:
+    """Look for cycles rarely: what a batch makes is freed by counting references, and what is imported stays.
+
+    Python's defaults spend up to a fifth of a busy worker's time on looking.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
