@@ -1,13 +1,16 @@
 """The one place where a connection to Redis is made, for clients and workers alike."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 from redis.asyncio import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+Result = TypeVar("Result")
 
 DROPPED: Final = (RedisConnectionError, RedisTimeoutError, OSError)
 """What is raised when a connection is lost or refused: worth another try, unlike an answer that says no."""
@@ -25,11 +28,23 @@ def connection_pool(url: str) -> ConnectionPool:
     return pool
 
 
-def until_connected() -> AsyncRetrying:
-    """Retry while the connection is dropped, for as long as it takes; the pauses grow to one second."""
-    return AsyncRetrying(
+async def persist(do: Callable[[], Awaitable[Result]]) -> Result:
+    """Return what `do` returns; while the connection is dropped, do it again, in pauses that grow to one second."""
+    try:
+        return await do()
+    except DROPPED:
+        # Only now: what manages retries costs more than a command to Redis does.
+        return await _again(do)
+
+
+async def _again(do: Callable[[], Awaitable[Result]]) -> Result:
+    retrying = AsyncRetrying(
         retry=retry_if_exception_type(DROPPED), wait=wait_random_exponential(multiplier=0.05, max=1), reraise=True
     )
+    async for attempt in retrying:
+        with attempt:
+            return await do()
+    raise AssertionError("it is tried again until it succeeds")
 
 
 async def cancel(task: "asyncio.Task[None]") -> None:

@@ -1,6 +1,7 @@
 """A client's incoming side: the answers on its reply stream, each handed to whoever waits for it."""
 
 import asyncio
+from functools import partial
 from typing import Final
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -8,7 +9,7 @@ from weakref import WeakValueDictionary
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
-from statewright.connection import cancel, until_connected
+from statewright.connection import cancel, persist
 from statewright.errors import UnreadableAnswer
 from statewright.messages import REPLY, Reply
 
@@ -44,9 +45,7 @@ class Inbox:
     async def _run(self) -> None:
         position = b"0-0"
         while True:
-            async for attempt in until_connected():
-                with attempt:
-                    position = await self._receive(position)
+            position = await persist(partial(self._receive, position))
 
     async def _receive(self, position: bytes) -> bytes:
         read = await self._redis.xread({self._stream: position}, count=REPLIES_PER_READ, block=BLOCK_MILLISECONDS)

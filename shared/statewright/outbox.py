@@ -4,12 +4,13 @@ import asyncio
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from statewright.connection import cancel, until_connected
+from statewright.connection import cancel, persist
 from statewright.errors import RedisUnavailable, StatewrightError
 from statewright.messages import Reply
 
@@ -70,19 +71,20 @@ class Outbox:
             self._emptied.set()
 
     async def _push(self, entries: list[_Outgoing]) -> None:
-        answers: list[object] = []
-        async for attempt in until_connected():
-            with attempt:
-                pipeline = self._redis.pipeline(transaction=False)
-                for entry in entries:
-                    pipeline.xadd(entry.stream, entry.fields)  # type: ignore[arg-type]  # redis-py's dict is invariant
-                answers = await pipeline.execute(raise_on_error=False)
+        answers = await persist(partial(self._push_at_once, entries))
         for entry, answer in zip(entries, answers, strict=True):
             refusal = _refusal(answer)
             if not entry.pushed.done():
                 entry.pushed.set_result(refusal)
             if refusal is not None and not entry.reply.done():
                 entry.reply.set_exception(refusal)
+
+    async def _push_at_once(self, entries: list[_Outgoing]) -> list[object]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for entry in entries:
+            pipeline.xadd(entry.stream, entry.fields)  # type: ignore[arg-type]  # redis-py's dict is invariant
+        answers: list[object] = await pipeline.execute(raise_on_error=False)
+        return answers
 
 
 def _refusal(answer: object) -> StatewrightError | None:

@@ -7,7 +7,7 @@ from typing import Final
 from redis.asyncio import Redis
 
 from statewright.channels import EVENT_BODY, Channels
-from statewright.connection import until_connected
+from statewright.connection import persist
 from statewright.events import Event
 
 BLOCK_MILLISECONDS: Final = 5_000
@@ -48,9 +48,7 @@ class Subscription:
     async def __anext__(self) -> Event:
         """Return the next event, however long it takes; a dropped connection is taken up again."""
         while not self._buffer:
-            async for attempt in until_connected():
-                with attempt:
-                    await self._fill()
+            await persist(self._fill)
         event = self._buffer.popleft()
         self.positions[event.partition] = event.sequence
         return event

@@ -20,8 +20,8 @@ POINTS: dict[str, tuple[type, str, bool]] = {
     "before the batch is written": (Batch, "write", False),
     "between write and commit": (Batch, "write", True),
     "between commit and publish": (Streams, "publish", False),
-    "between publish and trim": (Streams, "trim", False),
-    "after trim": (Streams, "trim", True),
+    "between publish and trim": (Streams, "read", False),
+    "after trim": (Streams, "read", True),
 }
 
 
@@ -43,5 +43,7 @@ def die_at(point: str, times: int) -> None:
 
 
 if __name__ == "__main__":
-    die_at(sys.argv[1], int(sys.argv[2]))
+    # Requests are trimmed together with the next read, and the first read comes before the first batch.
+    first = 1 if POINTS[sys.argv[1]][1] == "read" else 0
+    die_at(sys.argv[1], first + int(sys.argv[2]))
     asyncio.run(run_replica(WorkerSettings.load(), asyncio.Event()))

@@ -17,7 +17,7 @@ from statewright_worker.orchestration.contexts import OrchestrationSettings
 from statewright_worker.orchestration.engine import Engine
 from statewright_worker.publishing.leases import Leases
 from statewright_worker.settings import DEFAULT_PARTITIONS, WorkerSettings, load_policy
-from statewright_worker.storage import database
+from statewright_worker.storage import database, statements
 from statewright_worker.storage.batches import Storage
 
 log = structlog.get_logger()
@@ -40,6 +40,7 @@ async def open_lanes(settings: WorkerSettings) -> AsyncIterator[Lanes]:
     db = database.create_engine(
         settings.database_url.get_secret_value(),
         pool_size=configured or DEFAULT_PARTITIONS,
+        for_batches=True,
         pooled_transactions=settings.transaction_pooler,
     )
     redis_url = settings.redis_url.get_secret_value()
@@ -50,7 +51,7 @@ async def open_lanes(settings: WorkerSettings) -> AsyncIterator[Lanes]:
         channels, ids = Channels(settings.namespace), IdSource()
         worker = f"{socket.gethostname()}-{ids.new().hex}"
         tools = DrainTools(
-            Storage(db),
+            Storage(db, statements.BEGIN_POOLED if settings.transaction_pooler else statements.BEGIN),
             redis,
             channels,
             engine,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
@@ -10,7 +11,7 @@ from redis.asyncio import Redis
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from statewright.channels import Channels
-from statewright.connection import until_connected
+from statewright.connection import persist
 from statewright.ids import IdSource
 from statewright.messages import ErrorCode, ErrorReply, Reply
 from statewright_worker.drain.carrying_out import BatchSpoiled, Office, needs_of
@@ -19,11 +20,10 @@ from statewright_worker.drain.lease import Lease
 from statewright_worker.orchestration.engine import Engine
 from statewright_worker.orchestration.instrumentation_policies import event_body
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
-from statewright_worker.publishing.streams import DeadLetter, Entry, Publication, Streams
+from statewright_worker.publishing.streams import START, DeadLetter, Entry, Publication, Streams
 from statewright_worker.storage.batches import Batch, Lane, Storage
 from statewright_worker.storage.errors import LeaseLost, Unavailable
 
-START: Final = "0-0"
 BLOCK_MILLISECONDS: Final = 5_000
 BATCH_SECONDS: Final = 1.0
 """After this long a batch is closed with what it has decided: PostgreSQL ends transactions that sit idle for longer."""
@@ -56,6 +56,8 @@ class DrainTools:
             await Drain(self, lease, lane, streams).run(sequence)
         except LeaseLost:
             log.warning("another drain has taken the partition up", partition=lease.partition)
+        finally:
+            await self.storage.release(lease.partition)
 
 
 class Drain:
@@ -79,15 +81,12 @@ class Drain:
             if entries:
                 await self._work_through(entries)
                 position = entries[-1].id
-                await self._streams.trim(position)
+        await self._streams.trim(position)
 
     async def _read(self, after: str) -> list[Entry]:
-        entries: list[Entry] = []
         async with self._lease.waiting():
-            async for attempt in until_connected():
-                with attempt:
-                    entries = await self._streams.read(after, self._tools.batch_size, BLOCK_MILLISECONDS)
-        return entries
+            return await persist(partial(self._streams.read, after, self._tools.batch_size, BLOCK_MILLISECONDS))
+        return []
 
     async def _work_through(self, entries: Sequence[Entry]) -> None:
         taken = [decode(entry, self._tools.max_message_bytes) for entry in entries]
@@ -114,17 +113,20 @@ class Drain:
             return _publication([(taken[0], _refusal(error))]), 1
 
     async def _transact_when_available(self, taken: Sequence[Taken]) -> tuple[Publication, int]:
+        try:
+            return await self._transact(taken)
+        except Unavailable as error:
+            log.warning("PostgreSQL is unavailable", error=str(error))
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(Unavailable),
             wait=wait_random_exponential(multiplier=0.05, max=1),
             stop=lambda _: not self._lease.held,
             reraise=True,
-            before_sleep=lambda state: log.warning("PostgreSQL is unavailable", error=str(_error_of(state))),
         )
         async for attempt in retrying:
             with attempt:
                 return await self._transact(taken)
-        raise AssertionError("tenacity reraises the last failure")
+        raise AssertionError("tenacity raises the last failure")
 
     async def _transact(self, taken: Sequence[Taken]) -> tuple[Publication, int]:
         async with self._tools.storage.batch(self._lane) as batch:
@@ -157,9 +159,7 @@ class Drain:
         return publication
 
     async def _publish(self, publication: Publication) -> None:
-        async for attempt in until_connected():
-            with attempt:
-                ends_with = await self._streams.publish(publication)
+        ends_with = await persist(partial(self._streams.publish, publication))
         if ends_with is not None:
             await self._bring_missing_events(ends_with, publication.events[-1][0])
 
@@ -183,11 +183,6 @@ def _refusal(error: Exception) -> ErrorReply:
         return error.reply
     message = f"the request could not be carried out: {error}".replace("\x00", "")[:10_000]
     return ErrorReply(code=ErrorCode.NOT_WRITABLE, message=message)
-
-
-def _error_of(state: object) -> object:
-    outcome = getattr(state, "outcome", None)
-    return outcome.exception() if outcome is not None else None
 
 
 async def _set_limits(batch: Batch, requests: Sequence[Incoming]) -> None:

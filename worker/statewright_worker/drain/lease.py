@@ -33,9 +33,7 @@ class Lease:
     @asynccontextmanager
     async def waiting(self) -> AsyncIterator[None]:
         """Mark what is done inside as waiting, which `stop` interrupts."""
-        if self._stopped:
-            return
         with suppress(TimeoutError):
-            async with asyncio.timeout(self.seconds_left) as self._waiting:
+            async with asyncio.timeout(0 if self._stopped else self.seconds_left) as self._waiting:
                 yield
         self._waiting = None

@@ -15,6 +15,8 @@ from statewright.channels import (
 )
 from statewright_worker.publishing.scripts import add_script, run_script
 
+START: Final = "0-0"
+"""Before the first entry of every stream."""
 DEAD_LETTERS_KEPT: Final = 10_000
 
 # Appends events only where the stream ends with the sequence that the worker believes it ends with; otherwise tells
@@ -79,8 +81,15 @@ class Streams:
         self._events_kept = events_kept
 
     async def read(self, after: str, count: int, block_milliseconds: int) -> list[Entry]:
-        """Return up to `count` requests behind the entry `after`; wait for the first one at most that long."""
-        read = await self._redis.xread({self._proposals: after}, count=count, block=block_milliseconds)
+        """Delete the requests up to `after`, which are answered, and return up to `count` of those behind it.
+
+        Waits for the first one, at most that long.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        if after != START:
+            pipeline.xtrim(self._proposals, minid=_following(after), approximate=False)
+        pipeline.xread({self._proposals: after}, count=count, block=block_milliseconds)
+        read = (await pipeline.execute())[-1]
         return [Entry(entry_id.decode(), fields) for _, entries in read for entry_id, fields in entries]
 
     async def publish(self, publication: Publication) -> int | None:
@@ -124,8 +133,13 @@ class Streams:
 
     async def trim(self, up_to: str) -> None:
         """Delete the requests up to and including the entry `up_to`."""
-        milliseconds, _, number = up_to.partition("-")
-        await self._redis.xtrim(self._proposals, minid=f"{milliseconds}-{int(number) + 1}", approximate=False)
+        if up_to != START:
+            await self._redis.xtrim(self._proposals, minid=_following(up_to), approximate=False)
+
+
+def _following(entry_id: str) -> str:
+    milliseconds, _, number = entry_id.partition("-")
+    return f"{milliseconds}-{int(number) + 1}"
 
 
 def _ends_with(answer: bytes | None) -> int | None:

@@ -197,15 +197,17 @@ class Batch:
 class Storage:
     """PostgreSQL as the drain uses it."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, begin: str = statements.BEGIN) -> None:
         self._engine = engine
+        self._begin = begin
+        self._held: dict[int, tuple[AsyncConnection, asyncpg.Connection]] = {}
 
     async def take_up(self, partition: int) -> tuple[Lane, int]:
         """Make the caller the partition's only writer; return its lane and the last sequence number.
 
         Waits for a transaction of the previous writer. Raises Unavailable.
         """
-        async with self._transaction() as (_, driver):
+        async with self._transaction(partition) as (_, driver):
             row = await driver.fetchrow(statements.TAKE_UP, partition)
         return Lane(partition, row["epoch"]), row["sequence"]
 
@@ -215,31 +217,46 @@ class Storage:
 
         Raises LeaseLost, Unavailable or Refused; then nothing was written.
         """
-        async with self._transaction() as (connection, driver):
+        async with self._transaction(lane.partition) as (connection, driver):
             batch = Batch(connection, driver, lane)
             await batch.fence(lane)
             yield batch
 
     async def changes(self, partition: int, after: int, up_to: int) -> list[tuple[int, StateChange]]:
         """Return the partition's changes of state with sequence numbers above `after`, up to `up_to`, in order."""
-        async with self._transaction() as (_, driver):
+        async with self._transaction(partition) as (_, driver):
             found = await driver.fetch(statements.READ_CHANGES, partition, after, up_to)
         return [(row["sequence"], rows.change_from(row)) for row in found]
 
+    async def release(self, partition: int) -> None:
+        """Give back the connection on which the partition's transactions were made."""
+        held = self._held.pop(partition, None)
+        if held is not None:
+            await held[0].close()
+
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[tuple[AsyncConnection, asyncpg.Connection]]:
+    async def _transaction(self, partition: int) -> AsyncIterator[tuple[AsyncConnection, asyncpg.Connection]]:
         with _translated():
-            async with self._engine.connect() as connection:
-                driver: Any = (await connection.get_raw_connection()).driver_connection
-                await connection.begin()
-                try:
-                    await driver.execute(statements.BEGIN)
-                    yield connection, driver
-                    await driver.execute("COMMIT")
-                except BaseException:
-                    # Whatever state it is in, nobody else gets this connection; closing it rolls back.
-                    await connection.invalidate()
-                    raise
+            connection, driver = await self._connection(partition)
+            try:
+                await driver.execute(self._begin)
+                yield connection, driver
+                await driver.execute("COMMIT")
+                if connection.in_transaction():
+                    # A rule's session has begun one, which the driver knows nothing of.
+                    await connection.commit()
+            except BaseException:
+                # Whatever state it is in, nobody else gets this connection; closing it rolls back.
+                await connection.invalidate()
+                await self.release(partition)
+                raise
+
+    async def _connection(self, partition: int) -> tuple[AsyncConnection, asyncpg.Connection]:
+        """Return the partition's connection: taking one from the pool for each batch would cost more than it saves."""
+        if partition not in self._held:
+            connection = await self._engine.connect()
+            self._held[partition] = connection, (await connection.get_raw_connection()).driver_connection
+        return self._held[partition]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from statewright.errors import ConfigurationError, PartitionCountMismatch
+from statewright_worker.storage.statements import BATCH_SETTINGS
 
 # One key for everyone who migrates, so that replicas that start together migrate once.
 MIGRATION_LOCK: Final = 0x5747_4D49
@@ -22,20 +23,23 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 POOL_TIMEOUT_SECONDS: Final = 10
 
 
-def create_engine(database_url: str, pool_size: int, *, pooled_transactions: bool = False) -> AsyncEngine:
+def create_engine(
+    database_url: str, pool_size: int, *, for_batches: bool = False, pooled_transactions: bool = False
+) -> AsyncEngine:
     """Return an engine for `database_url` whose connections leave transactions to the caller.
 
-    `pooled_transactions` says that a transaction-mode pooler stands between, which prepared statements do not survive.
-    Raises ConfigurationError when the URL is not one of PostgreSQL.
+    `for_batches` gives its connections BATCH_SETTINGS. `pooled_transactions` says that a transaction-mode pooler stands
+    between, which prepared statements do not survive. Raises ConfigurationError when the URL is not one of PostgreSQL.
     """
-    cache = {"statement_cache_size": 0, "prepared_statement_cache_size": 0} if pooled_transactions else {}
+    pooled = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
+    own = {"server_settings": BATCH_SETTINGS} if for_batches else {}
     return create_async_engine(
         asyncpg_url(database_url),
         isolation_level="AUTOCOMMIT",
         pool_size=pool_size,
         max_overflow=2,
         pool_timeout=POOL_TIMEOUT_SECONDS,
-        connect_args={"timeout": POOL_TIMEOUT_SECONDS, **cache},
+        connect_args={"timeout": POOL_TIMEOUT_SECONDS, **(pooled if pooled_transactions else own)},
     )
 
 

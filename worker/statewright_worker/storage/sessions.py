@@ -34,6 +34,10 @@ class RuleSessions:
     def open(self) -> AsyncSession:
         """Return the proposal's session; its first statement opens the savepoint."""
         if self._session is None:
+            plain = self._connection.sync_connection
+            if plain is not None and not plain.in_transaction():
+                # The batch's transaction runs already; this tells SQLAlchemy of it, and nothing goes to the database.
+                plain.begin()
             options: dict[str, Any] = {"join_transaction_mode": "create_savepoint", "expire_on_commit": False}
             self._session = RuleSession(bind=self._connection, **options)
         return self._session

@@ -7,17 +7,22 @@ Columns = tuple[tuple[str, str], ...]
 
 # A batch must not be held up by others, nor hold others up: a worker that freezes inside it is thrown out.
 # The plans never change with the size of a table, so that nothing surprises when it has grown.
-BEGIN: Final = """
-    BEGIN ISOLATION LEVEL READ COMMITTED;
-    SET LOCAL lock_timeout = '3s';
-    SET LOCAL statement_timeout = '10s';
-    SET LOCAL idle_in_transaction_session_timeout = '5s';
-    SET LOCAL plan_cache_mode = force_generic_plan;
-    SET LOCAL enable_seqscan = off;
-    SET LOCAL enable_hashjoin = off;
-    SET LOCAL enable_mergejoin = off;
-    SET LOCAL jit = off
-"""
+BATCH_SETTINGS: Final = {
+    "lock_timeout": "3s",
+    "statement_timeout": "10s",
+    "idle_in_transaction_session_timeout": "5s",
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+
+BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
+"""For connections that were opened with BATCH_SETTINGS."""
+
+BEGIN_POOLED: Final = "; ".join([BEGIN, *(f"SET LOCAL {name} = '{value}'" for name, value in BATCH_SETTINGS.items())])
+"""For connections that a pooler shares: the settings hold for one transaction."""
 
 TAKE_UP: Final = "UPDATE partition SET epoch = epoch + 1 WHERE id = $1 RETURNING epoch, sequence"
 
