@@ -66,12 +66,13 @@ async def decide(work: UnitOfWork, proposed: dict[UUID, UUID], state: ProposedSt
 
 
 async def measure(target: Target, total: int) -> None:
-    engine = database.create_engine(target.database_url or "", pool_size=2)
+    engine = database.create_engine(target.database_url or "", pool_size=2, for_batches=True)
     try:
         storage = Storage(engine)
         await database.fix_partitions(engine, None, default=8)
         lane, _ = await storage.take_up(0)
         rows = [await row(storage, lane, size, total) for size in SIZES]
+        await storage.release(0)
     finally:
         await engine.dispose()
     await asyncio.to_thread(

@@ -1,0 +1,167 @@
+"""The hot path: as many statements for a large batch as for a small one, each by the index that it should use."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+import pytest
+
+from statewright import State
+from statewright.ids import IdSource
+from statewright_worker.orchestration import Engine, Proposal
+from statewright_worker.orchestration.records import FlowRunRecord, TaskRunRecord
+from statewright_worker.storage import database, statements
+from statewright_worker.storage.batches import Batch, Lane, Needs, Storage
+from tests.deployment import Deployment
+
+ids = IdSource()
+ROWS = 100_000
+FIRST_VERSION_WITH_GENERIC_PLANS = 160_000
+
+FILL = """
+    INSERT INTO flow_run (id, name, created, tags, policy) SELECT gen_random_uuid(), 'f', now(), '[]', '{}'
+        FROM generate_series(1, 100000);
+    INSERT INTO task_run (id, name, created, tags, policy, flow_run_id)
+        SELECT gen_random_uuid(), 't', now(), '[]', '{}', id FROM flow_run;
+    INSERT INTO task_run_state
+            (id, run_id, ordinal, type, name, timestamp, state_details, run_count, partition, sequence)
+        SELECT gen_random_uuid(), id, 1, 'RUNNING', 'Running', now(), '{}', 1, 0, row_number() OVER () FROM task_run;
+    INSERT INTO flow_run_state
+            (id, run_id, ordinal, type, name, timestamp, state_details, run_count, partition, sequence)
+        SELECT gen_random_uuid(), id, 1, 'RUNNING', 'Running', now(), '{}', 1, 1, row_number() OVER () FROM flow_run;
+    INSERT INTO verdict (proposal_id, run_id, status, state_id, rule_signature, finalization_signature, decided)
+        SELECT gen_random_uuid(), run_id, 'ACCEPT', id, '', '', now() FROM task_run_state;
+    INSERT INTO task_run_state_cache (cache_key, task_run_state_id, created)
+        SELECT id::text, id, now() FROM task_run_state;
+    INSERT INTO concurrency_limit (tag, concurrency_limit) SELECT n::text, 1 FROM generate_series(1, 1000) AS n;
+    INSERT INTO concurrency_slot (limit_id, run_id, taken)
+        SELECT 1 + row_number() OVER () % 1000, id, now() FROM task_run;
+"""
+
+INDEXES = {
+    "LOCK_FLOW_RUNS": {"pk_flow_run", "pk_task_run", "pk_flow_run_state"},
+    "LOCK_TASK_RUNS": {"pk_flow_run", "pk_task_run", "pk_task_run_state", "ix_task_run__flow_run_id"},
+    "READ_VERDICTS": {"pk_verdict", "pk_flow_run_state", "pk_task_run_state"},
+    "READ_HISTORY": {"uq_flow_run_state__run_id_ordinal", "uq_task_run_state__run_id_ordinal"},
+    "READ_CACHE": {"ix_task_run_state_cache__cache_key_id", "pk_task_run_state"},
+    "READ_CHANGES": {
+        "uq_flow_run_state__partition_sequence",
+        "uq_task_run_state__partition_sequence",
+        "pk_flow_run",
+        "pk_task_run",
+        "pk_flow_run_state",
+        "pk_task_run_state",
+    },
+    "LOCK_LIMITS": {"uq_concurrency_limit__tag"},
+    "READ_SLOTS": {"pk_concurrency_slot"},
+    "UPDATE_FLOW_RUNS": {"pk_flow_run"},
+    "UPDATE_TASK_RUNS": {"pk_task_run"},
+    "DELETE_SLOTS": {"ix_concurrency_slot__run_id"},
+}
+
+
+class CountingDriver:
+    """A connection of the driver that counts what is sent over it."""
+
+    def __init__(self, driver: asyncpg.Connection) -> None:
+        self._driver = driver
+        self.sent = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("execute", "fetch", "fetchrow", "copy_records_to_table"):
+            self.sent += 1
+        return getattr(self._driver, name)
+
+
+@asynccontextmanager
+async def storage(deployment: Deployment) -> AsyncIterator[Storage]:
+    engine = database.create_engine(deployment.database_url, pool_size=1, for_batches=True)
+    await database.fix_partitions(engine, None, default=1)
+    opened = Storage(engine)
+    try:
+        yield opened
+    finally:
+        await opened.release(0)
+        await engine.dispose()
+
+
+async def decide(batch: Batch, runs: list[TaskRunRecord], state: Any) -> None:
+    proposals = [Proposal(ids.new(), run.id, state, datetime.now(UTC)) for run in runs]
+    run_ids = {run.id for run in runs}
+    needs = Needs(run_ids=run_ids, proposal_ids=[proposal.id for proposal in proposals], enters_running=run_ids)
+    work = await batch.load(needs, ids)
+    engine = Engine()
+    for proposal in proposals:
+        work.begin()
+        work.record_verdict(await engine.decide(proposal, work))
+        work.commit()
+    await batch.write(work)
+
+
+async def statements_for(opened: Storage, lane: Lane, size: int) -> int:
+    """Return how many statements a batch of `size` proposals takes, each run with a limited tag."""
+    async with opened.batch(lane) as batch:
+        await batch.set_limit("tag", 1_000)
+        work = await batch.load(Needs(), ids)
+        flow_run = FlowRunRecord(id=ids.new(), name="f", created=batch.now)
+        fields: dict[str, Any] = {"created": batch.now, "tags": ("tag",), "flow_run_id": flow_run.id}
+        runs = [TaskRunRecord(id=ids.new(), name="t", **fields) for _ in range(size)]
+        work.create_run(flow_run)
+        for run in runs:
+            work.create_run(run)
+        await batch.write(work)
+    connection, driver = opened._held[0]
+    counting = CountingDriver(driver)
+    opened._held[0] = connection, counting
+    async with opened.batch(lane) as batch:
+        await decide(batch, runs, State.running())
+    opened._held[0] = connection, driver
+    return counting.sent
+
+
+async def test_a_batch_takes_the_same_number_of_statements_whatever_its_size(deployment: Deployment) -> None:
+    async with storage(deployment) as opened:
+        lane, _ = await opened.take_up(0)
+        counts = {size: await statements_for(opened, lane, size) for size in (1, 2, 30, 300)}
+    assert len(set(counts.values())) == 1, counts
+    assert counts[1] <= 13
+
+
+@pytest.fixture
+async def filled(deployment: Deployment) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(deployment.database_url, server_settings=statements.BATCH_SETTINGS)
+    try:
+        await connection.execute("SET statement_timeout = 0")
+        await connection.execute(FILL)
+        await connection.execute("ANALYZE")
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def test_every_hot_statement_uses_its_indexes_at_a_hundred_thousand_rows(filled: asyncpg.Connection) -> None:
+    if filled.get_server_version().major * 10_000 < FIRST_VERSION_WITH_GENERIC_PLANS:
+        pytest.skip("EXPLAIN shows generic plans from PostgreSQL 16 on")
+    for name, expected in INDEXES.items():
+        nodes = _nodes(await _plan(filled, getattr(statements, name)))
+        assert not [node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"], name
+        assert {node["Index Name"] for node in nodes if "Index Name" in node} == expected, name
+
+
+async def _plan(connection: asyncpg.Connection, statement: str) -> dict[str, Any]:
+    """Return the plan of a statement with placeholders, which can be explained only as text within the server."""
+    await connection.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS explained (told json); DELETE FROM explained;"
+        " DO $outer$ DECLARE told json; BEGIN"
+        f" EXECUTE $inner$EXPLAIN (GENERIC_PLAN, FORMAT JSON) {statement}$inner$ INTO told;"
+        " INSERT INTO explained VALUES (told); END $outer$"
+    )
+    plan: dict[str, Any] = json.loads(await connection.fetchval("SELECT told FROM explained"))[0]["Plan"]
+    return plan
+
+
+def _nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *(node for child in plan.get("Plans", ()) for node in _nodes(child))]
