@@ -136,7 +136,7 @@ def test_a_worker_without_redis_says_so(deployment: Deployment) -> None:
 
 def test_the_help_names_every_command() -> None:
     text = statewright("--help").stdout
-    assert all(command in text for command in ("worker", "migrate", "dev", "demo"))
+    assert all(command in text for command in ("worker", "migrate", "dev", "demo", "bench"))
 
 
 def test_an_idle_worker_stays_idle(deployment: Deployment) -> None:
