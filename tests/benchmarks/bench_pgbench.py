@@ -13,6 +13,8 @@ from statewright_worker.cli.bench_target import Target, embedded_target
 from tests.benchmarks.harness import fetch_value, measured, show
 
 RUNS: Final = 100_000
+WORKERS: Final = 2
+IN_FLIGHT: Final = "2000"
 TABLES: Final = f"""
     CREATE TABLE bench_run (id int PRIMARY KEY, state_id uuid, state_type text, run_count int, changed timestamptz)
         WITH (fillfactor = 70);
@@ -55,15 +57,15 @@ def pgbench(target: Target, clients: int, seconds: int) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=6)
-    parser.add_argument("--clients", type=int, nargs="+", default=[8, 32])
+    parser.add_argument("--clients", type=int, nargs="+", default=[8, 32, 64])
     given = parser.parse_args()
-    with embedded_target(1) as target:
+    with embedded_target(WORKERS) as target:
         fetch_value(target, f"DO $do$ BEGIN {TABLES} END $do$")
         rows: list[list[object]] = []
         for clients in given.clients:
             rate, latency = pgbench(target, clients, given.seconds)
             rows.append([f"pgbench, {clients} clients, no rules", rate, latency])
-        told = measured(target, "--seconds", str(given.seconds), "--warm-up", "1.5")
+        told = measured(target, "--seconds", str(given.seconds), "--warm-up", "1.5", "--concurrency", IN_FLIGHT)
         ours = told["transitions_per_second"]
         rows.append([f"Statewright, {told['concurrency']} in flight", ours, told["latency_ms"]["p50"]])
         best = max(float(str(row[1])) for row in rows[:-1])

@@ -65,7 +65,9 @@ class Lanes:
             queue_name=channels.queue,
             redis_pool=self._redis,
             handle_signals=False,
-            max_jobs=partitions,
+            # Not what bounds a worker's share: arq never gives back what it counts while Redis drops its connection.
+            max_jobs=NEVER_TOO_OFTEN,
+            queue_read_limit=partitions,
             poll_delay=POLL_SECONDS,
             health_check_key=f"{channels.namespace}:health:{worker}",
             health_check_interval=HOLD_SECONDS,
@@ -92,7 +94,9 @@ class Lanes:
                 await self._worker.async_run()
             except (RedisError, OSError) as error:
                 log.warning("Redis is unavailable", error=str(error))
-                await asyncio.sleep(LOOK_SECONDS)
+            except Exception:
+                log.exception("picking up partitions failed; it is tried again")
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _drain(self, _: dict[str, Any], partition: int) -> None:
         if self._stopping or len(self._held) >= self._share:
