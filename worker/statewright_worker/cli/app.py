@@ -12,12 +12,12 @@ import uvloop
 from statewright_worker.cli.bench import DEFAULT_WORKERS, Options, run_bench
 from statewright_worker.cli.bench_options import DEFAULT_CONCURRENCY, Load, Mix
 from statewright_worker.cli.demo import run_demo
+from statewright_worker.cli.replicas import migrate_database
 from statewright_worker.embedded import embedded_servers
 from statewright_worker.garbage import collect_rarely
 from statewright_worker.logging import configure_logging
 from statewright_worker.replica import run_replica
 from statewright_worker.settings import WorkerSettings
-from statewright_worker.storage import database
 
 DEFAULT_FOLDER = Path(".statewright")
 
@@ -45,7 +45,7 @@ def worker() -> None:
 def migrate() -> None:
     """Bring the database of STATEWRIGHT_DATABASE_URL to the newest schema."""
     settings = WorkerSettings.load()
-    revision = _run(lambda: _migrate(settings))
+    revision = _run(lambda: migrate_database(settings.database_url.get_secret_value()))
     typer.echo(f"the schema is at revision {revision}")
 
 
@@ -55,7 +55,7 @@ def dev(folder: Folder = DEFAULT_FOLDER) -> None:
     with embedded_servers(folder) as servers:
         settings = WorkerSettings.load(database_url=servers.database_url, redis_url=servers.redis_url)
         configure_logging(settings)
-        _run(lambda: _migrate(settings))
+        _run(lambda: migrate_database(settings.database_url.get_secret_value()))
         greeting = (
             f"# data in {folder.resolve()}; stop with Ctrl-C\n"
             f"export STATEWRIGHT_DATABASE_URL='{servers.database_url}'\n"
@@ -111,14 +111,6 @@ async def _worker(settings: WorkerSettings, greeting: str = "") -> None:
         typer.echo(greeting)
     collect_rarely()
     await run_replica(settings, stop)
-
-
-async def _migrate(settings: WorkerSettings) -> str:
-    engine = database.create_engine(settings.database_url.get_secret_value(), pool_size=2)
-    try:
-        return await database.migrate(engine)
-    finally:
-        await engine.dispose()
 
 
 def _run(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:

@@ -1,8 +1,6 @@
 """What a benchmark is run against: the user's own deployment, or an embedded one in a temporary folder."""
 
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -15,15 +13,13 @@ from uuid import UUID
 import uvloop
 from redis import Redis
 
+from statewright_worker.cli.replicas import migrate_database, replicas
 from statewright_worker.embedded import Servers, embedded_servers
 from statewright_worker.storage import database
 
-STOP_SECONDS: Final = 10.0
 POSTGRESQL: Final = "postgresql"
 MILLISECOND_BITS: Final = 80
 """Below the milliseconds of a UUIDv7 lie this many bits."""
-
-Process = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +58,11 @@ def embedded_target(workers: int) -> Iterator[Target]:
 @contextmanager
 def deployed_on(servers: Servers, workers: int, folder: Path) -> Iterator[Target]:
     """Migrate the database of the servers, and run workers on them that write their log into `folder`."""
-    uvloop.run(_migrate(servers.database_url))
+    uvloop.run(migrate_database(servers.database_url))
     urls = {"STATEWRIGHT_DATABASE_URL": servers.database_url, "STATEWRIGHT_REDIS_URL": servers.redis_url}
-    with _workers(workers, os.environ | urls, folder / "workers.log") as processes:
+    with replicas(workers, os.environ | urls, folder / "workers.log") as processes:
         pids = {f"worker {number}": process.pid for number, process in enumerate(processes, 1)}
         yield Target(servers.redis_url, servers.database_url, {**pids, "redis": _redis_pid(servers.redis_url)})
-
-
-async def _migrate(database_url: str) -> None:
-    engine = database.create_engine(database_url, pool_size=2)
-    try:
-        await database.migrate(engine)
-    finally:
-        await engine.dispose()
 
 
 @asynccontextmanager
@@ -85,40 +73,6 @@ async def _connection(database_url: str) -> AsyncIterator[Any]:
             yield connection
     finally:
         await engine.dispose()
-
-
-@contextmanager
-def _workers(count: int, environment: Mapping[str, str], log: Path) -> Iterator[list[Process]]:
-    workers: list[Process] = []
-    try:
-        workers.extend(_start_worker(environment, log) for _ in range(count))
-        yield workers
-    finally:
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            _reap(worker)
-
-
-def _start_worker(environment: Mapping[str, str], log: Path) -> Process:
-    with log.open("ab") as output:
-        # Detached from the terminal, so that Ctrl-C reaches the benchmark alone, which stops the rest in order.
-        return subprocess.Popen(  # this program itself
-            [sys.executable, "-m", "statewright_worker", "worker"],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-
-
-def _reap(worker: Process) -> None:
-    try:
-        worker.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        worker.kill()
-        worker.wait()
 
 
 def _redis_pid(redis_url: str) -> int:
