@@ -22,7 +22,6 @@ EVENT_BODY: Final = b"event"
 DEAD_LETTER_REASON: Final = b"reason"
 DEAD_LETTER_FIELD: Final = b"field"
 
-REPLIES_KEPT: Final = 10_000
 REPLY_STREAM_TTL_SECONDS: Final = 3_600
 
 
@@ -64,3 +63,14 @@ class Channels:
 
     def _of(self, partition: int, name: str) -> str:
         return f"{{{self.namespace}:{partition}}}:{name}"
+
+
+def following(entry_id: str) -> str:
+    """Return the least id that a stream's entry behind this one can have: trimming to it keeps what comes after."""
+    milliseconds, _, number = entry_id.partition("-")
+    return f"{milliseconds}-{int(number) + 1}"
+
+
+def sequence_of(entry_id: bytes) -> int:
+    """Return the sequence number that the id of an event's entry stands for."""
+    return int(entry_id.partition(b"-")[0])

@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
+from statewright.channels import following
 from statewright.connection import cancel, persist
 from statewright.errors import UnreadableAnswer
 from statewright.messages import REPLY, Reply
@@ -55,7 +56,7 @@ class Inbox:
                     self._hand_out(UUID(request_id.decode()), body)
             position = entries[-1][0]
             # What was received is deleted, so that the stream stays as short as what is under way.
-            await self._redis.xtrim(self._stream, minid=_following(position), approximate=False)
+            await self._redis.xtrim(self._stream, minid=following(position.decode()), approximate=False)
         return position
 
     def _hand_out(self, request_id: UUID, body: bytes) -> None:
@@ -66,8 +67,3 @@ class Inbox:
             expected.set_result(REPLY.validate_json(body))
         except ValidationError as error:
             expected.set_exception(UnreadableAnswer(request_id, str(error)))
-
-
-def _following(entry_id: bytes) -> str:
-    milliseconds, _, number = entry_id.decode().partition("-")
-    return f"{milliseconds}-{int(number) + 1}"

@@ -6,7 +6,7 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-from statewright.channels import EVENT_BODY, Channels
+from statewright.channels import EVENT_BODY, Channels, sequence_of
 from statewright.connection import persist
 from statewright.events import Event
 
@@ -37,7 +37,7 @@ class Subscription:
             pipeline.xrevrange(channels.events(partition), count=1)
         newest = await pipeline.execute()
         positions = {
-            partition: _sequence(entries[0][0]) if entries else 0
+            partition: sequence_of(entries[0][0]) if entries else 0
             for partition, entries in zip(chosen, newest, strict=True)
         }
         return cls(redis, channels, positions)
@@ -58,9 +58,5 @@ class Subscription:
         read = await self._redis.xread(streams, count=EVENTS_PER_READ, block=BLOCK_MILLISECONDS)  # type: ignore[arg-type]  # redis-py's dict is invariant
         for stream, entries in read:
             for entry_id, fields in entries:
-                self._read_up_to[self._partition_of[stream]] = _sequence(entry_id)
+                self._read_up_to[self._partition_of[stream]] = sequence_of(entry_id)
                 self._buffer.append(Event.model_validate_json(fields[EVENT_BODY]))
-
-
-def _sequence(entry_id: bytes) -> int:
-    return int(entry_id.partition(b"-")[0])

@@ -12,6 +12,8 @@ from statewright.channels import (
     DEAD_LETTER_REASON,
     REPLY_STREAM_TTL_SECONDS,
     Channels,
+    following,
+    sequence_of,
 )
 from statewright_worker.publishing.scripts import add_script, run_script
 
@@ -87,7 +89,7 @@ class Streams:
         """
         pipeline = self._redis.pipeline(transaction=False)
         if after != START:
-            pipeline.xtrim(self._proposals, minid=_following(after), approximate=False)
+            pipeline.xtrim(self._proposals, minid=following(after), approximate=False)
         pipeline.xread({self._proposals: after}, count=count, block=block_milliseconds)
         read = (await pipeline.execute())[-1]
         return [Entry(entry_id.decode(), fields) for _, entries in read for entry_id, fields in entries]
@@ -125,7 +127,7 @@ class Streams:
     async def newest_event(self) -> int:
         """Return the sequence number that the event stream ends with, 0 when it is empty."""
         newest = await self._redis.xrevrange(self._events, count=1)
-        return int(newest[0][0].partition(b"-")[0]) if newest else 0
+        return sequence_of(newest[0][0]) if newest else 0
 
     def _appending(self, ends_with: int, events: Sequence[SequencedEvent]) -> tuple[Any, ...]:
         flat = [part for event in events for part in event]
@@ -134,12 +136,7 @@ class Streams:
     async def trim(self, up_to: str) -> None:
         """Delete the requests up to and including the entry `up_to`."""
         if up_to != START:
-            await self._redis.xtrim(self._proposals, minid=_following(up_to), approximate=False)
-
-
-def _following(entry_id: str) -> str:
-    milliseconds, _, number = entry_id.partition("-")
-    return f"{milliseconds}-{int(number) + 1}"
+            await self._redis.xtrim(self._proposals, minid=following(up_to), approximate=False)
 
 
 def _ends_with(answer: bytes | None) -> int | None:
