@@ -30,6 +30,8 @@ from statewright_worker.storage.sessions import RuleSessions
 _TRANSIENT: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    # The driver lost its connection in the middle of an operation.
+    asyncpg.InternalClientError,
     asyncpg.OperatorInterventionError,
     asyncpg.TransactionRollbackError,
     asyncpg.InsufficientResourcesError,
@@ -254,7 +256,11 @@ class Storage:
     async def _connection(self, partition: int) -> tuple[AsyncConnection, asyncpg.Connection]:
         """Return the partition's connection: taking one from the pool for each batch would cost more than it saves."""
         if partition not in self._held:
-            connection = await self._engine.connect()
+            try:
+                connection = await self._engine.connect()
+            except (DBAPIError, asyncpg.PostgresError) as error:
+                # Whatever kept us from connecting is no fault of the batch's.
+                raise Unavailable(f"cannot connect: {error}") from error
             self._held[partition] = connection, (await connection.get_raw_connection()).driver_connection
         return self._held[partition]
 
