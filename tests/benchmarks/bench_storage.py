@@ -49,12 +49,12 @@ async def transact(storage: Storage, lane: Lane, run_ids: list[UUID], state: Pro
         marks.append(time.perf_counter())
         work = await batch.load(needs, IDS)
         marks.append(time.perf_counter())
-        await decide(work, proposed, state, batch.now)
+        await decide(work, proposed, state, work.now)
         marks.append(time.perf_counter())
         await batch.write(work)
         marks.append(time.perf_counter())
     marks.append(time.perf_counter())
-    steps = ("begin and fence", "lock and load", "decide", "write", "commit")
+    steps = ("begin", "fence, lock and load", "decide", "write", "commit")
     return {step: after - before for step, before, after in zip(steps, marks, marks[1:], strict=False)}
 
 
@@ -78,7 +78,7 @@ async def measure(target: Target, total: int) -> None:
     await asyncio.to_thread(
         show,
         "The storage alone, milliseconds per batch",
-        ["proposals in a batch", "begin and fence", "lock and load", "decide", "write", "commit", "transitions/s"],
+        ["proposals in a batch", "begin", "fence, lock and load", "decide", "write", "commit", "transitions/s"],
         rows,
         target=target,
     )

@@ -51,8 +51,11 @@ def needs_of(batch: Iterable[Incoming]) -> Needs:
             case ReadRun(run_id=run_id):
                 needs.run_ids.add(run_id)
                 needs.histories.add(run_id)
-            case ReadLimit(tag=tag) | SetLimit(tag=tag):
+            case ReadLimit(tag=tag):
                 needs.limit_tags.add(tag)
+            case SetLimit(tag=tag, concurrency_limit=concurrency_limit):
+                needs.limit_tags.add(tag)
+                needs.limits_to_set[tag] = concurrency_limit
     return needs
 
 

@@ -131,7 +131,6 @@ class Drain:
     async def _transact(self, taken: Sequence[Taken]) -> tuple[Publication, int]:
         async with self._tools.storage.batch(self._lane) as batch:
             requests = [one for one in taken if isinstance(one, Incoming)]
-            await _set_limits(batch, requests)
             work = await batch.load(needs_of(requests), self._tools.ids)
             answered = await self._carry_out(taken, batch, work)
             await batch.write(work)
@@ -183,12 +182,6 @@ def _refusal(error: Exception) -> ErrorReply:
         return error.reply
     message = f"the request could not be carried out: {error}".replace("\x00", "")[:10_000]
     return ErrorReply(code=ErrorCode.NOT_WRITABLE, message=message)
-
-
-async def _set_limits(batch: Batch, requests: Sequence[Incoming]) -> None:
-    for incoming in requests:
-        if incoming.request.type == "set_limit":
-            await batch.set_limit(incoming.request.tag, incoming.request.concurrency_limit)
 
 
 def _segments(taken: Sequence[Taken]) -> Iterator[Sequence[Taken]]:

@@ -1,9 +1,8 @@
 """A batch's transaction: fence, lock, load, write, commit; the only place where runs are read and written."""
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -54,6 +53,8 @@ class Needs:
     failing_flow_runs: set[UUID] = field(default_factory=set)
     """Flow runs whose failed task runs may be sent to their retry."""
     histories: set[UUID] = field(default_factory=set)
+    limits_to_set: dict[str, int | None] = field(default_factory=dict)
+    """Limits by tag that are set before the first request is decided, or removed with all their slots."""
     limit_tags: set[str] = field(default_factory=set)
     """Limits that are read with all their holders."""
     tags_of_new_runs: set[str] = field(default_factory=set)
@@ -68,41 +69,34 @@ class Lane:
 
 
 class Batch:
-    """One open transaction on one partition, whose row it holds locked."""
+    """One open transaction on one partition."""
 
     def __init__(self, connection: AsyncConnection, driver: asyncpg.Connection, lane: Lane) -> None:
         self._driver = driver
-        self._partition = lane.partition
+        self._lane = lane
         self.sequence = 0
-        self.now = datetime.min.replace(tzinfo=UTC)
+        """The partition's last sequence number before this batch, once it is loaded."""
         self.sessions = RuleSessions(connection, driver)
 
-    async def fence(self, lane: Lane) -> None:
-        """Lock the partition's row. Raises LeaseLost when another drain has taken it up."""
-        row = await self._driver.fetchrow(statements.FENCE, lane.partition)
-        if row is None or row["epoch"] != lane.epoch:
-            raise LeaseLost(f"partition {lane.partition} was taken up by another drain")
-        self.sequence, self.now = row["sequence"], row["now"]
-
-    async def set_limit(self, tag: str, concurrency_limit: int | None) -> None:
-        """Set a limit, or remove it with all its slots."""
-        if concurrency_limit is None:
-            await self._driver.execute(statements.REMOVE_LIMIT, tag)
-        else:
-            await self._driver.execute(statements.SET_LIMIT, tag, concurrency_limit)
-
     async def load(self, needs: Needs, ids: IdSource) -> UnitOfWork:
-        """Lock the runs and limits that the batch is about, and load every fact that its rules will ask for."""
-        work = UnitOfWork(self.now, ids)
-        if needs.run_ids:
-            await self._lock_runs(work, needs)
-        if needs.proposal_ids:
-            for row in await self._driver.fetch(statements.READ_VERDICTS, needs.proposal_ids):
+        """Lock the partition, then the runs and limits that the batch is about, and load every fact that its rules will
+        ask for.
+
+        Raises LeaseLost when another drain has taken the partition up.
+        """
+        known_proposals, work = await self._load_runs(needs, ids)
+        if needs.failing_flow_runs:
+            failed = await self._driver.fetch(statements.LOCK_FAILED_TASK_RUNS, list(needs.failing_flow_runs))
+            await self._take_runs(work, failed, rows.task_run_from, statements.READ_TASK_STATES)
+        if known_proposals:
+            for row in await self._driver.fetch(statements.READ_VERDICTS, known_proposals):
                 work.verdicts[row["proposal_id"]] = rows.verdict_from(row)
+        for tag, concurrency_limit in needs.limits_to_set.items():
+            await self._set_limit(tag, concurrency_limit)
         if tags := needs.limit_tags | _limited_tags(work.runs.values(), needs):
             await self._lock_limits(work, tags, needs.limit_tags)
         if needs.cache_keys:
-            for row in await self._driver.fetch(statements.READ_CACHE, list(needs.cache_keys), self.now):
+            for row in await self._driver.fetch(statements.READ_CACHE, list(needs.cache_keys), work.now):
                 state = rows.state_from(row)
                 if state is not None:
                     work.cache[row["cache_key"]] = [CacheEntry(row["cache_key"], row["cache_expiration"], state)]
@@ -111,42 +105,65 @@ class Batch:
         return work
 
     async def write(self, work: UnitOfWork) -> None:
-        """Write what was decided, set-wise; the sequence advances by one for every change of state."""
-        created, changed = work.created_runs, [r for i, r in work.changed_runs.items() if i not in work.created_runs]
-        await self._append(
-            "flow_run", statements.FLOW_COLUMNS, _rows_of(created.values(), FlowRunRecord, statements.FLOW_COLUMNS)
-        )
-        await self._append(
-            "task_run", statements.TASK_COLUMNS, _rows_of(created.values(), TaskRunRecord, statements.TASK_COLUMNS)
-        )
-        await self._write_rows(statements.UPDATE_FLOW_RUNS, _rows_of(changed, FlowRunRecord, statements.FLOW_CHANGES))
-        await self._write_rows(statements.UPDATE_TASK_RUNS, _rows_of(changed, TaskRunRecord, statements.TASK_CHANGES))
-        await self._write_changes(work.state_changes)
-        await self._write_slots(work)
-        cached = [(e.cache_key, e.cache_expiration, e.state.id, self.now) for e in work.cache_added]
-        await self._append("task_run_state_cache", statements.CACHE_COLUMNS, cached)
-        verdicts = [rows.verdict_values(verdict, self.now) for verdict in work.new_verdicts]
-        await self._append("verdict", statements.VERDICT_COLUMNS, verdicts)
+        """Write what was decided in one statement; the sequence advances by one for every change of state."""
+        written = {part: values for part, values in self._parts(work) if values}
+        if written:
+            arrays = [column for values in written.values() for column in rows.columns_of(values)]
+            sequence = self.sequence + len(work.state_changes)
+            await self._driver.execute(
+                statements.write(tuple(written)), self._lane.partition, sequence, work.now, *arrays
+            )
 
-    async def _lock_runs(self, work: UnitOfWork, needs: Needs) -> None:
-        run_ids = list(needs.run_ids)
-        flows = await self._driver.fetch(statements.LOCK_FLOW_RUNS, run_ids)
-        tasks = await self._driver.fetch(statements.LOCK_TASK_RUNS, run_ids, list(needs.failing_flow_runs))
-        for row in flows:
-            work.runs[row["id"]] = rows.flow_run_from(row)
-        for row in tasks:
-            work.runs[row["id"]] = rows.task_run_from(row)
-        await self._reload_overtaken_states(work, flows, statements.READ_FLOW_STATES)
-        await self._reload_overtaken_states(work, tasks, statements.READ_TASK_STATES)
+    def _parts(self, work: UnitOfWork) -> Iterator[tuple[statements.Part, list[tuple[Any, ...]]]]:
+        created = work.created_runs
+        changed = [run for run_id, run in work.changed_runs.items() if run_id not in created]
+        numbered = list(enumerate(work.state_changes, self.sequence + 1))
+        yield statements.FLOW_RUNS_CREATED, _values(created.values(), FlowRunRecord, statements.FLOW_COLUMNS)
+        yield statements.TASK_RUNS_CREATED, _values(created.values(), TaskRunRecord, statements.TASK_COLUMNS)
+        yield statements.FLOW_RUNS_CHANGED, _values(changed, FlowRunRecord, statements.FLOW_CHANGES)
+        yield statements.TASK_RUNS_CHANGED, _values(changed, TaskRunRecord, statements.TASK_CHANGES)
+        for part, kind in ((statements.FLOW_RUN_STATES, FlowRunRecord), (statements.TASK_RUN_STATES, TaskRunRecord)):
+            yield part, [rows.change_values(change, n) for n, change in numbered if isinstance(change.run, kind)]
+        yield statements.SLOTS_RELEASED, sorted(work.slots_released)
+        yield statements.SLOTS_TAKEN, sorted(work.slots_taken)
+        yield statements.STATES_CACHED, [(e.cache_key, e.cache_expiration, e.state.id) for e in work.cache_added]
+        yield statements.VERDICTS, [rows.verdict_values(verdict) for verdict in work.new_verdicts]
 
-    async def _reload_overtaken_states(
-        self, work: UnitOfWork, locked: Iterable[asyncpg.Record], statement: str
+    async def _load_runs(self, needs: Needs, ids: IdSource) -> tuple[list[UUID], UnitOfWork]:
+        """Load the runs; return them with those of the batch's proposals that have a verdict already."""
+        loaded: dict[str, list[asyncpg.Record]] = {"fence": [], "flow": [], "task": [], "known": []}
+        run_ids, proposal_ids = list(needs.run_ids), needs.proposal_ids
+        for row in await self._driver.fetch(statements.LOAD, self._lane.partition, run_ids, proposal_ids):
+            loaded[row["source"]].append(row)
+        fence = loaded["fence"]
+        if not fence or fence[0]["epoch"] != self._lane.epoch:
+            raise LeaseLost(f"partition {self._lane.partition} was taken up by another drain")
+        self.sequence = fence[0]["sequence"]
+        work = UnitOfWork(fence[0]["now"], ids)
+        await self._take_runs(work, loaded["flow"], rows.flow_run_from, statements.READ_FLOW_STATES)
+        await self._take_runs(work, loaded["task"], rows.task_run_from, statements.READ_TASK_STATES)
+        return [row["id"] for row in loaded["known"]], work
+
+    async def _take_runs(
+        self,
+        work: UnitOfWork,
+        locked: Sequence[asyncpg.Record],
+        run_from: Callable[[asyncpg.Record], AnyRunRecord],
+        read_states: str,
     ) -> None:
+        for row in locked:
+            work.runs[row["id"]] = run_from(row)
         # Whoever waited for a run's lock sees the run's newest version, but joined to the state it had before.
         overtaken = {row["state_id"]: row["id"] for row in locked if row["state_id"] != row["s_id"]}
         if overtaken:
-            for row in await self._driver.fetch(statement, list(overtaken)):
+            for row in await self._driver.fetch(read_states, list(overtaken)):
                 work.runs[overtaken[row["s_id"]]].state = rows.state_from(row)
+
+    async def _set_limit(self, tag: str, concurrency_limit: int | None) -> None:
+        if concurrency_limit is None:
+            await self._driver.execute(statements.REMOVE_LIMIT, tag)
+        else:
+            await self._driver.execute(statements.SET_LIMIT, tag, concurrency_limit)
 
     async def _lock_limits(self, work: UnitOfWork, tags: set[str], with_holders: set[str]) -> None:
         limits = {
@@ -169,32 +186,6 @@ class Batch:
             if state is not None:
                 work.histories[row["run_id"]].append(state)
 
-    async def _write_changes(self, changes: Sequence[StateChange]) -> None:
-        if not changes:
-            return
-        flows: list[tuple[Any, ...]] = []
-        tasks: list[tuple[Any, ...]] = []
-        for sequence, change in enumerate(changes, self.sequence + 1):
-            of_kind = flows if isinstance(change.run, FlowRunRecord) else tasks
-            of_kind.append(rows.change_values(change, self._partition, sequence))
-        await self._append("flow_run_state", statements.STATE_COLUMNS, flows)
-        await self._append("task_run_state", statements.STATE_COLUMNS, tasks)
-        await self._driver.execute(statements.ADVANCE, self._partition, self.sequence + len(changes))
-
-    async def _write_slots(self, work: UnitOfWork) -> None:
-        await self._write_rows(statements.DELETE_SLOTS, sorted(work.slots_released))
-        taken = [(*slot, self.now) for slot in sorted(work.slots_taken)]
-        await self._append("concurrency_slot", statements.SLOT_COLUMNS, taken)
-
-    async def _append(self, table: str, columns: statements.Columns, values: Sequence[tuple[Any, ...]]) -> None:
-        # COPY is what PostgreSQL and the driver append with at the least cost.
-        if values:
-            await self._driver.copy_records_to_table(table, records=values, columns=statements.names(columns))
-
-    async def _write_rows(self, statement: str, values: Sequence[tuple[Any, ...]]) -> None:
-        if values:
-            await self._driver.execute(statement, *rows.columns_of(values))
-
 
 class Storage:
     """PostgreSQL as the drain uses it."""
@@ -215,14 +206,12 @@ class Storage:
 
     @asynccontextmanager
     async def batch(self, lane: Lane) -> AsyncIterator[Batch]:
-        """Open a transaction that holds the partition; commit it at the end, roll it back on any exception.
+        """Open a transaction on the partition; commit it at the end, roll it back on any exception.
 
         Raises LeaseLost, Unavailable or Refused; then nothing was written.
         """
         async with self._transaction(lane.partition) as (connection, driver):
-            batch = Batch(connection, driver, lane)
-            await batch.fence(lane)
-            yield batch
+            yield Batch(connection, driver, lane)
 
     async def changes(self, partition: int, after: int, up_to: int) -> list[tuple[int, StateChange]]:
         """Return the partition's changes of state with sequence numbers above `after`, up to `up_to`, in order."""
@@ -287,7 +276,7 @@ def _limited_tags(runs: Iterable[AnyRunRecord], needs: Needs) -> set[str]:
     return tags
 
 
-def _rows_of(
+def _values(
     runs: Iterable[AnyRunRecord], kind: type[AnyRunRecord], columns: statements.Columns
 ) -> list[tuple[Any, ...]]:
     names = statements.names(columns)

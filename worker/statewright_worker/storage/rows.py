@@ -27,7 +27,7 @@ def state_from(row: Record) -> State | None:
 
 
 def flow_run_from(row: Record) -> FlowRunRecord:
-    """Return the flow run of a row of LOCK_FLOW_RUNS."""
+    """Return the flow run of a row of LOAD."""
     return FlowRunRecord(
         **_shared(row),
         flow_id=row["flow_id"],
@@ -37,7 +37,7 @@ def flow_run_from(row: Record) -> FlowRunRecord:
 
 
 def task_run_from(row: Record) -> TaskRunRecord:
-    """Return the task run of a row of LOCK_TASK_RUNS."""
+    """Return the task run of a row of LOAD or LOCK_FAILED_TASK_RUNS."""
     return TaskRunRecord(
         **_shared(row),
         flow_run_id=row["flow_run_id"],
@@ -87,7 +87,7 @@ def run_values(run: RunRecord, columns: Sequence[str]) -> tuple[Any, ...]:
     return tuple([values[column] for column in columns])
 
 
-def change_values(change: StateChange, partition: int, sequence: int) -> tuple[Any, ...]:
+def change_values(change: StateChange, sequence: int) -> tuple[Any, ...]:
     """Return the row of a run's history, in the order of STATE_COLUMNS."""
     state = change.state
     return (
@@ -102,12 +102,11 @@ def change_values(change: StateChange, partition: int, sequence: int) -> tuple[A
         state.state_details.model_dump_json(exclude_defaults=True),
         None if change.previous is None else change.previous.id,
         change.run_count,
-        partition,
         sequence,
     )
 
 
-def verdict_values(verdict: Verdict, decided: Any) -> tuple[Any, ...]:
+def verdict_values(verdict: Verdict) -> tuple[Any, ...]:
     """Return the row of the ledger, in the order of VERDICT_COLUMNS."""
     return (
         verdict.proposal_id,
@@ -118,7 +117,6 @@ def verdict_values(verdict: Verdict, decided: Any) -> tuple[Any, ...]:
         None if verdict.state is None else verdict.state.id,
         SIGNATURE_SEPARATOR.join(verdict.rule_signature),
         SIGNATURE_SEPARATOR.join(verdict.finalization_signature),
-        decided,
     )
 
 

@@ -1,5 +1,9 @@
 """The statements of the hot path: set-wise, a fixed number per batch, whatever its size."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
 from typing import Final
 
 Columns = tuple[tuple[str, str], ...]
@@ -25,8 +29,6 @@ BEGIN_POOLED: Final = "; ".join([BEGIN, *(f"SET LOCAL {name} = '{value}'" for na
 """For connections that a pooler shares: the settings hold for one transaction."""
 
 TAKE_UP: Final = "UPDATE partition SET epoch = epoch + 1 WHERE id = $1 RETURNING epoch, sequence"
-
-FENCE: Final = "SELECT epoch, sequence, clock_timestamp() AS now FROM partition WHERE id = $1 FOR UPDATE"
 
 _BOOKKEEPING: Final[Columns] = (
     ("state_id", "uuid"),
@@ -72,7 +74,6 @@ STATE_COLUMNS: Final[Columns] = (
     ("state_details", "jsonb"),
     ("previous_state_id", "uuid"),
     ("run_count", "integer"),
-    ("partition", "smallint"),
     ("sequence", "bigint"),
 )
 VERDICT_COLUMNS: Final[Columns] = (
@@ -84,19 +85,13 @@ VERDICT_COLUMNS: Final[Columns] = (
     ("state_id", "uuid"),
     ("rule_signature", "text"),
     ("finalization_signature", "text"),
-    ("decided", "timestamptz"),
 )
-SLOT_COLUMNS: Final[Columns] = (("limit_id", "bigint"), ("run_id", "uuid"), ("taken", "timestamptz"))
+SLOT_COLUMNS: Final[Columns] = (("limit_id", "bigint"), ("run_id", "uuid"))
 CACHE_COLUMNS: Final[Columns] = (
     ("cache_key", "text"),
     ("cache_expiration", "timestamptz"),
     ("task_run_state_id", "uuid"),
-    ("created", "timestamptz"),
 )
-
-
-def _unnest(columns: Columns) -> str:
-    return "unnest(" + ", ".join(f"${n}::{kind}[]" for n, (_, kind) in enumerate(columns, 1)) + ")"
 
 
 def names(columns: Columns) -> list[str]:
@@ -104,20 +99,62 @@ def names(columns: Columns) -> list[str]:
     return [name for name, _ in columns]
 
 
-def _update(table: str, columns: Columns) -> str:
-    assignments = ", ".join(f"{name} = changed.{name}" for name, _ in columns if name != "id")
-    changed = f"{_unnest(columns)} AS changed ({', '.join(names(columns))})"
-    return f"UPDATE {table} SET {assignments} FROM {changed} WHERE {table}.id = changed.id"
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One table's share of what a batch writes: rows as one array per column, put where the text says `rows`."""
+
+    text: str
+    columns: Columns
 
 
-UPDATE_FLOW_RUNS: Final = _update("flow_run", FLOW_CHANGES)
-UPDATE_TASK_RUNS: Final = _update("task_run", TASK_CHANGES)
-DELETE_SLOTS: Final = """
-    DELETE FROM concurrency_slot
-    USING unnest($1::bigint[], $2::uuid[]) AS freed (limit_id, run_id)
-    WHERE concurrency_slot.limit_id = freed.limit_id AND concurrency_slot.run_id = freed.run_id
-"""
-ADVANCE: Final = "UPDATE partition SET sequence = $2 WHERE id = $1"
+def _insert(table: str, columns: Columns, **of_the_batch: str) -> Part:
+    """Return the part that appends rows; `of_the_batch` are columns that are the same for all of them."""
+    into = ", ".join([*(f'"{name}"' for name in names(columns)), *of_the_batch])
+    values = ", ".join(["rows.*", *(f"batch.{name}" for name in of_the_batch.values())])
+    return Part(f"INSERT INTO {table} ({into}) SELECT {values} FROM {{rows}}, batch", columns)
+
+
+def _update(table: str, columns: Columns) -> Part:
+    assignments = ", ".join(f"{name} = rows.{name}" for name in names(columns) if name != "id")
+    return Part(f"UPDATE {table} SET {assignments} FROM {{rows}} WHERE {table}.id = rows.id", columns)
+
+
+FLOW_RUNS_CREATED: Final = _insert("flow_run", FLOW_COLUMNS)
+TASK_RUNS_CREATED: Final = _insert("task_run", TASK_COLUMNS)
+FLOW_RUNS_CHANGED: Final = _update("flow_run", FLOW_CHANGES)
+TASK_RUNS_CHANGED: Final = _update("task_run", TASK_CHANGES)
+FLOW_RUN_STATES: Final = _insert("flow_run_state", STATE_COLUMNS, partition="partition")
+TASK_RUN_STATES: Final = _insert("task_run_state", STATE_COLUMNS, partition="partition")
+SLOTS_RELEASED: Final = Part(
+    """DELETE FROM concurrency_slot USING {rows}
+        WHERE concurrency_slot.limit_id = rows.limit_id AND concurrency_slot.run_id = rows.run_id""",
+    SLOT_COLUMNS,
+)
+SLOTS_TAKEN: Final = _insert("concurrency_slot", SLOT_COLUMNS, taken="now")
+STATES_CACHED: Final = _insert("task_run_state_cache", CACHE_COLUMNS, created="now")
+VERDICTS: Final = _insert("verdict", VERDICT_COLUMNS, decided="now")
+
+
+@lru_cache(maxsize=1_024)
+def write(parts: tuple[Part, ...]) -> str:
+    """Return the one statement that writes a batch made of these parts.
+
+    Its first parameters are the partition, its new sequence number and the batch's clock; behind them come the columns
+    of the parts, in order.
+    """
+    numbers = count(4)
+    steps = [f"part_{n} AS ({part.text.format(rows=_rows(part.columns, numbers))})" for n, part in enumerate(parts)]
+    batch = "batch (partition, sequence, now) AS (VALUES ($1::smallint, $2::bigint, $3::timestamptz))"
+    return f"""
+        WITH {", ".join([batch, *steps])}
+        UPDATE partition SET sequence = batch.sequence FROM batch WHERE partition.id = batch.partition
+    """
+
+
+def _rows(columns: Columns, numbers: Iterator[int]) -> str:
+    arrays = ", ".join(f"${next(numbers)}::{kind}[]" for _, kind in columns)
+    return f"unnest({arrays}) AS rows ({', '.join(names(columns))})"
+
 
 _STATE: Final = (
     's.id AS s_id, s.type AS s_type, s.name AS s_name, s."timestamp" AS s_timestamp, s.message AS s_message,'
@@ -132,24 +169,69 @@ def _selected(alias: str, columns: Columns) -> str:
     )
 
 
-# Flow runs before task runs, each by id: whoever locks runs does it in this order, so that nobody deadlocks.
-LOCK_FLOW_RUNS: Final = f"""
-    SELECT {_selected("run", FLOW_COLUMNS)}, {_STATE}
-    FROM flow_run AS run LEFT JOIN flow_run_state AS s ON s.id = run.state_id
-    WHERE run.id IN (
-        SELECT unnest($1::uuid[])
-        UNION SELECT flow_run_id FROM task_run WHERE id = ANY ($1)
+_LOADED_STATE: Final[Columns] = (
+    ("s_id", "uuid"),
+    ("s_type", "text"),
+    ("s_name", "text"),
+    ("s_timestamp", "timestamptz"),
+    ("s_message", "text"),
+    ("s_data", "text"),
+    ("s_details", "text"),
+)
+_LOADED_FENCE: Final[Columns] = (("epoch", "bigint"), ("sequence", "bigint"), ("now", "timestamptz"))
+_LOADED_FLOW_RUN: Final = (*FLOW_COLUMNS, *_LOADED_STATE)
+_LOADED_TASK_RUN: Final = (*TASK_COLUMNS, *_LOADED_STATE)
+_LOADED: Final = tuple(dict.fromkeys((*_LOADED_FENCE, *_LOADED_FLOW_RUN, *_LOADED_TASK_RUN)))
+
+
+def _loaded(source: str, columns: Columns) -> str:
+    """Select the columns that `source` has, and nothing in place of what only others have."""
+    selected = [
+        f"{source}.{name}" if (name, kind) in columns else f"NULL::{'text' if kind == 'jsonb' else kind} AS {name}"
+        for name, kind in _LOADED
+    ]
+    return f"SELECT '{source}' AS source, {', '.join(selected)} FROM {source}"
+
+
+# The partition's row is the fence. Behind it flow runs before task runs, each by id: whoever locks runs does it in this
+# order, so that nobody deadlocks. That one statement does it all is safe, although it looks at the database as it was
+# before it waited for the fence: whom it waits for there is either a drain that has lost the partition, which writes
+# nothing any more, or one that takes the partition up, and then what was read is thrown away.
+LOAD: Final = f"""
+    WITH fence AS (
+        SELECT epoch, sequence, clock_timestamp() AS now FROM partition WHERE id = $1 FOR UPDATE
+    ),
+    flow AS (
+        SELECT {_selected("run", FLOW_COLUMNS)}, {_STATE}
+        FROM flow_run AS run LEFT JOIN flow_run_state AS s ON s.id = run.state_id
+        WHERE run.id IN (
+            SELECT unnest($2::uuid[])
+            UNION SELECT flow_run_id FROM task_run WHERE id = ANY ($2)
+        )
+        ORDER BY run.id FOR NO KEY UPDATE OF run
+    ),
+    task AS (
+        SELECT {_selected("run", TASK_COLUMNS)}, {_STATE}
+        FROM task_run AS run LEFT JOIN task_run_state AS s ON s.id = run.state_id
+        WHERE run.id IN (
+            SELECT unnest($2::uuid[])
+            UNION SELECT parent_task_run_id FROM flow_run WHERE id = ANY ($2)
+        )
+        ORDER BY run.id FOR NO KEY UPDATE OF run
+    ),
+    known AS (
+        SELECT proposal_id AS id FROM verdict WHERE proposal_id = ANY ($3)
     )
-    ORDER BY run.id FOR NO KEY UPDATE OF run
+    {_loaded("fence", _LOADED_FENCE)}
+    UNION ALL {_loaded("flow", _LOADED_FLOW_RUN)}
+    UNION ALL {_loaded("task", _LOADED_TASK_RUN)}
+    UNION ALL {_loaded("known", (("id", "uuid"),))}
 """
-LOCK_TASK_RUNS: Final = f"""
+# Task runs that a flow run sends to their retry are found only now that the flow run is locked.
+LOCK_FAILED_TASK_RUNS: Final = f"""
     SELECT {_selected("run", TASK_COLUMNS)}, {_STATE}
     FROM task_run AS run LEFT JOIN task_run_state AS s ON s.id = run.state_id
-    WHERE run.id IN (
-        SELECT unnest($1::uuid[])
-        UNION SELECT parent_task_run_id FROM flow_run WHERE id = ANY ($1)
-        UNION SELECT id FROM task_run WHERE flow_run_id = ANY ($2) AND state_type = 'FAILED'
-    )
+    WHERE run.flow_run_id = ANY ($1) AND run.state_type = 'FAILED'
     ORDER BY run.id FOR NO KEY UPDATE OF run
 """
 READ_FLOW_STATES: Final = f"SELECT {_STATE} FROM flow_run_state AS s WHERE s.id = ANY ($1)"
