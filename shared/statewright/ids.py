@@ -9,7 +9,6 @@ from uuid import UUID
 TAG_BITS = 16
 TAG_MASK = (1 << TAG_BITS) - 1
 _VARIANT = 0b10 << 62
-_NON_TAG_RANDOM = ((1 << 62) - 1) ^ TAG_MASK
 
 
 def tree_tag(run_id: UUID) -> int:
@@ -28,12 +27,12 @@ def partition_of_tag(tag: str, partitions: int) -> int:
 
 
 class IdSource:
-    """Makes UUIDv7 ids; the clock (seconds since 1970) and the entropy are injected."""
+    """Makes UUIDv7 ids; the clock (seconds since 1970) and the entropy (an integer of so many bits) are injected."""
 
-    def __init__(self, clock: Callable[[], float] = time.time, entropy: Callable[[int], bytes] | None = None) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time, entropy: Callable[[int], int] | None = None) -> None:
         self._clock = clock
         # Ids need to be unique, not secret: a generator that the system has seeded is many times faster than asking it.
-        self._entropy = entropy or Random().randbytes
+        self._entropy = entropy or Random().getrandbits
         self._last = 0
 
     def new(self, tag: int | None = None) -> UUID:
@@ -43,10 +42,11 @@ class IdSource:
         """
         # 48 bits of milliseconds and 12 bits below them, kept strictly rising within this source.
         self._last = stamp = max(self._last + 1, int(self._clock() * 4_096_000))
-        random = int.from_bytes(self._entropy(8), "big")
-        low = random & TAG_MASK if tag is None else tag
+        random = self._entropy(62)
+        if tag is not None:
+            random = random & ~TAG_MASK | tag
         high = ((stamp >> 12) << 16) | 0x7000 | (stamp & 0xFFF)
-        return UUID(int=(high << 64) | _VARIANT | (random & _NON_TAG_RANDOM) | low)
+        return UUID(int=(high << 64) | _VARIANT | random)
 
 
 def id_from_key(idempotency_key: str, parent_id: UUID | None = None) -> UUID:

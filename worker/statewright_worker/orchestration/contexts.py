@@ -90,7 +90,7 @@ class OrchestrationContext(ABC):
     parameters: dict[str, Any] = field(default_factory=dict)
     rule_signature: list[str] = field(default_factory=list)
     finalization_signature: list[str] = field(default_factory=list)
-    at_work: str = ""
+    at_work: type = object
     """The rule or transform that is being entered or left; errors name it."""
     response_status: SetStateStatus = SetStateStatus.ACCEPT
     response_details: StateResponseDetails = ACCEPTED

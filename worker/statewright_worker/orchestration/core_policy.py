@@ -171,7 +171,7 @@ class ReleaseTaskConcurrencySlots(BaseOrchestrationRule):
     FROM_STATES = frozenset({StateType.RUNNING})
     TO_STATES = ALL_ORCHESTRATION_STATES
 
-    async def invalid_transition(self) -> bool:
+    def deviates(self) -> bool:
         return self.context.initial_state_type is not self.from_state_type or self.context.proposed_state is None
 
     async def after_transition(

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -35,7 +34,7 @@ from statewright_worker.orchestration.global_policy import GlobalFlowPolicy, Glo
 from statewright_worker.orchestration.instrumentation_policies import FlowInstrumentation, TaskInstrumentation
 from statewright_worker.orchestration.policies import BaseOrchestrationPolicy, Governing
 from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord
-from statewright_worker.orchestration.rules import BaseOrchestrationRule, BaseUniversalTransform
+from statewright_worker.orchestration.rules import BaseOrchestrationRule, BaseUniversalTransform, is_built_in
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 
 Policy = type[BaseOrchestrationPolicy]
@@ -59,8 +58,7 @@ class Step(NamedTuple):
     leaves: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(NamedTuple):
     """A proposal as the engine takes it up. `entered` is when it entered its stream."""
 
     id: UUID
@@ -98,8 +96,7 @@ class Engine:
         if run is None:
             raise RunMissing(proposal.run_id)
         timestamp = min(proposal.state.timestamp or proposal.entered, work.now)
-        context = self._context(run, proposal.state.stamped(work.ids.new(), timestamp, work.now), work)
-        context.sessions = sessions
+        context = self._context(run, proposal.state.stamped(work.ids.new(), timestamp, work.now), work, sessions)
         if proposal.api_version is not None:
             context.parameters[API_VERSION] = Version(proposal.api_version)
         if self._is_bounded[run.kind]:
@@ -111,37 +108,41 @@ class Engine:
     async def force(self, context: OrchestrationContext, run: AnyRunRecord, state: ProposedState) -> None:
         """Let another run enter `state` under the minimal policy, within the transition of `context`."""
         work = context.unit_of_work
-        nested = self._context(run, state.stamped(work.ids.new(), work.now, work.now), work)
-        nested.sessions = context.sessions
+        nested = self._context(run, state.stamped(work.ids.new(), work.now, work.now), work, context.sessions)
         await self._govern(nested, force=True)
 
-    def _context(self, run: AnyRunRecord, proposed: State, work: UnitOfWork) -> OrchestrationContext:
-        fields: dict[str, Any] = {
-            "unit_of_work": work,
-            "initial_state": run.state,
-            "proposed_state": proposed,
-            "settings": self._settings,
-            "transitions": self,
-        }
-        if isinstance(run, FlowRunRecord):
-            return FlowOrchestrationContext(run=run, **fields)
-        return TaskOrchestrationContext(run=run, **fields)
+    def _context(
+        self, run: AnyRunRecord, proposed: State, work: UnitOfWork, sessions: Sessions | None
+    ) -> OrchestrationContext:
+        form: Callable[..., OrchestrationContext] = (
+            FlowOrchestrationContext if isinstance(run, FlowRunRecord) else TaskOrchestrationContext
+        )
+        return form(
+            run=run,
+            unit_of_work=work,
+            initial_state=run.state,
+            proposed_state=proposed,
+            settings=self._settings,
+            transitions=self,
+            sessions=sessions,
+        )
 
     async def _govern_in_time(self, context: OrchestrationContext, force: bool) -> None:
         try:
             async with asyncio.timeout(self._rule_timeout):
                 await self._govern(context, force)
         except TimeoutError as error:
-            raise RuleError(context.at_work, TimeoutError(f"not done within {self._rule_timeout:g} s")) from error
+            too_long = TimeoutError(f"not done within {self._rule_timeout:g} s")
+            raise RuleError(context.at_work.__name__, too_long) from error
 
     async def _govern(self, context: OrchestrationContext, force: bool) -> None:
         """Enter every rule in order, write the state, leave them in exactly the reverse order."""
-        pair = (context.initial_state_type, context.proposed_state_type)
+        initial, proposed = pair = (context.initial_state_type, context.proposed_state_type)
         entered: list[BaseOrchestrationRule | BaseUniversalTransform] = []
         try:
             for governing, enter, leaves in self._governing(context.run.kind, force, pair):
-                context.at_work = governing.__name__
-                rule = governing(context, *pair)
+                context.at_work = governing
+                rule = governing(context, initial, proposed)
                 if enter is not None:
                     await enter(rule)
                 if leaves:
@@ -149,10 +150,10 @@ class Engine:
             await context.validate_proposed_state()
             while entered:
                 rule = entered.pop()
-                context.at_work = type(rule).__name__
+                context.at_work = type(rule)
                 await rule.__aexit__(None, None, None)
         except Exception as error:
-            failure = error if isinstance(error, OrchestrationError) else RuleError(context.at_work, error)
+            failure = error if isinstance(error, OrchestrationError) else RuleError(context.at_work.__name__, error)
             await _abandon(entered, failure)
             raise failure from error
         except asyncio.CancelledError as cancelled:
@@ -184,7 +185,7 @@ def _overrides(governing: type, base: type, *methods: str) -> bool:
 
 
 def _has_foreign_rules(policy: Policy) -> bool:
-    return any(not rule.__module__.startswith("statewright_worker.") for rule in policy.priority())
+    return not all(is_built_in(rule) for rule in policy.priority())
 
 
 async def _abandon(entered: list[BaseOrchestrationRule | BaseUniversalTransform], failure: BaseException) -> None:

@@ -4,7 +4,7 @@ from abc import ABC
 from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, final
 
 from statewright.states import TERMINAL_STATES, ProposedState, State, StateType
 from statewright.verdicts import SetStateStatus
@@ -40,6 +40,11 @@ class _Governing(AbstractAsyncContextManager[OrchestrationContext], ABC):
         self.to_state_type = to_state_type
 
 
+def is_built_in(governing: type) -> bool:
+    """Return whether a rule or transform is one of Statewright's own."""
+    return governing.__module__.startswith("statewright_worker.")
+
+
 class BaseOrchestrationRule(_Governing):
     """One piece of governing logic, entered before a state is written and left after it.
 
@@ -54,6 +59,7 @@ class BaseOrchestrationRule(_Governing):
 
     _acts_before: ClassVar[bool] = False
     _acts_after: ClassVar[bool] = False
+    _is_built_in: ClassVar[bool] = False
     _invalid_on_entry: bool | None = None
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -61,6 +67,7 @@ class BaseOrchestrationRule(_Governing):
         # A hook that a rule does not have needs no context to be copied for it.
         cls._acts_before = cls.before_transition is not BaseOrchestrationRule.before_transition
         cls._acts_after = cls.after_transition is not BaseOrchestrationRule.after_transition
+        cls._is_built_in = is_built_in(cls)
 
     # The hooks' arguments are `State | None` and the context's flow or task form; a rule narrows them to what its
     # FROM_STATES, its TO_STATES and its policy leave possible.
@@ -74,45 +81,65 @@ class BaseOrchestrationRule(_Governing):
     async def cleanup(self, initial_state: Any, validated_state: Any, context: Any) -> None:
         """Undo what this rule's own `before_transition` did: the transition became another one."""
 
+    @final
     async def __aenter__(self) -> OrchestrationContext:
-        if not await self.invalid():
+        context = self.context
+        if not self._is_invalid():
             if self._acts_before:
-                await self.before_transition(*self.context.entry_context())
-            self.context.rule_signature.append(type(self).__name__)
-        return self.context
+                await self.before_transition(context.initial_state, context.proposed_state, self._shown())
+            context.rule_signature.append(type(self).__name__)
+        return context
 
+    @final
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if await self.invalid():
+        context = self.context
+        if self._is_invalid():
             return
-        if exc_type is not None or await self.fizzled():
-            await self.cleanup(*self.context.exit_context())
+        if exc_type is not None or self.deviates():
+            await self.cleanup(context.initial_state, context.validated_state, self._shown())
         else:
             if self._acts_after:
-                await self.after_transition(*self.context.exit_context())
-            self.context.finalization_signature.append(type(self).__name__)
+                await self.after_transition(context.initial_state, context.validated_state, self._shown())
+            context.finalization_signature.append(type(self).__name__)
 
+    @final
     async def invalid(self) -> bool:
         """Return whether the rule has nothing to say here: its pair is not among those it governs, or the context's
         transition was another one already when the rule was entered."""
+        return self._is_invalid()
+
+    @final
+    async def fizzled(self) -> bool:
+        """Return whether the rule was valid on entry and somebody else has changed the transition since."""
+        return not self._is_invalid() and self.deviates()
+
+    @final
+    async def invalid_transition(self) -> bool:
+        """Return whether the context's transition differs from the one that the rule stands for."""
+        return self.deviates()
+
+    def deviates(self) -> bool:
+        """Return whether the context's transition differs from the one that the rule stands for.
+
+        What `invalid` and `fizzled` ask; a rule for which another transition is as good overrides it.
+        """
+        initial, proposed = self.context.initial_state, self.context.proposed_state
+        return self.from_state_type is not (None if initial is None else initial.type) or self.to_state_type is not (
+            None if proposed is None else proposed.type
+        )
+
+    def _is_invalid(self) -> bool:
         if self.from_state_type not in self.FROM_STATES or self.to_state_type not in self.TO_STATES:
             return True
         if self._invalid_on_entry is None:
-            self._invalid_on_entry = await self.invalid_transition()
+            self._invalid_on_entry = self.deviates()
         return self._invalid_on_entry
 
-    async def fizzled(self) -> bool:
-        """Return whether the rule was valid on entry and somebody else has changed the transition since."""
-        return not await self.invalid() and await self.invalid_transition()
-
-    async def invalid_transition(self) -> bool:
-        """Return whether the context's transition differs from the one that the rule stands for."""
-        context = self.context
-        return (
-            self.from_state_type is not context.initial_state_type
-            or self.to_state_type is not context.proposed_state_type
-        )
+    def _shown(self) -> OrchestrationContext:
+        # Of the built-in rules it is known that they leave the context alone, and a copy costs more than most of them.
+        return self.context if self._is_built_in else self.context.safe_copy()
 
     async def reject_transition(self, state: State | ProposedState | None, reason: str) -> None:
         """Write `state` instead of the proposed one; with None write nothing and keep the current state.
