@@ -241,12 +241,9 @@ class Client:
         if len(body) > self._settings.max_message_bytes:
             raise MessageTooLarge(len(body), self._settings.max_message_bytes)
         request_id = request_id or self._ids.new()
-        fields = {
-            REQUEST_ID: str(request_id).encode(),
-            REQUEST_REPLY_TO: self._name.encode(),
-            REQUEST_MESSAGE: body,
-        }
-        reply = self._inbox.expect(request_id)
+        named = str(request_id).encode()
+        fields = {REQUEST_ID: named, REQUEST_REPLY_TO: self._name.encode(), REQUEST_MESSAGE: body}
+        reply = self._inbox.expect(named)
         return Sent(
             request_id,
             pushed=self._outbox.put(self._channels.proposals(partition), fields, reply),

@@ -4,7 +4,6 @@ import asyncio
 from functools import partial
 from typing import Final
 from uuid import UUID
-from weakref import WeakValueDictionary
 
 from pydantic import ValidationError
 from redis.asyncio import Redis
@@ -24,12 +23,11 @@ class Inbox:
     def __init__(self, redis: Redis, stream: str) -> None:
         self._redis = redis
         self._stream = stream
-        # Weak: once nobody holds the future of a request, its answer interests nobody.
-        self._expected: WeakValueDictionary[UUID, asyncio.Future[Reply]] = WeakValueDictionary()
+        self._expected: dict[bytes, asyncio.Future[Reply]] = {}
         self._running: asyncio.Task[None] | None = None
 
-    def expect(self, request_id: UUID) -> "asyncio.Future[Reply]":
-        """Return the future of the answer to `request_id`; one that is asked twice at a time shares it."""
+    def expect(self, request_id: bytes) -> "asyncio.Future[Reply]":
+        """Return the future of the answer to `request_id` (as text); one that is asked twice at a time shares it."""
         expected = self._expected.get(request_id)
         if expected is None:
             expected = self._expected[request_id] = asyncio.get_running_loop().create_future()
@@ -53,17 +51,17 @@ class Inbox:
         for _, entries in read:
             for _, fields in entries:
                 for request_id, body in fields.items():
-                    self._hand_out(UUID(request_id.decode()), body)
+                    self._hand_out(request_id, body)
             position = entries[-1][0]
             # What was received is deleted, so that the stream stays as short as what is under way.
             await self._redis.xtrim(self._stream, minid=following(position.decode()), approximate=False)
         return position
 
-    def _hand_out(self, request_id: UUID, body: bytes) -> None:
+    def _hand_out(self, request_id: bytes, body: bytes) -> None:
         expected = self._expected.pop(request_id, None)
         if expected is None or expected.done():
             return
         try:
             expected.set_result(REPLY.validate_json(body))
         except ValidationError as error:
-            expected.set_exception(UnreadableAnswer(request_id, str(error)))
+            expected.set_exception(UnreadableAnswer(UUID(request_id.decode()), str(error)))

@@ -3,9 +3,9 @@
 import asyncio
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from itertools import chain
+from typing import Final, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
@@ -19,8 +19,7 @@ PIPELINE_SIZE: Final = 500
 Fields = dict[bytes, bytes]
 
 
-@dataclass(slots=True)
-class _Outgoing:
+class _Outgoing(NamedTuple):
     stream: str
     fields: Fields
     pushed: asyncio.Future[StatewrightError | None]
@@ -82,7 +81,8 @@ class Outbox:
     async def _push_at_once(self, entries: list[_Outgoing]) -> list[object]:
         pipeline = self._redis.pipeline(transaction=False)
         for entry in entries:
-            pipeline.xadd(entry.stream, entry.fields)  # type: ignore[arg-type]  # redis-py's dict is invariant
+            # redis-py's own xadd does the same, after looking at every option that nobody set.
+            pipeline.execute_command("XADD", entry.stream, "*", *chain.from_iterable(entry.fields.items()))
         answers: list[object] = await pipeline.execute(raise_on_error=False)
         return answers
 

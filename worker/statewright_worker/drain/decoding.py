@@ -1,9 +1,8 @@
 """Decoding: from a stream entry to a request, or to what is wrong with it."""
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -17,8 +16,7 @@ _PLAIN: Final = re.compile(rb"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[
 _KNOWN: Final = frozenset({REQUEST_ID, REQUEST_REPLY_TO, REQUEST_MESSAGE})
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(NamedTuple):
     """A request, who waits for its answer, and the entry that brought it."""
 
     entry: Entry
@@ -32,8 +30,7 @@ class Incoming:
         return datetime.fromtimestamp(int(self.entry.id.partition("-")[0]) / 1000, UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Malformed:
+class Malformed(NamedTuple):
     """An entry that is no request, and what is wrong with it. Whoever named a reply stream and an id hears of it."""
 
     entry: Entry
