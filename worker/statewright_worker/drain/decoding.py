@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -58,8 +59,11 @@ def decode(entry: Entry, max_message_bytes: int) -> Incoming | Malformed:
 
 def _reply_to(entry: Entry) -> str | None:
     named = entry.fields.get(REQUEST_REPLY_TO)
-    if named is None:
-        return None
+    return None if named is None else _client(named)
+
+
+@lru_cache(maxsize=4_096)
+def _client(named: bytes) -> str:
     if not _REPLY_TO.match(named):
         raise _BadEntry("reply_to", "reply_to must be 1 to 64 letters, digits, '_', '.' or '-'")
     return named.decode()

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 import structlog
+from pydantic_core import to_json
 from redis.asyncio import Redis
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
@@ -199,7 +200,7 @@ def _publication(answered: Sequence[Answered]) -> Publication:
     for one, reply in answered:
         if one.reply_to is not None and one.id is not None:
             to_client = publication.replies.setdefault(one.reply_to, {})
-            to_client[str(one.id).encode()] = reply.model_dump_json(exclude_none=True).encode()
+            to_client[str(one.id).encode()] = to_json(reply, exclude_none=True)
         if reply.type == "error":
             publication.dead_letters.append(DeadLetter(one.entry, reply.message, reply.field))
     return publication

@@ -2,11 +2,16 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import ClassVar
+from operator import attrgetter
+from typing import ClassVar, Final
 from uuid import UUID
 
 from statewright.runs import ConcurrencyLimit, FlowRun, RunKind, RunPolicy, TaskRun
 from statewright.states import State, StateType
+
+
+_FLOW_RUN_FIELDS: Final = tuple(FlowRun.model_fields)
+_TASK_RUN_FIELDS: Final = tuple(TaskRun.model_fields)
 
 
 @dataclass(kw_only=True)
@@ -32,11 +37,6 @@ class RunRecord:
     end_time: datetime | None = None
     total_run_time: timedelta = timedelta()
 
-    def _shared_fields(self) -> dict[str, object]:
-        names = ("id", "name", "created", "tags", "policy", "state", "run_count", "expected_start_time")
-        times = ("next_scheduled_start_time", "start_time", "end_time", "total_run_time")
-        return {name: getattr(self, name) for name in names + times}
-
 
 @dataclass(kw_only=True)
 class FlowRunRecord(RunRecord):
@@ -50,8 +50,7 @@ class FlowRunRecord(RunRecord):
 
     def as_run(self) -> FlowRun:
         """Return the run as a producer reads it."""
-        own = {"flow_id": self.flow_id, "deployment_id": self.deployment_id}
-        return FlowRun.model_validate({**self._shared_fields(), **own, "parent_task_run_id": self.parent_task_run_id})
+        return FlowRun.trusted(**dict(zip(_FLOW_RUN_FIELDS, attrgetter(*_FLOW_RUN_FIELDS)(self), strict=True)))
 
 
 @dataclass(kw_only=True)
@@ -66,8 +65,7 @@ class TaskRunRecord(RunRecord):
 
     def as_run(self) -> TaskRun:
         """Return the run as a producer reads it."""
-        own = {"flow_run_id": self.flow_run_id, "task_key": self.task_key}
-        return TaskRun.model_validate({**self._shared_fields(), **own, "flow_run_run_count": self.flow_run_run_count})
+        return TaskRun.trusted(**dict(zip(_TASK_RUN_FIELDS, attrgetter(*_TASK_RUN_FIELDS)(self), strict=True)))
 
 
 AnyRunRecord = FlowRunRecord | TaskRunRecord

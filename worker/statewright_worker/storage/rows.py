@@ -19,6 +19,9 @@ from statewright_worker.orchestration.records import (
 )
 
 SIGNATURE_SEPARATOR = ","
+POLICIES_REMEMBERED = 4_096
+
+_stored_policies: dict[int, tuple[RunPolicy, str]] = {}
 
 
 def state_from(row: Record) -> State | None:
@@ -182,9 +185,14 @@ def _policy(stored: str) -> RunPolicy:
     return RunPolicy.model_validate_json(stored)
 
 
-@lru_cache(maxsize=4_096)
 def _stored_policy(policy: RunPolicy) -> str:
-    return policy.model_dump_json(exclude_defaults=True)
+    # Found by identity: to hash and compare policies costs more than all else of their runs' rows.
+    known = _stored_policies.get(id(policy))
+    if known is None or known[0] is not policy:
+        if len(_stored_policies) >= POLICIES_REMEMBERED:
+            _stored_policies.clear()
+        known = _stored_policies[id(policy)] = policy, policy.model_dump_json(exclude_defaults=True)
+    return known[1]
 
 
 @lru_cache(maxsize=4_096)
