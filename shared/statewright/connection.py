@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 import hiredis
 from redis.asyncio import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
@@ -17,6 +18,11 @@ DROPPED: Final = (RedisConnectionError, RedisTimeoutError, OSError)
 """What is raised when a connection is lost or refused: worth another try, unlike an answer that says no."""
 
 CONNECT_TIMEOUT_SECONDS: Final = 5
+
+Argument = str | int | bytes
+Command = tuple[Argument, ...]
+StreamEntry = tuple[bytes, dict[bytes, bytes]]
+"""An entry's id, and its fields."""
 
 # Its stub declares a tuple of one argument.
 _pack: Any = hiredis.pack_command
@@ -43,7 +49,58 @@ def connection_pool(url: str) -> ConnectionPool:
     # Which class it is depends on the URL: TCP, TLS or a socket of the file system.
     connects: Any = pool.connection_class
     pool.connection_class = type(f"Packing{connects.__name__}", (_Packing, connects), {})
+    # HeldConnection hands answers out as they come, so they must always come in the same form.
+    pool.connection_kwargs["protocol"] = 2
     return pool
+
+
+class HeldConnection:
+    """A connection that its one user keeps, made when it is first used and again after it was lost.
+
+    To take one from the pool for each command costs more than the command itself.
+    """
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+        self._connection: Any = None
+
+    async def exchange(self, *commands: Command) -> list[Any]:
+        """Send the commands together, and return their answers as Redis gave them; what it refused is a ResponseError
+        in the place of an answer.
+
+        Raises what is in DROPPED when the connection is lost; some of the commands may have been carried out then.
+        """
+        if self._connection is None:
+            self._connection = await self._pool.get_connection()
+        connection = self._connection
+        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        return [await _answer(connection) for _ in commands]
+
+    async def ask(self, *command: Argument) -> Any:
+        """Send one command and return its answer. Raises ResponseError when Redis refuses it."""
+        [answer] = await self.exchange(command)
+        if isinstance(answer, ResponseError):
+            raise answer
+        return answer
+
+    async def close(self) -> None:
+        """Give the connection back."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await self._pool.release(connection)
+
+
+async def _answer(connection: Any) -> Any:
+    try:
+        return await connection.read_response()
+    except ResponseError as refusal:
+        return refusal
+
+
+def entries_of(read: Any) -> list[StreamEntry]:
+    """Return the entries in the answer to an XREAD of one stream, oldest first; none when it waited in vain."""
+    entries = read[0][1] if read else ()
+    return [(entry_id, dict(zip(flat[::2], flat[1::2], strict=True))) for entry_id, flat in entries]
 
 
 async def persist(do: Callable[[], Awaitable[Result]]) -> Result:

@@ -6,24 +6,28 @@ from typing import Final
 from uuid import UUID
 
 from pydantic import ValidationError
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool
 
 from statewright.channels import following
-from statewright.connection import cancel, persist
+from statewright.connection import HeldConnection, cancel, entries_of, persist
 from statewright.errors import UnreadableAnswer
 from statewright.messages import REPLY, Reply
 
 BLOCK_MILLISECONDS: Final = 5_000
 REPLIES_PER_READ: Final = 1_000
+ANSWERS_KEPT: Final = 256
+START: Final = b"0-0"
 
 
 class Inbox:
     """Reads one reply stream; goes on where it was after a dropped connection."""
 
-    def __init__(self, redis: Redis, stream: str) -> None:
-        self._redis = redis
+    def __init__(self, pool: ConnectionPool, stream: str) -> None:
+        self._redis = HeldConnection(pool)
         self._stream = stream
         self._expected: dict[bytes, asyncio.Future[Reply]] = {}
+        self._received = 0
+        """How many answers were received since the stream was trimmed."""
         self._running: asyncio.Task[None] | None = None
 
     def expect(self, request_id: bytes) -> "asyncio.Future[Reply]":
@@ -40,21 +44,24 @@ class Inbox:
         """Stop; whoever still waits waits in vain."""
         if self._running is not None:
             await cancel(self._running)
+        await self._redis.close()
 
     async def _run(self) -> None:
-        position = b"0-0"
+        position = START
         while True:
             position = await persist(partial(self._receive, position))
 
     async def _receive(self, position: bytes) -> bytes:
-        read = await self._redis.xread({self._stream: position}, count=REPLIES_PER_READ, block=BLOCK_MILLISECONDS)
-        for _, entries in read:
-            for _, fields in entries:
-                for request_id, body in fields.items():
-                    self._hand_out(request_id, body)
-            position = entries[-1][0]
-            # What was received is deleted, so that the stream stays as short as what is under way.
-            await self._redis.xtrim(self._stream, minid=following(position.decode()), approximate=False)
+        if self._received > ANSWERS_KEPT:
+            # What was received is deleted now and then, so that the stream stays short.
+            await self._redis.ask("XTRIM", self._stream, "MINID", following(position.decode()))
+            self._received = 0
+        limits = ("COUNT", REPLIES_PER_READ, "BLOCK", BLOCK_MILLISECONDS)
+        for entry_id, fields in entries_of(await self._redis.ask("XREAD", *limits, "STREAMS", self._stream, position)):
+            self._received += len(fields)
+            for request_id, body in fields.items():
+                self._hand_out(request_id, body)
+            position = entry_id
         return position
 
     def _hand_out(self, request_id: bytes, body: bytes) -> None:

@@ -2,19 +2,22 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import Final, NamedTuple
 
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool
 from redis.exceptions import ResponseError
 
-from statewright.connection import cancel, persist
+from statewright.connection import Argument, Command, HeldConnection, cancel, persist
 from statewright.errors import RedisUnavailable, StatewrightError
 from statewright.messages import Reply
 
 PIPELINE_SIZE: Final = 500
+TOGETHER: Final = 16
+"""So few requests become visible in one instant; more of them come faster than they are read anyway."""
 
 Fields = dict[bytes, bytes]
 
@@ -29,9 +32,9 @@ class _Outgoing(NamedTuple):
 class Outbox:
     """Pushes entries onto streams; after a dropped connection it sends again what was not confirmed."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, pool: ConnectionPool) -> None:
         """Make an outbox; the first entry starts it."""
-        self._redis = redis
+        self._redis = HeldConnection(pool)
         self._waiting: deque[_Outgoing] = deque()
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
@@ -59,6 +62,7 @@ class Outbox:
                 async with asyncio.timeout(timeout):
                     await self._emptied.wait()
             await cancel(self._running)
+        await self._redis.close()
 
     async def _run(self) -> None:
         while True:
@@ -79,12 +83,23 @@ class Outbox:
                 entry.reply.set_exception(refusal)
 
     async def _push_at_once(self, entries: list[_Outgoing]) -> list[object]:
-        pipeline = self._redis.pipeline(transaction=False)
-        for entry in entries:
-            # redis-py's own xadd does the same, after looking at every option that nobody set.
-            pipeline.execute_command("XADD", entry.stream, "*", *chain.from_iterable(entry.fields.items()))
-        answers: list[object] = await pipeline.execute(raise_on_error=False)
+        commands = [_command(entry) for entry in entries]
+        if 1 < len(commands) <= TOGETHER:
+            # The drain would wake up at the first of them, and spend a transaction on it alone.
+            return await self._push_in_one_instant(commands)
+        return await self._redis.exchange(*commands)
+
+    async def _push_in_one_instant(self, commands: list[Command]) -> list[object]:
+        _, *queued, executed = await self._redis.exchange(("MULTI",), *commands, ("EXEC",))
+        if isinstance(executed, ResponseError):
+            return [answer if isinstance(answer, ResponseError) else executed for answer in queued]
+        answers: list[object] = executed
         return answers
+
+
+def _command(entry: _Outgoing) -> Command:
+    fields: Iterator[Argument] = chain.from_iterable(entry.fields.items())
+    return ("XADD", entry.stream, "*", *fields)
 
 
 def _refusal(answer: object) -> StatewrightError | None:

@@ -15,25 +15,27 @@ from statewright_worker.replica import run_replica
 from statewright_worker.settings import WorkerSettings
 from statewright_worker.storage.batches import Batch
 
-# Each point: the method at whose side death comes, and whether it comes before or after the method has done its work.
-POINTS: dict[str, tuple[type, str, bool]] = {
-    "before the batch is written": (Batch, "write", False),
-    "between write and commit": (Batch, "write", True),
-    "between commit and publish": (Streams, "publish", False),
-    "between publish and trim": (Streams, "read", False),
-    "after trim": (Streams, "read", True),
+# Each point: the method at whose side death comes, whether it comes before or after the method has done its work, and
+# with which call of it the first batch gets there: reading comes before the first batch, too, and a batch's requests
+# are trimmed when the next one is published.
+POINTS: dict[str, tuple[type, str, bool, int]] = {
+    "before the batch is written": (Batch, "write", False, 1),
+    "between write and commit": (Batch, "write", True, 1),
+    "between commit and publish": (Streams, "publish", False, 1),
+    "between publish and trim": (Streams, "read", False, 2),
+    "after trim": (Streams, "publish", True, 2),
 }
 
 
-def die_at(point: str, times: int) -> None:
-    owner, name, after = POINTS[point]
+def die_at(point: str, batch: int) -> None:
+    owner, name, after, first = POINTS[point]
     original: Callable[..., Awaitable[Any]] = getattr(owner, name)
     calls = 0
 
     async def dying(*arguments: Any, **named: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls < times:
+        if calls < first - 1 + batch:
             return await original(*arguments, **named)
         if after:
             await original(*arguments, **named)
@@ -43,7 +45,5 @@ def die_at(point: str, times: int) -> None:
 
 
 if __name__ == "__main__":
-    # Requests are trimmed together with the next read, and the first read comes before the first batch.
-    first = 1 if POINTS[sys.argv[1]][1] == "read" else 0
-    die_at(sys.argv[1], first + int(sys.argv[2]))
+    die_at(sys.argv[1], int(sys.argv[2]))
     asyncio.run(run_replica(WorkerSettings.load(), asyncio.Event()))

@@ -51,13 +51,14 @@ class DrainTools:
 
     async def drain(self, lease: Lease) -> None:
         """Take the lease's partition up and work through it until the lease ends or is lost."""
-        streams = Streams(self.redis, self.channels, lease.partition, self.events_kept)
+        streams = Streams(self.redis.connection_pool, self.channels, lease.partition, self.events_kept)
         try:
             lane, sequence = await self.storage.take_up(lease.partition)
             await Drain(self, lease, lane, streams).run(sequence)
         except LeaseLost:
             log.warning("another drain has taken the partition up", partition=lease.partition)
         finally:
+            await streams.close()
             await self.storage.release(lease.partition)
 
 
@@ -69,6 +70,8 @@ class Drain:
         self._lease = lease
         self._lane = lane
         self._streams = streams
+        self._answered = START
+        """The last request that is answered: it, and all before it, need not be kept."""
 
     async def run(self, sequence: int) -> None:
         """Publish what the previous holder did not, up to `sequence`, then answer requests, oldest first.
@@ -76,18 +79,22 @@ class Drain:
         Requests whose answers got lost are still in the stream: the ledger answers them again.
         """
         await self._bring_missing_events(await self._streams.newest_event(), sequence)
-        position = START
         while self._lease.held:
-            entries = await self._read(position)
+            entries = await self._read()
             if entries:
                 await self._work_through(entries)
-                position = entries[-1].id
-        await self._streams.trim(position)
+            else:
+                await persist(self._trim)
+        await self._trim()
 
-    async def _read(self, after: str) -> list[Entry]:
+    async def _read(self) -> list[Entry]:
         async with self._lease.waiting():
-            return await persist(partial(self._streams.read, after, self._tools.batch_size, BLOCK_MILLISECONDS))
+            read = partial(self._streams.read, self._answered, self._tools.batch_size, BLOCK_MILLISECONDS)
+            return await persist(read)
         return []
+
+    async def _trim(self) -> None:
+        await self._streams.trim(self._answered)
 
     async def _work_through(self, entries: Sequence[Entry]) -> None:
         taken = [decode(entry, self._tools.max_message_bytes) for entry in entries]
@@ -95,7 +102,9 @@ class Drain:
             rest = segment
             while rest:
                 publication, done = await self._decide(rest)
+                publication.answered_before = self._answered
                 await self._publish(publication)
+                self._answered = rest[done - 1].entry.id
                 rest = rest[done:]
 
     async def _decide(self, taken: Sequence[Taken]) -> tuple[Publication, int]:

@@ -9,7 +9,6 @@ from uuid import UUID
 from statewright.runs import ConcurrencyLimit, FlowRun, RunKind, RunPolicy, TaskRun
 from statewright.states import State, StateType
 
-
 _FLOW_RUN_FIELDS: Final = tuple(FlowRun.model_fields)
 _TASK_RUN_FIELDS: Final = tuple(TaskRun.model_fields)
 

@@ -1,6 +1,6 @@
 """Who owns which partition, and who is alive: short-lived keys that their holder renews."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from statewright.channels import Channels
 from statewright.errors import RedisUnavailable
-from statewright_worker.publishing.scripts import add_script, run_script
+from statewright_worker.publishing.scripts import script_command
 
 LEASE_MILLISECONDS: Final = 1_000
 """After this long without renewal a worker is given up."""
@@ -65,16 +65,19 @@ class Leases:
 
     async def release(self, partition: int) -> None:
         """Give the partition up, if it is still this worker's."""
-        await run_script(self._redis, _RELEASE, [self._channels.owner(partition)], self._worker)
+        # redis-py declares no types for it.
+        run: Callable[..., Awaitable[object]] = self._redis.execute_command
+        await run(*script_command(_RELEASE, [self._channels.owner(partition)], self._worker))
 
     async def look_round(self, held: Iterable[int]) -> Look:
         """Renew what this worker holds, announce it as alive, and see who owns what, in one round trip."""
         mine = sorted(held)
         pipeline = self._redis.pipeline(transaction=False)
+        run: Callable[..., object] = pipeline.execute_command
         for partition in mine:
-            add_script(pipeline, _RENEW, [self._channels.owner(partition)], self._worker, LEASE_MILLISECONDS)
+            run(*script_command(_RENEW, [self._channels.owner(partition)], self._worker, LEASE_MILLISECONDS))
         shared = [self._channels.workers, self._channels.partitions]
-        add_script(pipeline, _ANNOUNCE, shared, self._worker, LEASE_MILLISECONDS, self._partitions)
+        run(*script_command(_ANNOUNCE, shared, self._worker, LEASE_MILLISECONDS, self._partitions))
         for partition in range(self._partitions):
             pipeline.exists(self._channels.owner(partition))
         answers = await pipeline.execute()

@@ -1,11 +1,12 @@
 """The streams of a partition as its drain uses them: read requests, publish answers and events, trim."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from itertools import chain
+from typing import Final, NamedTuple
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.asyncio import ConnectionPool
+from redis.exceptions import ResponseError
 
 from statewright.channels import (
     DEAD_LETTER_FIELD,
@@ -15,7 +16,8 @@ from statewright.channels import (
     following,
     sequence_of,
 )
-from statewright_worker.publishing.scripts import add_script, run_script
+from statewright.connection import Argument, Command, HeldConnection, entries_of
+from statewright_worker.publishing.scripts import script_command
 
 START: Final = "0-0"
 """Before the first entry of every stream."""
@@ -53,9 +55,10 @@ class DeadLetter:
     reason: str
     field: str | None
 
-    def fields(self) -> dict[Any, Any]:
+    def fields(self) -> dict[bytes, bytes]:
         """Return the letter as a stream entry: the original fields, and what was wrong with them."""
-        return {**self.entry.fields, DEAD_LETTER_REASON: self.reason, DEAD_LETTER_FIELD: self.field or ""}
+        wrong = {DEAD_LETTER_REASON: self.reason.encode(), DEAD_LETTER_FIELD: (self.field or "").encode()}
+        return {**self.entry.fields, **wrong}
 
 
 @dataclass(slots=True)
@@ -68,79 +71,88 @@ class Publication:
     replies: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     """Per client, the answers by request id."""
     dead_letters: list[DeadLetter] = field(default_factory=list)
+    answered_before: str = START
+    """The last request that was answered by publications before this one."""
 
 
 class Streams:
     """Redis as the drain of one partition uses it."""
 
-    def __init__(self, redis: Redis, channels: Channels, partition: int, events_kept: int) -> None:
-        self._redis = redis
+    def __init__(self, pool: ConnectionPool, channels: Channels, partition: int, events_kept: int) -> None:
+        self._redis = HeldConnection(pool)
         self._channels = channels
         self._proposals = channels.proposals(partition)
         self._events = channels.events(partition)
         self._dead_letters = channels.dead_letters(partition)
         self._events_kept = events_kept
 
-    async def read(self, after: str, count: int, block_milliseconds: int) -> list[Entry]:
-        """Delete the requests up to `after`, which are answered, and return up to `count` of those behind it.
+    async def close(self) -> None:
+        """Give the connection back."""
+        await self._redis.close()
 
-        Waits for the first one, at most that long.
-        """
-        pipeline = self._redis.pipeline(transaction=False)
-        if after != START:
-            pipeline.xtrim(self._proposals, minid=following(after), approximate=False)
-        pipeline.xread({self._proposals: after}, count=count, block=block_milliseconds)
-        read = (await pipeline.execute())[-1]
-        return [Entry(entry_id.decode(), fields) for _, entries in read for entry_id, fields in entries]
+    async def read(self, after: str, count: int, block_milliseconds: int) -> list[Entry]:
+        """Return up to `count` requests behind the entry `after`; wait for the first one, at most that long."""
+        limits = ("COUNT", count, "BLOCK", block_milliseconds)
+        read = await self._redis.ask("XREAD", *limits, "STREAMS", self._proposals, after)
+        return [Entry(entry_id.decode(), fields) for entry_id, fields in entries_of(read)]
 
     async def publish(self, publication: Publication) -> int | None:
-        """Send events, dead letters and answers, in this order, in one round trip.
+        """Send events, dead letters and answers, in this order, and trim what was answered before, in one round trip.
 
         Returns None, or the sequence number that the event stream ends with when that is not the expected one; then no
         event was sent.
         """
-        pipeline = self._redis.pipeline(transaction=False)
-        if publication.events:
-            add_script(pipeline, *self._appending(publication.follows, publication.events))
-        for letter in publication.dead_letters:
-            # A dead letter keeps its request's id, so that Redis refuses it the second time.
-            pipeline.xadd(self._dead_letters, letter.fields(), id=letter.entry.id, maxlen=DEAD_LETTERS_KEPT)
-        for client, answers in publication.replies.items():
-            stream = self._channels.replies(client)
-            fields: dict[Any, Any] = {**answers}
-            pipeline.xadd(stream, fields)
-            pipeline.expire(stream, REPLY_STREAM_TTL_SECONDS)
-        results = await pipeline.execute(raise_on_error=False)
-        for result in results:
-            if isinstance(result, RedisError) and not _is_known_already(result):
-                raise result
-        return _ends_with(results[0]) if publication.events else None
+        answers = await self._redis.exchange(*self._commands(publication))
+        for answer in answers:
+            if isinstance(answer, ResponseError) and not _is_known_already(answer):
+                raise answer
+        return _ends_with(answers[0]) if publication.events else None
 
     async def append_events(self, ends_with: int, events: Sequence[SequencedEvent]) -> int | None:
         """Append events to a stream that ends with the sequence number `ends_with`.
 
         Returns None, or what the stream ends with when that is something else; then nothing was appended.
         """
-        return _ends_with(await run_script(self._redis, *self._appending(ends_with, events)))
+        return _ends_with(await self._redis.ask(*self._appending(ends_with, events)))
 
     async def newest_event(self) -> int:
         """Return the sequence number that the event stream ends with, 0 when it is empty."""
-        newest = await self._redis.xrevrange(self._events, count=1)
+        newest = await self._redis.ask("XREVRANGE", self._events, "+", "-", "COUNT", 1)
         return sequence_of(newest[0][0]) if newest else 0
-
-    def _appending(self, ends_with: int, events: Sequence[SequencedEvent]) -> tuple[Any, ...]:
-        flat = [part for event in events for part in event]
-        return (_APPEND_EVENTS, [self._events], ends_with, self._events_kept, *flat)
 
     async def trim(self, up_to: str) -> None:
         """Delete the requests up to and including the entry `up_to`."""
         if up_to != START:
-            await self._redis.xtrim(self._proposals, minid=following(up_to), approximate=False)
+            await self._redis.ask(*self._trimming(up_to))
+
+    def _commands(self, publication: Publication) -> Iterator[Command]:
+        if publication.events:
+            yield self._appending(publication.follows, publication.events)
+        for letter in publication.dead_letters:
+            # A dead letter keeps its request's id, so that Redis refuses it the second time.
+            limit = ("MAXLEN", DEAD_LETTERS_KEPT)
+            yield ("XADD", self._dead_letters, *limit, letter.entry.id, *_flat(letter.fields().items()))
+        for client, answers in publication.replies.items():
+            stream = self._channels.replies(client)
+            yield ("XADD", stream, "*", *_flat(answers.items()))
+            yield ("EXPIRE", stream, REPLY_STREAM_TTL_SECONDS)
+        if publication.answered_before != START:
+            yield self._trimming(publication.answered_before)
+
+    def _appending(self, ends_with: int, events: Sequence[SequencedEvent]) -> Command:
+        return script_command(_APPEND_EVENTS, [self._events], ends_with, self._events_kept, *_flat(events))
+
+    def _trimming(self, up_to: str) -> Command:
+        return ("XTRIM", self._proposals, "MINID", following(up_to))
+
+
+def _flat(pairs: Iterable[tuple[Argument, Argument]]) -> Iterator[Argument]:
+    return chain.from_iterable(pairs)
 
 
 def _ends_with(answer: bytes | None) -> int | None:
     return None if answer is None else int(answer)
 
 
-def _is_known_already(error: RedisError) -> bool:
+def _is_known_already(error: ResponseError) -> bool:
     return "equal or smaller than the target stream top item" in str(error)
