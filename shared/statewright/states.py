@@ -166,7 +166,7 @@ class State(Frozen, _StateKind):
     @staticmethod
     def running(*, message: str | None = None, cache_key: str | None = None) -> ProposedState:
         """Propose RUNNING; with a cache key, a cached result of the same key is taken instead of running."""
-        return ProposedState(type=StateType.RUNNING, message=message, state_details=StateDetails(cache_key=cache_key))
+        return ProposedState(type=StateType.RUNNING, message=message, state_details=_caching(cache_key))
 
     @staticmethod
     def completed(
@@ -177,7 +177,7 @@ class State(Frozen, _StateKind):
         cache_expiration: datetime | None = None,
     ) -> ProposedState:
         """Propose COMPLETED; with a cache key, the state serves later runs until `cache_expiration`, or for ever."""
-        details = StateDetails(cache_key=cache_key, cache_expiration=cache_expiration)
+        details = _caching(cache_key, cache_expiration)
         return ProposedState(type=StateType.COMPLETED, message=message, data=data, state_details=details)
 
     @staticmethod
@@ -201,3 +201,9 @@ class State(Frozen, _StateKind):
         return ProposedState(
             type=StateType.PAUSED, message=message, state_details=StateDetails(pause_timeout=timeout_at)
         )
+
+
+def _caching(cache_key: str | None, cache_expiration: datetime | None = None) -> StateDetails:
+    if cache_key is None and cache_expiration is None:
+        return NO_DETAILS
+    return StateDetails(cache_key=cache_key, cache_expiration=cache_expiration)

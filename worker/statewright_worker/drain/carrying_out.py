@@ -25,6 +25,7 @@ from statewright.messages import (
 )
 from statewright.runs import RunHistory, RunKind
 from statewright.states import StateType
+from statewright.verdicts import Verdict
 from statewright_worker.drain.decoding import Incoming
 from statewright_worker.orchestration.core_policy import TASKS_RETRY_THEMSELVES_FROM
 from statewright_worker.orchestration.engine import Engine, Proposal
@@ -112,7 +113,7 @@ class Office:
         known = self.work.verdicts.get(incoming.id)
         if known is not None:
             if known.run_id == request.run_id:
-                return VerdictReply(verdict=known)
+                return _told(known)
             return _error(ErrorCode.PROPOSAL_CONFLICT, "id", f"proposal {incoming.id} was made for another run before")
         proposal = Proposal(
             incoming.id, request.run_id, request.state, incoming.entered, request.force, request.api_version
@@ -129,7 +130,7 @@ class Office:
             return reply
         self.work.commit()
         self.work.record_verdict(verdict)
-        return VerdictReply(verdict=verdict)
+        return _told(verdict)
 
     def _create(self, request: CreateRun) -> Reply:
         run = self.work.runs.get(request.run_id)
@@ -142,7 +143,7 @@ class Office:
             self.work.create_run(run)
         elif not isinstance(run, wanted):
             return _error(ErrorCode.RUN_CONFLICT, "run_id", f"{run.id} is a {run.kind} already")
-        return RunReply(run=run.as_run())
+        return RunReply.trusted(type="run", run=run.as_run())
 
     def _missing_parent(self, request: CreateRun) -> ErrorReply | None:
         field, parent_id, kind = (
@@ -174,6 +175,10 @@ class Office:
             return _failure(RunMissing(request.run_id))
         states = self.work.histories[run.id]
         return HistoryReply(history=RunHistory(run=run.as_run(), states=tuple(states)))
+
+
+def _told(verdict: Verdict) -> VerdictReply:
+    return VerdictReply.trusted(type="verdict", verdict=verdict)
 
 
 def _failure(error: OrchestrationError | Refused) -> ErrorReply:

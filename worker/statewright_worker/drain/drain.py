@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from redis.asyncio import Redis
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
-from statewright.channels import Channels
+from statewright.channels import REQUEST_ID, Channels
 from statewright.connection import persist
 from statewright.ids import IdSource
 from statewright.messages import ErrorCode, ErrorReply, Reply
@@ -209,7 +209,7 @@ def _publication(answered: Sequence[Answered]) -> Publication:
     for one, reply in answered:
         if one.reply_to is not None and one.id is not None:
             to_client = publication.replies.setdefault(one.reply_to, {})
-            to_client[str(one.id).encode()] = to_json(reply, exclude_none=True)
+            to_client[one.entry.fields[REQUEST_ID]] = to_json(reply, exclude_none=True)
         if reply.type == "error":
             publication.dead_letters.append(DeadLetter(one.entry, reply.message, reply.field))
     return publication
