@@ -1,0 +1,102 @@
+"""What goes over the connections to Redis: in one instant, in its place, and for no longer than it is needed."""
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from statewright import RedisUnavailable, State
+from statewright.connection import HeldConnection
+from statewright.ids import IdSource
+from statewright.pending import Pending
+from tests.deployment import Deployment, until
+
+ids = IdSource()
+
+
+async def announce(redis: Redis, deployment: Deployment, partitions: int) -> None:
+    """Do what a worker does for clients, so that what they send stays where they put it."""
+    await redis.set(deployment.channels.partitions, partitions)
+
+
+async def test_a_refusal_stands_in_the_place_of_its_answer(deployment: Deployment) -> None:
+    key = f"{deployment.namespace}:text"
+    async with deployment.redis() as redis:
+        held = HeldConnection(redis.connection_pool)
+        set_, added, pinged = await held.exchange(("SET", key, "x"), ("XADD", key, "*", "a", "b"), ("PING",))
+        assert isinstance(added, ResponseError)
+        assert (set_, pinged) == (b"OK", b"PONG")
+        with pytest.raises(ResponseError, match="WRONGTYPE"):
+            await held.ask("XADD", key, "*", "a", "b")
+
+
+async def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next_one(deployment: Deployment) -> None:
+    async with deployment.redis() as redis:
+        held = HeldConnection(redis.connection_pool)
+        asking = asyncio.create_task(held.ask("BLPOP", f"{deployment.namespace}:nothing", 30))
+        await until(lambda: is_blocked(redis, "blpop"))
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert await held.ask("PING") == b"PONG"
+
+
+async def is_blocked(redis: Redis, command: str) -> bool:
+    clients: list[dict[str, Any]] = await redis.client_list()
+    return any(client["cmd"] == command and "b" in client["flags"] for client in clients)
+
+
+async def test_requests_that_are_sent_together_arrive_in_one_instant(deployment: Deployment) -> None:
+    async with deployment.redis() as redis:
+        await announce(redis, deployment, partitions=1)
+        async with deployment.client() as client:
+            drain = HeldConnection(redis.connection_pool)
+            stream = deployment.channels.proposals(0)
+            reading = asyncio.create_task(drain.ask("XREAD", "BLOCK", 20_000, "STREAMS", stream, "$"))
+            await until(lambda: is_blocked(redis, "xread"))
+            flow_run = client.create_flow_run("together")
+            pending: list[Pending[Any]] = [
+                flow_run,
+                client.propose(flow_run, State.pending()),
+                client.read_run(flow_run),
+            ]
+            sent = [await one.pushed() for one in pending]
+            [[_, entries]] = await reading
+    assert [UUID(fields[1].decode()) for _, fields in entries] == sent
+
+
+async def test_a_request_that_redis_refuses_takes_none_of_those_sent_with_it(deployment: Deployment) -> None:
+    async with deployment.redis() as redis:
+        await announce(redis, deployment, partitions=2)
+        await redis.set(deployment.channels.proposals(0), "no stream")
+        async with deployment.client() as client:
+            refused = client.read_run(ids.new(tag=0))
+            taken = client.read_run(ids.new(tag=1))
+            with pytest.raises(RedisUnavailable, match="WRONGTYPE"):
+                await refused
+            assert await taken.pushed() == taken.request_id
+        assert await redis.xlen(deployment.channels.proposals(1)) == 1
+
+
+async def test_answered_requests_are_deleted_with_the_next_answer_and_when_the_worker_stops(
+    deployment: Deployment,
+) -> None:
+    stream = deployment.channels.proposals(0)
+    async with deployment.redis() as redis:
+        async with deployment.worker(partitions=1), deployment.client() as client:
+            flow_run = await client.create_flow_run("one by one")
+            for state in (State.pending(), State.running(), State.completed()):
+                await client.propose(flow_run, state)
+            assert await redis.xlen(stream) == 1
+        assert await redis.xlen(stream) == 0
+
+
+async def test_a_client_may_ask_for_the_third_version_of_redis_protocol(deployment: Deployment) -> None:
+    async with deployment.worker(partitions=1):
+        deployment.redis_url += "?protocol=3"
+        async with deployment.client() as client:
+            flow_run = await client.create_flow_run("newer")
+            assert (await client.propose(flow_run, State.pending())).accepted
