@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -51,15 +52,15 @@ class DrainTools:
 
     async def drain(self, lease: Lease) -> None:
         """Take the lease's partition up and work through it until the lease ends or is lost."""
-        streams = Streams(self.redis.connection_pool, self.channels, lease.partition, self.events_kept)
-        try:
-            lane, sequence = await self.storage.take_up(lease.partition)
-            await Drain(self, lease, lane, streams).run(sequence)
-        except LeaseLost:
-            log.warning("another drain has taken the partition up", partition=lease.partition)
-        finally:
-            await streams.close()
-            await self.storage.release(lease.partition)
+        async with AsyncExitStack() as stack:
+            streams = Streams(self.redis.connection_pool, self.channels, lease.partition, self.events_kept)
+            stack.push_async_callback(streams.close)
+            stack.push_async_callback(self.storage.release, lease.partition)
+            try:
+                lane, sequence = await self.storage.take_up(lease.partition)
+                await Drain(self, lease, lane, streams).run(sequence)
+            except LeaseLost:
+                log.warning("another drain has taken the partition up", partition=lease.partition)
 
 
 class Drain:
