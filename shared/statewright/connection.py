@@ -78,9 +78,7 @@ class HeldConnection:
 
     async def ask(self, *command: Argument) -> Any:
         """Send one command and return its answer. Raises ResponseError when Redis refuses it."""
-        [answer] = await self.exchange(command)
-        if isinstance(answer, ResponseError):
-            raise answer
+        [answer] = accepted(await self.exchange(command))
         return answer
 
     async def close(self) -> None:
@@ -95,6 +93,14 @@ async def _answer(connection: Any) -> Any:
         return await connection.read_response()
     except ResponseError as refusal:
         return refusal
+
+
+def accepted(answers: list[Any]) -> list[Any]:
+    """Return the answers. Raises the first ResponseError among them."""
+    for answer in answers:
+        if isinstance(answer, ResponseError):
+            raise answer
+    return answers
 
 
 def entries_of(read: Any) -> list[StreamEntry]:

@@ -1,12 +1,15 @@
 """A client's incoming side: the answers on its reply stream, each handed to whoever waits for it."""
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from typing import Final
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from pydantic import ValidationError
 from redis.asyncio import ConnectionPool
+from redis.exceptions import RedisError
 
 from statewright.channels import following
 from statewright.connection import HeldConnection, cancel, entries_of, persist
@@ -25,7 +28,8 @@ class Inbox:
     def __init__(self, pool: ConnectionPool, stream: str) -> None:
         self._redis = HeldConnection(pool)
         self._stream = stream
-        self._expected: dict[bytes, asyncio.Future[Reply]] = {}
+        # Weak: once nobody holds the future of a request, its answer interests nobody.
+        self._expected: WeakValueDictionary[bytes, asyncio.Future[Reply]] = WeakValueDictionary()
         self._received = 0
         """How many answers were received since the stream was trimmed."""
         self._running: asyncio.Task[None] | None = None
@@ -33,7 +37,8 @@ class Inbox:
     def expect(self, request_id: bytes) -> "asyncio.Future[Reply]":
         """Return the future of the answer to `request_id` (as text); one that is asked twice at a time shares it."""
         expected = self._expected.get(request_id)
-        if expected is None:
+        # One that is done was refused by Redis; who asks again expects another answer.
+        if expected is None or expected.done():
             expected = self._expected[request_id] = asyncio.get_running_loop().create_future()
         if self._running is None:
             # Not before somebody asks: a subscriber needs no right to read replies.
@@ -44,6 +49,8 @@ class Inbox:
         """Stop; whoever still waits waits in vain."""
         if self._running is not None:
             await cancel(self._running)
+            with suppress(RedisError, OSError):
+                await self._redis.ask("XTRIM", self._stream, "MAXLEN", 0)
         await self._redis.close()
 
     async def _run(self) -> None:

@@ -90,9 +90,13 @@ class Outbox:
         return await self._redis.exchange(*commands)
 
     async def _push_in_one_instant(self, commands: list[Command]) -> list[object]:
-        _, *queued, executed = await self._redis.exchange(("MULTI",), *commands, ("EXEC",))
+        begun, *queued, executed = await self._redis.exchange(("MULTI",), *commands, ("EXEC",))
+        if isinstance(begun, ResponseError):
+            # A user who may not do this: Redis has carried out one command after the other.
+            return queued
         if isinstance(executed, ResponseError):
-            return [answer if isinstance(answer, ResponseError) else executed for answer in queued]
+            # One of them was refused, and so nothing was done: each is to stand for itself.
+            return await self._redis.exchange(*commands)
         answers: list[object] = executed
         return answers
 

@@ -8,11 +8,12 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from statewright import RedisUnavailable, State
+from statewright import Client, RedisUnavailable, RunConflict, RunNotFound, State
 from statewright.connection import HeldConnection
 from statewright.ids import IdSource
 from statewright.pending import Pending
 from tests.deployment import Deployment, until
+from tests.end_to_end.test_access import users
 
 ids = IdSource()
 
@@ -81,17 +82,53 @@ async def test_a_request_that_redis_refuses_takes_none_of_those_sent_with_it(dep
         assert await redis.xlen(deployment.channels.proposals(1)) == 1
 
 
-async def test_answered_requests_are_deleted_with_the_next_answer_and_when_the_worker_stops(
-    deployment: Deployment,
-) -> None:
-    stream = deployment.channels.proposals(0)
+async def test_a_user_who_may_not_send_together_sends_one_by_one(deployment: Deployment) -> None:
+    async with users(deployment) as urls, deployment.redis() as redis:
+        await announce(redis, deployment, partitions=1)
+        forbidden = ("ACL", "SETUSER", f"statewright-producer-{deployment.namespace}", "-multi", "-exec")
+        await redis.execute_command(*forbidden)  # type: ignore[no-untyped-call]
+        async with Client(urls["producer"], namespace=deployment.namespace) as client:
+            pending = [client.create_flow_run(name) for name in ("one", "by", "one")]
+            sent = [await one.pushed() for one in pending]
+        entries = await redis.xrange(deployment.channels.proposals(0))
+    assert [UUID(fields[b"id"].decode()) for _, fields in entries] == sent
+
+
+async def test_who_asks_again_after_a_refusal_gets_a_new_answer(deployment: Deployment) -> None:
+    run_id, proposal_id, stream = ids.new(), ids.new(), deployment.channels.proposals(0)
     async with deployment.redis() as redis:
-        async with deployment.worker(partitions=1), deployment.client() as client:
-            flow_run = await client.create_flow_run("one by one")
-            for state in (State.pending(), State.running(), State.completed()):
-                await client.propose(flow_run, state)
-            assert await redis.xlen(stream) == 1
-        assert await redis.xlen(stream) == 0
+        await announce(redis, deployment, partitions=1)
+        await redis.set(stream, "no stream")
+        async with deployment.client() as client:
+            refused = client.propose(run_id, State.pending(), proposal_id=proposal_id)
+            with pytest.raises(RedisUnavailable, match="WRONGTYPE"):
+                await refused
+            await redis.delete(stream)
+            async with deployment.worker(partitions=1):
+                with pytest.raises(RunNotFound):
+                    await client.propose(run_id, State.pending(), proposal_id=proposal_id)
+
+
+async def is_empty(redis: Redis, stream: str) -> bool:
+    length: int = await redis.xlen(stream)
+    return length == 0
+
+
+async def test_a_request_that_was_refused_is_not_carried_out_later(deployment: Deployment) -> None:
+    stream = deployment.channels.proposals(0)
+    async with deployment.redis() as redis, deployment.worker(partitions=1), deployment.client() as client:
+        with pytest.raises(RunConflict):
+            await client.create_task_run("too early", flow_run=ids.new())
+        # At once, not when the next request comes: whoever takes over must not find it.
+        await until(lambda: is_empty(redis, stream))
+
+
+async def test_a_client_that_leaves_leaves_no_answers_behind(deployment: Deployment) -> None:
+    async with deployment.redis() as redis, deployment.worker(partitions=1):
+        async with deployment.client() as client:
+            await client.create_flow_run("left behind")
+        streams = [stream async for stream in redis.scan_iter(match=f"{deployment.namespace}:replies:*")]
+        assert [await redis.xlen(stream) for stream in streams] == [0]
 
 
 async def test_a_client_may_ask_for_the_third_version_of_redis_protocol(deployment: Deployment) -> None:

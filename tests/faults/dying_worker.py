@@ -16,14 +16,14 @@ from statewright_worker.settings import WorkerSettings
 from statewright_worker.storage.batches import Batch
 
 # Each point: the method at whose side death comes, whether it comes before or after the method has done its work, and
-# with which call of it the first batch gets there: reading comes before the first batch, too, and a batch's requests
-# are trimmed when the next one is published.
+# with which call of it the first batch gets there: requests are trimmed with the next read, and the first read comes
+# before the first batch.
 POINTS: dict[str, tuple[type, str, bool, int]] = {
     "before the batch is written": (Batch, "write", False, 1),
     "between write and commit": (Batch, "write", True, 1),
     "between commit and publish": (Streams, "publish", False, 1),
     "between publish and trim": (Streams, "read", False, 2),
-    "after trim": (Streams, "publish", True, 2),
+    "after trim": (Streams, "read", True, 2),
 }
 
 

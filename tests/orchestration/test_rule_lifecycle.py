@@ -271,3 +271,12 @@ async def test_a_rule_whose_transition_another_one_nullified_cleans_up_whatever_
     engine = engine_with(noting("Outer", journal, to_states=TYPES_ONLY), acting(act))
     await propose(work, run, State.running(), engine=engine)
     assert journal == ["Outer before", "Outer cleanup"]
+
+
+@pytest.mark.parametrize("question", ["invalid", "fizzled", "invalid_transition"])
+def test_a_rule_that_overrides_a_question_that_nobody_asks_is_refused(question: str) -> None:
+    async def answer(self: BaseOrchestrationRule) -> bool:
+        return False
+
+    with pytest.raises(TypeError, match=f"Mistaken overrides {question}, .*deviates"):
+        type("Mistaken", (BaseOrchestrationRule,), {question: answer})

@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from redis.asyncio import Redis
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
-from statewright.channels import REQUEST_ID, Channels
+from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, Channels
 from statewright.connection import persist
 from statewright.ids import IdSource
 from statewright.messages import ErrorCode, ErrorReply, Reply
@@ -24,12 +24,14 @@ from statewright_worker.orchestration.instrumentation_policies import event_body
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.publishing.streams import START, DeadLetter, Entry, Publication, Streams
 from statewright_worker.storage.batches import Batch, Lane, Storage
-from statewright_worker.storage.errors import LeaseLost, Unavailable
+from statewright_worker.storage.errors import LeaseLost, Overtaken, Unavailable
 
 BLOCK_MILLISECONDS: Final = 5_000
 BATCH_SECONDS: Final = 1.0
 """After this long a batch is closed with what it has decided: PostgreSQL ends transactions that sit idle for longer."""
 EVENTS_PER_CATCH_UP: Final = 1_000
+SEGMENT_BYTES: Final = 128 * 1024 * 1024
+"""So many bytes of messages, or one message, go into a transaction: PostgreSQL takes no statement beyond 1 GB."""
 
 log = structlog.get_logger()
 
@@ -71,8 +73,6 @@ class Drain:
         self._lease = lease
         self._lane = lane
         self._streams = streams
-        self._answered = START
-        """The last request that is answered: it, and all before it, need not be kept."""
 
     async def run(self, sequence: int) -> None:
         """Publish what the previous holder did not, up to `sequence`, then answer requests, oldest first.
@@ -80,32 +80,26 @@ class Drain:
         Requests whose answers got lost are still in the stream: the ledger answers them again.
         """
         await self._bring_missing_events(await self._streams.newest_event(), sequence)
+        position = START
         while self._lease.held:
-            entries = await self._read()
+            entries = await self._read(position)
             if entries:
                 await self._work_through(entries)
-            else:
-                await persist(self._trim)
-        await self._trim()
+                position = entries[-1].id
+        await self._streams.trim(position)
 
-    async def _read(self) -> list[Entry]:
+    async def _read(self, after: str) -> list[Entry]:
         async with self._lease.waiting():
-            read = partial(self._streams.read, self._answered, self._tools.batch_size, BLOCK_MILLISECONDS)
-            return await persist(read)
+            return await persist(partial(self._streams.read, after, self._tools.batch_size, BLOCK_MILLISECONDS))
         return []
-
-    async def _trim(self) -> None:
-        await self._streams.trim(self._answered)
 
     async def _work_through(self, entries: Sequence[Entry]) -> None:
         taken = [decode(entry, self._tools.max_message_bytes) for entry in entries]
-        for segment in _segments(taken):
+        for segment in segments(taken):
             rest = segment
             while rest:
                 publication, done = await self._decide(rest)
-                publication.answered_before = self._answered
                 await self._publish(publication)
-                self._answered = rest[done - 1].entry.id
                 rest = rest[done:]
 
     async def _decide(self, taken: Sequence[Taken]) -> tuple[Publication, int]:
@@ -114,7 +108,7 @@ class Drain:
         A batch that cannot be written is halved until the guilty request stands alone; only that one is refused.
         """
         try:
-            return await self._transact_when_available(taken)
+            return await self._transact_on_what_is_so(taken)
         except (LeaseLost, Unavailable):
             raise
         except Exception as error:
@@ -122,6 +116,13 @@ class Drain:
                 return await self._decide(taken[: len(taken) // 2])
             log.exception("a request could not be carried out", entry=taken[0].entry.id)
             return _publication([(taken[0], _refusal(error))]), 1
+
+    async def _transact_on_what_is_so(self, taken: Sequence[Taken]) -> tuple[Publication, int]:
+        try:
+            return await self._transact_when_available(taken)
+        except Overtaken:
+            # The second time it sees what it collided with.
+            return await self._transact_when_available(taken)
 
     async def _transact_when_available(self, taken: Sequence[Taken]) -> tuple[Publication, int]:
         try:
@@ -195,13 +196,19 @@ def _refusal(error: Exception) -> ErrorReply:
     return ErrorReply(code=ErrorCode.NOT_WRITABLE, message=message)
 
 
-def _segments(taken: Sequence[Taken]) -> Iterator[Sequence[Taken]]:
-    """Cut before each SetLimit: what was pushed before it is decided under the old limit, the rest under the new."""
-    start = 0
+def segments(taken: Sequence[Taken]) -> Iterator[Sequence[Taken]]:
+    """Cut before each SetLimit: what was pushed before it is decided under the old limit, the rest under the new.
+
+    Also cut before a segment grows beyond what a statement can carry.
+    """
+    start = size = 0
     for index, one in enumerate(taken):
-        if index > start and isinstance(one, Incoming) and one.request.type == "set_limit":
+        added = len(one.entry.fields.get(REQUEST_MESSAGE, b""))
+        sets_limit = isinstance(one, Incoming) and one.request.type == "set_limit"
+        if index > start and (sets_limit or size + added > SEGMENT_BYTES):
             yield taken[start:index]
-            start = index
+            start, size = index, 0
+        size += added
     yield taken[start:]
 
 

@@ -68,6 +68,9 @@ class BaseOrchestrationRule(_Governing):
         cls._acts_before = cls.before_transition is not BaseOrchestrationRule.before_transition
         cls._acts_after = cls.after_transition is not BaseOrchestrationRule.after_transition
         cls._is_built_in = is_built_in(cls)
+        for sealed in ("invalid", "fizzled", "invalid_transition"):
+            if getattr(cls, sealed) is not getattr(BaseOrchestrationRule, sealed):
+                raise TypeError(f"{cls.__name__} overrides {sealed}, which nobody asks; override deviates instead")
 
     # The hooks' arguments are `State | None` and the context's flow or task form; a rule narrows them to what its
     # FROM_STATES, its TO_STATES and its policy leave possible.
@@ -81,7 +84,6 @@ class BaseOrchestrationRule(_Governing):
     async def cleanup(self, initial_state: Any, validated_state: Any, context: Any) -> None:
         """Undo what this rule's own `before_transition` did: the transition became another one."""
 
-    @final
     async def __aenter__(self) -> OrchestrationContext:
         context = self.context
         if not self._is_invalid():
@@ -90,7 +92,6 @@ class BaseOrchestrationRule(_Governing):
             context.rule_signature.append(type(self).__name__)
         return context
 
-    @final
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:

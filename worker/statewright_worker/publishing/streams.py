@@ -16,7 +16,7 @@ from statewright.channels import (
     following,
     sequence_of,
 )
-from statewright.connection import Argument, Command, HeldConnection, entries_of
+from statewright.connection import Argument, Command, HeldConnection, accepted, entries_of
 from statewright_worker.publishing.scripts import script_command
 
 START: Final = "0-0"
@@ -71,8 +71,6 @@ class Publication:
     replies: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     """Per client, the answers by request id."""
     dead_letters: list[DeadLetter] = field(default_factory=list)
-    answered_before: str = START
-    """The last request that was answered by publications before this one."""
 
 
 class Streams:
@@ -91,13 +89,19 @@ class Streams:
         await self._redis.close()
 
     async def read(self, after: str, count: int, block_milliseconds: int) -> list[Entry]:
-        """Return up to `count` requests behind the entry `after`; wait for the first one, at most that long."""
+        """Delete the requests up to `after`, which are answered, and return up to `count` of those behind it.
+
+        Waits for the first one, at most that long.
+        """
         limits = ("COUNT", count, "BLOCK", block_milliseconds)
-        read = await self._redis.ask("XREAD", *limits, "STREAMS", self._proposals, after)
-        return [Entry(entry_id.decode(), fields) for entry_id, fields in entries_of(read)]
+        reading: Command = ("XREAD", *limits, "STREAMS", self._proposals, after)
+        # In one round trip: a request whose answer is out must not be carried out again by whoever comes after a crash.
+        commands = [reading] if after == START else [self._trimming(after), reading]
+        answers = await self._redis.exchange(*commands)
+        return [Entry(entry_id.decode(), fields) for entry_id, fields in entries_of(accepted(answers)[-1])]
 
     async def publish(self, publication: Publication) -> int | None:
-        """Send events, dead letters and answers, in this order, and trim what was answered before, in one round trip.
+        """Send events, dead letters and answers, in this order, in one round trip.
 
         Returns None, or the sequence number that the event stream ends with when that is not the expected one; then no
         event was sent.
@@ -136,8 +140,6 @@ class Streams:
             stream = self._channels.replies(client)
             yield ("XADD", stream, "*", *_flat(answers.items()))
             yield ("EXPIRE", stream, REPLY_STREAM_TTL_SECONDS)
-        if publication.answered_before != START:
-            yield self._trimming(publication.answered_before)
 
     def _appending(self, ends_with: int, events: Sequence[SequencedEvent]) -> Command:
         return script_command(_APPEND_EVENTS, [self._events], ends_with, self._events_kept, *_flat(events))

@@ -23,7 +23,7 @@ from statewright_worker.orchestration.records import (
 )
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.storage import rows, statements
-from statewright_worker.storage.errors import LeaseLost, Refused, Unavailable
+from statewright_worker.storage.errors import LeaseLost, Overtaken, Refused, Unavailable
 from statewright_worker.storage.sessions import RuleSessions
 
 _TRANSIENT: Final = (
@@ -208,7 +208,7 @@ class Storage:
     async def batch(self, lane: Lane) -> AsyncIterator[Batch]:
         """Open a transaction on the partition; commit it at the end, roll it back on any exception.
 
-        Raises LeaseLost, Unavailable or Refused; then nothing was written.
+        Raises LeaseLost, Unavailable, Overtaken or Refused; then nothing was written.
         """
         async with self._transaction(lane.partition) as (connection, driver):
             yield Batch(connection, driver, lane)
@@ -261,6 +261,8 @@ def _translated() -> Iterator[None]:
         yield
     except asyncpg.DataError as error:
         raise Refused(str(error)) from error
+    except asyncpg.UniqueViolationError as error:
+        raise Overtaken(str(error)) from error
     except _TRANSIENT as error:
         raise Unavailable(f"{type(error).__name__}: {error}") from error
     except (asyncpg.PostgresError, SQLAlchemyError) as error:

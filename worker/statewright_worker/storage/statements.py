@@ -194,9 +194,10 @@ def _loaded(source: str, columns: Columns) -> str:
 
 
 # The partition's row is the fence. Behind it flow runs before task runs, each by id: whoever locks runs does it in this
-# order, so that nobody deadlocks. That one statement does it all is safe, although it looks at the database as it was
-# before it waited for the fence: whom it waits for there is either a drain that has lost the partition, which writes
-# nothing any more, or one that takes the partition up, and then what was read is thrown away.
+# order. It all looks at the database as it was before it waited for the fence. Whom it waits for there is mostly a
+# drain that has lost the partition, and writes nothing any more, or one that takes it up, and then what was read is
+# thrown away. It may also be this drain's own last transaction, when its commit got lost on the way; then what was not
+# seen collides with what is written, and the batch is decided anew (Overtaken).
 LOAD: Final = f"""
     WITH fence AS (
         SELECT epoch, sequence, clock_timestamp() AS now FROM partition WHERE id = $1 FOR UPDATE
@@ -227,7 +228,8 @@ LOAD: Final = f"""
     UNION ALL {_loaded("task", _LOADED_TASK_RUN)}
     UNION ALL {_loaded("known", (("id", "uuid"),))}
 """
-# Task runs that a flow run sends to their retry are found only now that the flow run is locked.
+# Task runs that a flow run sends to their retry are found only now that the flow run is locked, and so they come behind
+# task runs with greater ids. A deadlock with another tree is possible: PostgreSQL ends it, and it is tried again.
 LOCK_FAILED_TASK_RUNS: Final = f"""
     SELECT {_selected("run", TASK_COLUMNS)}, {_STATE}
     FROM task_run AS run LEFT JOIN task_run_state AS s ON s.id = run.state_id
