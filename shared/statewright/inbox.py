@@ -4,17 +4,13 @@ import asyncio
 from contextlib import suppress
 from functools import partial
 from typing import Final
-from uuid import UUID
 from weakref import WeakValueDictionary
 
-from pydantic import ValidationError
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
 from statewright.channels import following
 from statewright.connection import HeldConnection, cancel, entries_of, persist
-from statewright.errors import UnreadableAnswer
-from statewright.messages import REPLY, Reply
 
 BLOCK_MILLISECONDS: Final = 5_000
 REPLIES_PER_READ: Final = 1_000
@@ -29,13 +25,13 @@ class Inbox:
         self._redis = HeldConnection(pool)
         self._stream = stream
         # Weak: once nobody holds the future of a request, its answer interests nobody.
-        self._expected: WeakValueDictionary[bytes, asyncio.Future[Reply]] = WeakValueDictionary()
+        self._expected: WeakValueDictionary[bytes, asyncio.Future[bytes]] = WeakValueDictionary()
         self._received = 0
         """How many answers were received since the stream was trimmed."""
         self._running: asyncio.Task[None] | None = None
 
-    def expect(self, request_id: bytes) -> "asyncio.Future[Reply]":
-        """Return the future of the answer to `request_id` (as text); one that is asked twice at a time shares it."""
+    def expect(self, request_id: bytes) -> "asyncio.Future[bytes]":
+        """Return the future of the answer to `request_id` (as text), as JSON; who asks twice at a time shares it."""
         expected = self._expected.get(request_id)
         # One that is done was refused by Redis; who asks again expects another answer.
         if expected is None or expected.done():
@@ -73,9 +69,5 @@ class Inbox:
 
     def _hand_out(self, request_id: bytes, body: bytes) -> None:
         expected = self._expected.pop(request_id, None)
-        if expected is None or expected.done():
-            return
-        try:
-            expected.set_result(REPLY.validate_json(body))
-        except ValidationError as error:
-            expected.set_exception(UnreadableAnswer(UUID(request_id.decode()), str(error)))
+        if expected is not None and not expected.done():
+            expected.set_result(body)

@@ -13,7 +13,6 @@ from redis.exceptions import ResponseError
 
 from statewright.connection import Argument, Command, HeldConnection, cancel, persist
 from statewright.errors import RedisUnavailable, StatewrightError
-from statewright.messages import Reply
 
 PIPELINE_SIZE: Final = 500
 TOGETHER: Final = 16
@@ -26,7 +25,7 @@ class _Outgoing(NamedTuple):
     stream: str
     fields: Fields
     pushed: asyncio.Future[StatewrightError | None]
-    reply: asyncio.Future[Reply]
+    reply: asyncio.Future[bytes]
 
 
 class Outbox:
@@ -41,7 +40,7 @@ class Outbox:
         self._running: asyncio.Task[None] | None = None
 
     def put(
-        self, stream: str, fields: Fields, reply: "asyncio.Future[Reply]"
+        self, stream: str, fields: Fields, reply: "asyncio.Future[bytes]"
     ) -> "asyncio.Future[StatewrightError | None]":
         """Queue an entry; the future yields None once Redis holds it, or the error with which Redis refused it.
 

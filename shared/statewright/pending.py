@@ -5,8 +5,10 @@ from collections.abc import Callable, Generator
 from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
-from statewright.errors import NoAnswer, StatewrightError, error_from
-from statewright.messages import Reply
+from pydantic import ValidationError
+
+from statewright.errors import NoAnswer, StatewrightError, UnreadableAnswer, error_from
+from statewright.messages import REPLY, Reply
 
 Answer = TypeVar("Answer")
 
@@ -19,7 +21,7 @@ class Sent(NamedTuple):
 
     request_id: UUID
     pushed: "asyncio.Future[StatewrightError | None]"
-    reply: "asyncio.Future[Reply]"
+    reply: "asyncio.Future[bytes]"
     timeout: float
 
 
@@ -50,10 +52,17 @@ class Pending(Generic[Answer]):
             await _settled(self._sent.reply, self._sent.timeout)
         if not self._sent.reply.done():
             raise NoAnswer(self.request_id, self._sent.timeout)
-        reply = self._sent.reply.result()
+        reply = self._decoded(self._sent.reply.result())
         if reply.type == "error":
             raise error_from(reply, self.request_id)
         return self._read(reply)
+
+    def _decoded(self, body: bytes) -> Reply:
+        # Only here: an answer that nobody awaits need not be decoded.
+        try:
+            return REPLY.validate_json(body)
+        except ValidationError as error:
+            raise UnreadableAnswer(self.request_id, str(error)) from None
 
 
 class PendingRun(Pending[Answer]):
@@ -65,7 +74,7 @@ class PendingRun(Pending[Answer]):
         """The run that the request is about, known before it exists."""
 
 
-async def _settled(reply: "asyncio.Future[Reply]", timeout: float) -> None:
+async def _settled(reply: "asyncio.Future[bytes]", timeout: float) -> None:
     """Wait until there is a reply, `timeout` seconds at most; to give up waiting leaves it to whoever else awaits it.
 
     What `asyncio.wait` does, in half of the time.

@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from statewright import Client, RedisUnavailable, RunConflict, RunNotFound, State
+from statewright import Client, RedisUnavailable, RunConflict, RunNotFound, State, UnreadableAnswer
 from statewright.connection import HeldConnection
 from statewright.ids import IdSource
 from statewright.pending import Pending
@@ -137,3 +137,17 @@ async def test_a_client_may_ask_for_the_third_version_of_redis_protocol(deployme
         async with deployment.client() as client:
             flow_run = await client.create_flow_run("newer")
             assert (await client.propose(flow_run, State.pending())).accepted
+
+
+async def test_an_answer_in_an_unknown_form_is_an_error_that_says_so(deployment: Deployment) -> None:
+    async with deployment.redis() as redis:
+        await announce(redis, deployment, partitions=1)
+        async with deployment.client() as client:
+            proposed = client.propose(ids.new(), State.pending())
+            await proposed.pushed()
+            [[_, fields]] = await redis.xrange(deployment.channels.proposals(0))
+            await redis.xadd(
+                deployment.channels.replies(fields[b"reply_to"].decode()), {fields[b"id"]: b'{"type": "?"}'}
+            )
+            with pytest.raises(UnreadableAnswer, match=str(proposed.request_id)):
+                await proposed

@@ -11,6 +11,8 @@ from statewright.states import State, StateType
 
 _FLOW_RUN_FIELDS: Final = tuple(FlowRun.model_fields)
 _TASK_RUN_FIELDS: Final = tuple(TaskRun.model_fields)
+_flow_run_values = attrgetter(*_FLOW_RUN_FIELDS)
+_task_run_values = attrgetter(*_TASK_RUN_FIELDS)
 
 
 @dataclass(kw_only=True)
@@ -49,7 +51,7 @@ class FlowRunRecord(RunRecord):
 
     def as_run(self) -> FlowRun:
         """Return the run as a producer reads it."""
-        return FlowRun.trusted(**dict(zip(_FLOW_RUN_FIELDS, attrgetter(*_FLOW_RUN_FIELDS)(self), strict=True)))
+        return FlowRun.trusted(**dict(zip(_FLOW_RUN_FIELDS, _flow_run_values(self), strict=True)))
 
 
 @dataclass(kw_only=True)
@@ -64,7 +66,7 @@ class TaskRunRecord(RunRecord):
 
     def as_run(self) -> TaskRun:
         """Return the run as a producer reads it."""
-        return TaskRun.trusted(**dict(zip(_TASK_RUN_FIELDS, attrgetter(*_TASK_RUN_FIELDS)(self), strict=True)))
+        return TaskRun.trusted(**dict(zip(_TASK_RUN_FIELDS, _task_run_values(self), strict=True)))
 
 
 AnyRunRecord = FlowRunRecord | TaskRunRecord
