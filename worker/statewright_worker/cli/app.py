@@ -81,6 +81,7 @@ def bench(
     rate: Annotated[float | None, typer.Option(min=1, help="Open loop: proposals per second.")] = None,
     seconds: Annotated[float, typer.Option(min=0.5, help="How long to measure.")] = 10,
     warm_up: Annotated[float, typer.Option(min=0, help="Seconds of load before that.")] = 2,
+    prepare: Annotated[int, typer.Option(min=0, help="Task runs that are made before the load begins.")] = 0,
     producers: Annotated[int, typer.Option(min=1, help="Processes that produce the load.")] = 1,
     workers: Annotated[
         int | None, typer.Option(min=1, help=f"Worker replicas, when embedded.  [default: {DEFAULT_WORKERS}]")
@@ -97,7 +98,7 @@ def bench(
     stay, or without one on an embedded deployment that is gone afterwards."""
     if concurrency is not None and rate is not None:
         raise typer.BadParameter("--concurrency is for a closed loop and --rate for an open one; give one of them")
-    load = Load(mix, seconds, warm_up, concurrency or DEFAULT_CONCURRENCY, rate)
+    load = Load(mix, seconds, warm_up, concurrency or DEFAULT_CONCURRENCY, rate, prepare)
     run_bench(Options(load, producers, redis_url, database_url, workers, in_json, plot))
 
 

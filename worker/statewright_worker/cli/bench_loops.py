@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from statewright import Client, ProposedState, StatewrightError
-from statewright_worker.cli.bench_mixes import Mixer, Runs, States
+from statewright_worker.cli.bench_mixes import Runs, States
 from statewright_worker.cli.bench_options import Load
 from statewright_worker.cli.bench_samples import Journal
 
@@ -27,13 +27,15 @@ class Step:
 class Loops:
     """Puts a load on a deployment until the moment `ends` of the clock."""
 
-    def __init__(self, client: Client, load: Load, journal: Journal, clock: Callable[[], float], ends: float) -> None:
+    def __init__(
+        self, client: Client, runs: Runs, load: Load, journal: Journal, *, clock: Callable[[], float], ends: float
+    ) -> None:
         self._client = client
+        self._runs = runs
         self._load = load
         self._journal = journal
         self._clock = clock
         self._ends = ends
-        self._runs = Runs(client, Mixer(load.mix), journal.created)
         self._ready: deque[Step] = deque()
         self._asking: set[asyncio.Task[None]] = set()
 
@@ -72,8 +74,9 @@ class Loops:
             self._ready.append(following)
 
     def _first_step(self) -> Step:
-        run_id, task = self._runs.make()
-        return Step(run_id, next(task.states), task.states)
+        made = self._runs.make()
+        self._journal.created(made.requests)
+        return Step(made.run.run_id, next(made.task.states), made.task.states)
 
     async def _propose(self, step: Step, asked: float) -> Step | None:
         """Propose, take down what came of it, and return the task run's next step if it has one."""

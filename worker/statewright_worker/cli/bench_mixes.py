@@ -1,20 +1,23 @@
 """The mixes: which task runs a benchmark makes, and what it proposes for each of them."""
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 from uuid import UUID
 
-from statewright import Client, ProposedState, RunPolicy, State, Verdict
+from statewright import Client, ProposedState, RunPolicy, State, TaskRun, Verdict
 from statewright.ids import IdSource
+from statewright.pending import PendingRun
 from statewright_worker.cli.bench_options import Load, Mix
 
 TAGS: Final = tuple(f"statewright-bench-{number}" for number in range(8))
 TAGS_PER_TASK: Final = 2
 TASKS_PER_FLOW: Final = 10
 KEYS_REMEMBERED: Final = 1_000
+PREPARED_AT_A_TIME: Final = 2_000
 NO_POLICY: Final = RunPolicy()
 ONE_RETRY: Final = RunPolicy(retries=1, retry_delay=0)
 
@@ -74,26 +77,46 @@ def states(cache_key: str | None, *, fails: bool, on_cached: Callable[[str], obj
         on_cached(cache_key)
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A task run, what becomes of it, and how many requests it took to make it just now."""
+
+    run: PendingRun[TaskRun]
+    task: Task
+    requests: int
+
+
 class Runs:
     """Makes the runs of a mix, several task runs to a flow run."""
 
-    def __init__(self, client: Client, mixer: Mixer, on_request: Callable[[], None]) -> None:
+    def __init__(self, client: Client, mixer: Mixer) -> None:
         self._client = client
         self._mixer = mixer
-        self._on_request = on_request
         self._flow_run: UUID | None = None
         self._tasks_left = 0
+        self._prepared: deque[Made] = deque()
 
-    def make(self) -> tuple[UUID, Task]:
-        """Send what makes the next task run, and return its id. Its answer is not awaited: a verdict comes later."""
+    async def prepare(self, count: int) -> None:
+        """Make so many task runs beforehand, and wait until they exist."""
+        while len(self._prepared) < count:
+            made = [self._send() for _ in range(min(count - len(self._prepared), PREPARED_AT_A_TIME))]
+            await asyncio.gather(*[one.run for one in made])
+            self._prepared.extend(replace(one, requests=0) for one in made)
+
+    def make(self) -> Made:
+        """Return a prepared task run, or send what makes the next one. Its answer is not awaited: a verdict comes
+        later."""
+        return self._prepared.popleft() if self._prepared else self._send()
+
+    def _send(self) -> Made:
+        requests = 1
         if self._flow_run is None or self._tasks_left == 0:
             self._flow_run, self._tasks_left = self._client.create_flow_run("bench").run_id, TASKS_PER_FLOW
-            self._on_request()
+            requests = 2
         self._tasks_left -= 1
         task = self._mixer.task()
-        created = self._client.create_task_run("bench", flow_run=self._flow_run, tags=task.tags, policy=task.policy)
-        self._on_request()
-        return created.run_id, task
+        run = self._client.create_task_run("bench", flow_run=self._flow_run, tags=task.tags, policy=task.policy)
+        return Made(run, task, requests)
 
 
 def limit_for(load: Load) -> int:

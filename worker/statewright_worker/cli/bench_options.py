@@ -26,6 +26,8 @@ class Load:
     concurrency: int = DEFAULT_CONCURRENCY
     """How many task runs are in flight in a closed loop."""
     rate: float | None = None
+    prepared: int = 0
+    """How many task runs are made before the load begins, so that it consists of transitions until they are used up."""
 
     @property
     def description(self) -> str:
@@ -37,4 +39,8 @@ class Load:
         """Return what each of the producers is to do, so that together they do this."""
         whole, rest = divmod(self.concurrency, producers)
         rate = None if self.rate is None else self.rate / producers
-        return [replace(self, concurrency=whole + (number < rest), rate=rate) for number in range(producers)]
+        prepared = -(-self.prepared // producers)
+        return [
+            replace(self, concurrency=whole + (number < rest), rate=rate, prepared=prepared)
+            for number in range(producers)
+        ]

@@ -12,6 +12,7 @@ import uvloop
 
 from statewright import Client, StatewrightError
 from statewright_worker.cli.bench_loops import Loops
+from statewright_worker.cli.bench_mixes import Mixer, Runs
 from statewright_worker.cli.bench_options import Load
 from statewright_worker.cli.bench_samples import Journal, Samples
 from statewright_worker.garbage import collect_rarely
@@ -59,12 +60,14 @@ def produce(load: Load, redis_url: str, parent: "Connection[Told, float]") -> No
 
 async def _produce(load: Load, redis_url: str, parent: "Connection[Told, float]") -> Samples:
     async with Client(redis_url) as client:
+        runs = Runs(client, Mixer(load.mix))
+        await runs.prepare(load.prepared)
         parent.send(Ready(os.getpid()))
         opens = await asyncio.to_thread(parent.recv) + load.warm_up
         journal = Journal(load.seconds, opens, clock)
         telling = asyncio.create_task(_tell_progress(journal.samples, parent))
         await asyncio.sleep(max(opens - load.warm_up - clock(), 0))
-        await Loops(client, load, journal, clock, ends=opens + load.seconds).run()
+        await Loops(client, runs, load, journal, clock=clock, ends=opens + load.seconds).run()
         telling.cancel()
         return journal.samples
 

@@ -71,9 +71,9 @@ class Journal:
         self._start = start
         self._clock = clock
 
-    def created(self) -> None:
-        """Take down that a run was made."""
-        self.samples.created += self._is_open(self._clock())
+    def created(self, count: int) -> None:
+        """Take down that runs were made."""
+        self.samples.created += count * self._is_open(self._clock())
 
     def answered(self, asked: float, status: SetStateStatus) -> None:
         """Take down a verdict on what was asked at the moment `asked`."""
