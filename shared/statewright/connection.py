@@ -12,6 +12,8 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
+from statewright.channels import following
+
 Result = TypeVar("Result")
 
 DROPPED: Final = (RedisConnectionError, RedisTimeoutError, OSError)
@@ -101,6 +103,16 @@ def accepted(answers: list[Any]) -> list[Any]:
         if isinstance(answer, ResponseError):
             raise answer
     return answers
+
+
+def reading(stream: str, after: str | bytes, count: int, block_milliseconds: int) -> Command:
+    """Return the command that reads entries behind `after`, and waits for the first one."""
+    return ("XREAD", "COUNT", count, "BLOCK", block_milliseconds, "STREAMS", stream, after)
+
+
+def trimming(stream: str, up_to: str) -> Command:
+    """Return the command that deletes the entries up to and including `up_to`."""
+    return ("XTRIM", stream, "MINID", following(up_to))
 
 
 def entries_of(read: Any) -> list[StreamEntry]:

@@ -9,8 +9,7 @@ from weakref import WeakValueDictionary
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
-from statewright.channels import following
-from statewright.connection import HeldConnection, cancel, entries_of, persist
+from statewright.connection import HeldConnection, cancel, entries_of, persist, reading, trimming
 
 BLOCK_MILLISECONDS: Final = 5_000
 REPLIES_PER_READ: Final = 1_000
@@ -57,10 +56,10 @@ class Inbox:
     async def _receive(self, position: bytes) -> bytes:
         if self._received > ANSWERS_KEPT:
             # What was received is deleted now and then, so that the stream stays short.
-            await self._redis.ask("XTRIM", self._stream, "MINID", following(position.decode()))
+            await self._redis.ask(*trimming(self._stream, position.decode()))
             self._received = 0
-        limits = ("COUNT", REPLIES_PER_READ, "BLOCK", BLOCK_MILLISECONDS)
-        for entry_id, fields in entries_of(await self._redis.ask("XREAD", *limits, "STREAMS", self._stream, position)):
+        read = await self._redis.ask(*reading(self._stream, position, REPLIES_PER_READ, BLOCK_MILLISECONDS))
+        for entry_id, fields in entries_of(read):
             self._received += len(fields)
             for request_id, body in fields.items():
                 self._hand_out(request_id, body)

@@ -166,13 +166,13 @@ class OrchestrationContext(ABC):
         duplicate.finalization_signature = self.finalization_signature.copy()
         return duplicate
 
-    def entry_context(self) -> tuple[State | None, State | None, Self]:
-        """Return what a rule's `before_transition` is called with."""
-        return self.initial_state, self.proposed_state, self.safe_copy()
+    def entry_context(self, *, guarded: bool = True) -> tuple[State | None, State | None, Self]:
+        """Return what a rule's `before_transition` is called with; unless `guarded`, this context and no copy of it."""
+        return self.initial_state, self.proposed_state, self.safe_copy() if guarded else self
 
-    def exit_context(self) -> tuple[State | None, State | None, Self]:
-        """Return what a rule's `after_transition` and `cleanup` are called with."""
-        return self.initial_state, self.validated_state, self.safe_copy()
+    def exit_context(self, *, guarded: bool = True) -> tuple[State | None, State | None, Self]:
+        """Return what a rule's `after_transition` and `cleanup` are called with, with a copy if `guarded`."""
+        return self.initial_state, self.validated_state, self.safe_copy() if guarded else self
 
 
 @dataclass(kw_only=True)

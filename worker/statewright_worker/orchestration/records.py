@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from operator import attrgetter
 from typing import ClassVar, Final
 from uuid import UUID
 
@@ -11,8 +10,6 @@ from statewright.states import State, StateType
 
 _FLOW_RUN_FIELDS: Final = tuple(FlowRun.model_fields)
 _TASK_RUN_FIELDS: Final = tuple(TaskRun.model_fields)
-_flow_run_values = attrgetter(*_FLOW_RUN_FIELDS)
-_task_run_values = attrgetter(*_TASK_RUN_FIELDS)
 
 
 @dataclass(kw_only=True)
@@ -51,7 +48,7 @@ class FlowRunRecord(RunRecord):
 
     def as_run(self) -> FlowRun:
         """Return the run as a producer reads it."""
-        return FlowRun.trusted(**dict(zip(_FLOW_RUN_FIELDS, _flow_run_values(self), strict=True)))
+        return FlowRun.trusted(**{name: getattr(self, name) for name in _FLOW_RUN_FIELDS})
 
 
 @dataclass(kw_only=True)
@@ -66,7 +63,7 @@ class TaskRunRecord(RunRecord):
 
     def as_run(self) -> TaskRun:
         """Return the run as a producer reads it."""
-        return TaskRun.trusted(**dict(zip(_TASK_RUN_FIELDS, _task_run_values(self), strict=True)))
+        return TaskRun.trusted(**{name: getattr(self, name) for name in _TASK_RUN_FIELDS})
 
 
 AnyRunRecord = FlowRunRecord | TaskRunRecord

@@ -59,7 +59,7 @@ class BaseOrchestrationRule(_Governing):
 
     _acts_before: ClassVar[bool] = False
     _acts_after: ClassVar[bool] = False
-    _is_built_in: ClassVar[bool] = False
+    _is_guarded: ClassVar[bool] = True
     _invalid_on_entry: bool | None = None
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -67,7 +67,8 @@ class BaseOrchestrationRule(_Governing):
         # A hook that a rule does not have needs no context to be copied for it.
         cls._acts_before = cls.before_transition is not BaseOrchestrationRule.before_transition
         cls._acts_after = cls.after_transition is not BaseOrchestrationRule.after_transition
-        cls._is_built_in = is_built_in(cls)
+        # Of the built-in rules it is known that they leave the context alone, and a copy costs more than most of them.
+        cls._is_guarded = not is_built_in(cls)
         for sealed in ("invalid", "fizzled", "invalid_transition"):
             if getattr(cls, sealed) is not getattr(BaseOrchestrationRule, sealed):
                 raise TypeError(f"{cls.__name__} overrides {sealed}, which nobody asks; override deviates instead")
@@ -88,7 +89,7 @@ class BaseOrchestrationRule(_Governing):
         context = self.context
         if not self._is_invalid():
             if self._acts_before:
-                await self.before_transition(context.initial_state, context.proposed_state, self._shown())
+                await self.before_transition(*context.entry_context(guarded=self._is_guarded))
             context.rule_signature.append(type(self).__name__)
         return context
 
@@ -99,10 +100,10 @@ class BaseOrchestrationRule(_Governing):
         if self._is_invalid():
             return
         if exc_type is not None or self.deviates():
-            await self.cleanup(context.initial_state, context.validated_state, self._shown())
+            await self.cleanup(*context.exit_context(guarded=self._is_guarded))
         else:
             if self._acts_after:
-                await self.after_transition(context.initial_state, context.validated_state, self._shown())
+                await self.after_transition(*context.exit_context(guarded=self._is_guarded))
             context.finalization_signature.append(type(self).__name__)
 
     @final
@@ -137,10 +138,6 @@ class BaseOrchestrationRule(_Governing):
         if self._invalid_on_entry is None:
             self._invalid_on_entry = self.deviates()
         return self._invalid_on_entry
-
-    def _shown(self) -> OrchestrationContext:
-        # Of the built-in rules it is known that they leave the context alone, and a copy costs more than most of them.
-        return self.context if self._is_built_in else self.context.safe_copy()
 
     async def reject_transition(self, state: State | ProposedState | None, reason: str) -> None:
         """Write `state` instead of the proposed one; with None write nothing and keep the current state.

@@ -13,10 +13,9 @@ from statewright.channels import (
     DEAD_LETTER_REASON,
     REPLY_STREAM_TTL_SECONDS,
     Channels,
-    following,
     sequence_of,
 )
-from statewright.connection import Argument, Command, HeldConnection, accepted, entries_of
+from statewright.connection import Argument, Command, HeldConnection, accepted, entries_of, reading, trimming
 from statewright_worker.publishing.scripts import script_command
 
 START: Final = "0-0"
@@ -93,10 +92,10 @@ class Streams:
 
         Waits for the first one, at most that long.
         """
-        limits = ("COUNT", count, "BLOCK", block_milliseconds)
-        reading: Command = ("XREAD", *limits, "STREAMS", self._proposals, after)
+        commands = [reading(self._proposals, after, count, block_milliseconds)]
+        if after != START:
+            commands.insert(0, trimming(self._proposals, after))
         # In one round trip: a request whose answer is out must not be carried out again by whoever comes after a crash.
-        commands = [reading] if after == START else [self._trimming(after), reading]
         answers = await self._redis.exchange(*commands)
         return [Entry(entry_id.decode(), fields) for entry_id, fields in entries_of(accepted(answers)[-1])]
 
@@ -127,7 +126,7 @@ class Streams:
     async def trim(self, up_to: str) -> None:
         """Delete the requests up to and including the entry `up_to`."""
         if up_to != START:
-            await self._redis.ask(*self._trimming(up_to))
+            await self._redis.ask(*trimming(self._proposals, up_to))
 
     def _commands(self, publication: Publication) -> Iterator[Command]:
         if publication.events:
@@ -143,9 +142,6 @@ class Streams:
 
     def _appending(self, ends_with: int, events: Sequence[SequencedEvent]) -> Command:
         return script_command(_APPEND_EVENTS, [self._events], ends_with, self._events_kept, *_flat(events))
-
-    def _trimming(self, up_to: str) -> Command:
-        return ("XTRIM", self._proposals, "MINID", following(up_to))
 
 
 def _flat(pairs: Iterable[tuple[Argument, Argument]]) -> Iterator[Argument]:

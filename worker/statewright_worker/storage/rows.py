@@ -137,7 +137,7 @@ def _state(row: Record) -> State:
         timestamp=row["s_timestamp"],
         message=row["s_message"],
         data=None if data is None else from_json(data),
-        state_details=StateDetails.model_validate_json(row["s_details"]),
+        state_details=StateDetails.model_validate_json(row["s_state_details"]),
     )
 
 

@@ -6,6 +6,8 @@ from functools import lru_cache
 from itertools import count
 from typing import Final
 
+from statewright.states import State
+
 Columns = tuple[tuple[str, str], ...]
 """Column names with the PostgreSQL type of each."""
 
@@ -156,28 +158,28 @@ def _rows(columns: Columns, numbers: Iterator[int]) -> str:
     return f"unnest({arrays}) AS rows ({', '.join(names(columns))})"
 
 
-_STATE: Final = (
-    's.id AS s_id, s.type AS s_type, s.name AS s_name, s."timestamp" AS s_timestamp, s.message AS s_message,'
-    " s.data::text AS s_data, s.state_details::text AS s_details"
-)
-
-
-def _selected(alias: str, columns: Columns) -> str:
+def _selected(alias: str, columns: Columns, prefix: str = "") -> str:
     # JSON comes as text: it is decoded once, straight into what it stands for.
     return ", ".join(
-        f'{alias}."{name}"::text AS "{name}"' if kind == "jsonb" else f'{alias}."{name}"' for name, kind in columns
+        f'{alias}."{name}"{"::text" if kind == "jsonb" else ""} AS "{prefix}{name}"' for name, kind in columns
     )
 
 
-_LOADED_STATE: Final[Columns] = (
-    ("s_id", "uuid"),
-    ("s_type", "text"),
-    ("s_name", "text"),
-    ("s_timestamp", "timestamptz"),
-    ("s_message", "text"),
-    ("s_data", "text"),
-    ("s_details", "text"),
-)
+_STATE_COLUMNS: Final[Columns] = tuple(column for column in STATE_COLUMNS if column[0] in State.model_fields)
+_STATE: Final = _selected("s", _STATE_COLUMNS, prefix="s_")
+
+
+def _locked(table: str, columns: Columns, which: str) -> str:
+    """Select the runs that `which` says, with their states, and lock them by id."""
+    return f"""
+        SELECT {_selected("run", columns)}, {_STATE}
+        FROM {table} AS run LEFT JOIN {table}_state AS s ON s.id = run.state_id
+        WHERE {which}
+        ORDER BY run.id FOR NO KEY UPDATE OF run
+    """
+
+
+_LOADED_STATE: Final[Columns] = tuple((f"s_{name}", kind) for name, kind in _STATE_COLUMNS)
 _LOADED_FENCE: Final[Columns] = (("epoch", "bigint"), ("sequence", "bigint"), ("now", "timestamptz"))
 _LOADED_FLOW_RUN: Final = (*FLOW_COLUMNS, *_LOADED_STATE)
 _LOADED_TASK_RUN: Final = (*TASK_COLUMNS, *_LOADED_STATE)
@@ -193,6 +195,13 @@ def _loaded(source: str, columns: Columns) -> str:
     return f"SELECT '{source}' AS source, {', '.join(selected)} FROM {source}"
 
 
+_NAMED_FLOW_RUNS: Final = """run.id IN (
+    SELECT unnest($2::uuid[]) UNION SELECT flow_run_id FROM task_run WHERE id = ANY ($2)
+)"""
+_NAMED_TASK_RUNS: Final = """run.id IN (
+    SELECT unnest($2::uuid[]) UNION SELECT parent_task_run_id FROM flow_run WHERE id = ANY ($2)
+)"""
+
 # The partition's row is the fence. Behind it flow runs before task runs, each by id: whoever locks runs does it in this
 # order. It all looks at the database as it was before it waited for the fence. Whom it waits for there is mostly a
 # drain that has lost the partition, and writes nothing any more, or one that takes it up, and then what was read is
@@ -202,24 +211,8 @@ LOAD: Final = f"""
     WITH fence AS (
         SELECT epoch, sequence, clock_timestamp() AS now FROM partition WHERE id = $1 FOR UPDATE
     ),
-    flow AS (
-        SELECT {_selected("run", FLOW_COLUMNS)}, {_STATE}
-        FROM flow_run AS run LEFT JOIN flow_run_state AS s ON s.id = run.state_id
-        WHERE run.id IN (
-            SELECT unnest($2::uuid[])
-            UNION SELECT flow_run_id FROM task_run WHERE id = ANY ($2)
-        )
-        ORDER BY run.id FOR NO KEY UPDATE OF run
-    ),
-    task AS (
-        SELECT {_selected("run", TASK_COLUMNS)}, {_STATE}
-        FROM task_run AS run LEFT JOIN task_run_state AS s ON s.id = run.state_id
-        WHERE run.id IN (
-            SELECT unnest($2::uuid[])
-            UNION SELECT parent_task_run_id FROM flow_run WHERE id = ANY ($2)
-        )
-        ORDER BY run.id FOR NO KEY UPDATE OF run
-    ),
+    flow AS ({_locked("flow_run", FLOW_COLUMNS, _NAMED_FLOW_RUNS)}),
+    task AS ({_locked("task_run", TASK_COLUMNS, _NAMED_TASK_RUNS)}),
     known AS (
         SELECT proposal_id AS id FROM verdict WHERE proposal_id = ANY ($3)
     )
@@ -230,12 +223,9 @@ LOAD: Final = f"""
 """
 # Task runs that a flow run sends to their retry are found only now that the flow run is locked, and so they come behind
 # task runs with greater ids. A deadlock with another tree is possible: PostgreSQL ends it, and it is tried again.
-LOCK_FAILED_TASK_RUNS: Final = f"""
-    SELECT {_selected("run", TASK_COLUMNS)}, {_STATE}
-    FROM task_run AS run LEFT JOIN task_run_state AS s ON s.id = run.state_id
-    WHERE run.flow_run_id = ANY ($1) AND run.state_type = 'FAILED'
-    ORDER BY run.id FOR NO KEY UPDATE OF run
-"""
+LOCK_FAILED_TASK_RUNS: Final = _locked(
+    "task_run", TASK_COLUMNS, "run.flow_run_id = ANY ($1) AND run.state_type = 'FAILED'"
+)
 READ_FLOW_STATES: Final = f"SELECT {_STATE} FROM flow_run_state AS s WHERE s.id = ANY ($1)"
 READ_TASK_STATES: Final = f"SELECT {_STATE} FROM task_run_state AS s WHERE s.id = ANY ($1)"
 
