@@ -38,16 +38,17 @@ async def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next_one(de
     async with deployment.redis() as redis:
         held = HeldConnection(redis.connection_pool)
         asking = asyncio.create_task(held.ask("BLPOP", f"{deployment.namespace}:nothing", 30))
-        await until(lambda: is_blocked(redis, "blpop"))
+        await until(lambda: blocked(redis, "blpop"))
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
         assert await held.ask("PING") == b"PONG"
 
 
-async def is_blocked(redis: Redis, command: str) -> bool:
+async def blocked(redis: Redis, command: str) -> int:
+    """Return how many connections wait within the command."""
     clients: list[dict[str, Any]] = await redis.client_list()
-    return any(client["cmd"] == command and "b" in client["flags"] for client in clients)
+    return sum(client["cmd"] == command and "b" in client["flags"] for client in clients)
 
 
 async def test_requests_that_are_sent_together_arrive_in_one_instant(deployment: Deployment) -> None:
@@ -57,7 +58,7 @@ async def test_requests_that_are_sent_together_arrive_in_one_instant(deployment:
             drain = HeldConnection(redis.connection_pool)
             stream = deployment.channels.proposals(0)
             reading = asyncio.create_task(drain.ask("XREAD", "BLOCK", 20_000, "STREAMS", stream, "$"))
-            await until(lambda: is_blocked(redis, "xread"))
+            await until(lambda: blocked(redis, "xread"))
             flow_run = client.create_flow_run("together")
             pending: list[Pending[Any]] = [
                 flow_run,
@@ -109,18 +110,18 @@ async def test_who_asks_again_after_a_refusal_gets_a_new_answer(deployment: Depl
                     await client.propose(run_id, State.pending(), proposal_id=proposal_id)
 
 
-async def is_empty(redis: Redis, stream: str) -> bool:
-    length: int = await redis.xlen(stream)
-    return length == 0
-
-
 async def test_a_request_that_was_refused_is_not_carried_out_later(deployment: Deployment) -> None:
     stream = deployment.channels.proposals(0)
     async with deployment.redis() as redis, deployment.worker(partitions=1), deployment.client() as client:
         with pytest.raises(RunConflict):
             await client.create_task_run("too early", flow_run=ids.new())
-        # At once, not when the next request comes: whoever takes over must not find it.
-        await until(lambda: is_empty(redis, stream))
+
+        async def both_wait() -> bool:
+            return await blocked(redis, "xread") == 2
+
+        # The client waits for answers, and the worker for requests: whoever takes over now must not find this one.
+        await until(both_wait)
+        assert await redis.xlen(stream) == 0
 
 
 async def test_a_client_that_leaves_leaves_no_answers_behind(deployment: Deployment) -> None:
