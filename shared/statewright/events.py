@@ -54,7 +54,9 @@ class Event(Frozen):
     occurred: Moment
     partition: int
     sequence: int
-    """Position in its partition: 1, 2, 3 … without gaps; also the id of its stream entry."""
+    """Position in its partition: 1, 2, 3 … without gaps, shared with its eras; also the id of its stream entry."""
+    era: int = 0
+    """How often PostgreSQL had gone back in time before this change."""
     follows: UUID | None = None
     """The event of the run's previous state, when that is less than five minutes older."""
     resource: EventResource
@@ -62,6 +64,20 @@ class Event(Frozen):
     intended: Transition
     initial_state: EventState | None = None
     validated_state: EventState
+
+
+class Era(Frozen):
+    """PostgreSQL went back in time: it no longer knows of changes that were told.
+
+    The events above `went_back_to` and up to `undone_up_to` told of changes that do not exist. What follows in the
+    partition's stream belongs to the era `era`; `sequence` is this entry's own place in it.
+    """
+
+    partition: int
+    sequence: int
+    era: int
+    went_back_to: int
+    undone_up_to: int
 
 
 def truncated(message: str | None) -> str | None:

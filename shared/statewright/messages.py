@@ -10,13 +10,15 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints, TypeAdapter
 
+from statewright.events import Era, Event
 from statewright.runs import ConcurrencyLimit, FlowRun, RunHistory, RunPolicy, TaskRun
 from statewright.states import ProposedState
-from statewright.values import Frozen, Name, Tags, Text
+from statewright.values import MAX_PARTITIONS, MAX_POSITION, Frozen, Name, Tags, Text
 from statewright.verdicts import Verdict
 
 PROTOCOL_VERSION: Final = 1
 
+Position = Annotated[int, Field(ge=0, le=MAX_POSITION)]
 ApiVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){0,3}$")]
 
 
@@ -59,10 +61,23 @@ class Propose(_Request):
 
 
 class ReadRun(_Request):
-    """Read a run and its history, as they are after everything pushed before."""
+    """Read a run and its history, as they are after everything pushed before.
+
+    A long history comes in pages: each holds states whose ordinal (1 for the run's first state, then 2, 3 …) is above
+    `after`.
+    """
 
     type: Literal["read_run"] = "read_run"
     run_id: UUID
+    after: Position = 0
+
+
+class ReadEvents(_Request):
+    """Read events of a partition that its stream no longer holds, oldest first, a page at a time."""
+
+    type: Literal["read_events"] = "read_events"
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    after: Position
 
 
 class SetLimit(_Request):
@@ -84,7 +99,7 @@ CreateRun = CreateFlowRun | CreateTaskRun
 RunRequest = CreateFlowRun | CreateTaskRun | Propose | ReadRun
 LimitRequest = SetLimit | ReadLimit
 Request = Annotated[
-    CreateFlowRun | CreateTaskRun | Propose | ReadRun | SetLimit | ReadLimit, Field(discriminator="type")
+    CreateFlowRun | CreateTaskRun | Propose | ReadRun | ReadEvents | SetLimit | ReadLimit, Field(discriminator="type")
 ]
 REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Request)
 
@@ -98,6 +113,7 @@ class ErrorCode(StrEnum):
     PROPOSAL_CONFLICT = "proposal_conflict"
     RULE_FAILED = "rule_failed"
     NOT_WRITABLE = "not_writable"
+    OVERLOADED = "overloaded"
 
 
 class VerdictReply(Frozen):
@@ -115,10 +131,24 @@ class RunReply(Frozen):
 
 
 class HistoryReply(Frozen):
-    """A run with its history."""
+    """A run with its history, or a page of it."""
 
     type: Literal["history"] = "history"
     history: RunHistory
+    next: int | None = None
+    """The ordinal to read on after; None when no later state exists."""
+
+
+class EventsReply(Frozen):
+    """Events from PostgreSQL: what a partition has above the position asked for and up to `up_to`, oldest first.
+
+    What is missing between the two no longer exists. When `up_to` is the position itself, nothing is newer.
+    """
+
+    type: Literal["events"] = "events"
+    events: tuple[Event, ...]
+    eras: tuple[Era, ...] = ()
+    up_to: int
 
 
 class LimitReply(Frozen):
@@ -137,7 +167,7 @@ class ErrorReply(Frozen):
     field: Text | None = None
 
 
-Reply = VerdictReply | RunReply | HistoryReply | LimitReply | ErrorReply
+Reply = VerdictReply | RunReply | HistoryReply | EventsReply | LimitReply | ErrorReply
 REPLY: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])
 
 

@@ -6,8 +6,8 @@ from pydantic import Field, RedisDsn, SecretStr, StringConstraints, TypeAdapter,
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from statewright.errors import ConfigurationError
+from statewright.values import MAX_PARTITIONS
 
-MAX_PARTITIONS = 1_024
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
 _REDIS_URL = TypeAdapter(RedisDsn)

@@ -12,6 +12,9 @@ MAX_CACHE_KEY_LENGTH = 2_000
 MAX_TAGS = 100
 MAX_JSON_DEPTH = 100
 MAX_INTEGER_BITS = 1_024
+MAX_PARTITIONS = 1_024
+MAX_POSITION = 2**63 - 1
+"""The greatest number of an event within its partition, and more than a run can have states."""
 
 _NO_NUL = r"^[^\x00]*$"
 

@@ -15,6 +15,7 @@ from statewright import (
     FlowRun,
     ProposedState,
     RunHistory,
+    RunKind,
     RunPolicy,
     SetStateStatus,
     State,
@@ -23,6 +24,7 @@ from statewright import (
     TaskRun,
     Verdict,
 )
+from statewright.events import Era, Event, EventResource, EventState, Transition
 from statewright.messages import (
     REPLY,
     REQUEST,
@@ -30,9 +32,11 @@ from statewright.messages import (
     CreateTaskRun,
     ErrorCode,
     ErrorReply,
+    EventsReply,
     HistoryReply,
     LimitReply,
     Propose,
+    ReadEvents,
     ReadLimit,
     ReadRun,
     Reply,
@@ -85,12 +89,14 @@ STATES = st.builds(
     data=JSON,
     state_details=DETAILS,
 )
+POSITIONS = st.integers(0, 2**63 - 1)
 TAGS = st.lists(NAMES, max_size=3).map(tuple)
 REQUESTS = {
     CreateFlowRun: st.builds(CreateFlowRun, name=NAMES, tags=TAGS, policy=POLICIES, flow_id=st.none() | IDS),
     CreateTaskRun: st.builds(CreateTaskRun, name=NAMES, tags=TAGS, policy=POLICIES, task_key=st.none() | NAMES),
     Propose: st.builds(Propose, state=STATES, force=st.booleans(), api_version=st.sampled_from([None, "0.8.2", "3"])),
-    ReadRun: st.builds(ReadRun),
+    ReadRun: st.builds(ReadRun, after=POSITIONS),
+    ReadEvents: st.builds(ReadEvents, partition=st.integers(0, 1_023), after=POSITIONS),
     SetLimit: st.builds(SetLimit, tag=NAMES, concurrency_limit=st.none() | st.integers(0, 1_000_000)),
     ReadLimit: st.builds(ReadLimit, tag=NAMES),
 }
@@ -98,6 +104,26 @@ REQUESTS = {
 RUNNING = State.running().stamped(ID, NOW, NOW)
 FLOW_RUN = FlowRun(id=ID, name="nightly", created=NOW, state=RUNNING, policy=RunPolicy(retry_delay=(1, 2)))
 TASK_RUN = TaskRun(id=ID, name="load", created=NOW, tags=("db",), start_time=NOW)
+EVENT = Event(
+    id=ID,
+    event="task-run.Running",
+    occurred=NOW,
+    partition=3,
+    sequence=17,
+    era=1,
+    resource=EventResource(
+        kind=RunKind.TASK_RUN,
+        id=ID,
+        name="load",
+        run_count=1,
+        state_type=StateType.RUNNING,
+        state_name="Running",
+        state_timestamp=NOW,
+    ),
+    intended=Transition(from_type=None, to_type=StateType.RUNNING),
+    validated_state=EventState(type=StateType.RUNNING, name="Running"),
+)
+ERA = Era(partition=3, sequence=16, era=1, went_back_to=9, undone_up_to=15)
 REPLIES: list[Reply] = [
     VerdictReply(verdict=Verdict(proposal_id=ID, run_id=ID, status=SetStateStatus.ACCEPT, state=RUNNING)),
     VerdictReply(
@@ -107,6 +133,9 @@ REPLIES: list[Reply] = [
     RunReply(run=TASK_RUN),
     HistoryReply(history=RunHistory(run=FLOW_RUN, states=(RUNNING, RUNNING))),
     LimitReply(limit=ConcurrencyLimit(tag="db", concurrency_limit=1, active_slots=(ID,))),
+    HistoryReply(history=RunHistory(run=FLOW_RUN, states=(RUNNING,)), next=1),
+    EventsReply(events=(EVENT,), eras=(ERA,), up_to=17),
+    EventsReply(events=(), up_to=17),
     LimitReply(limit=None),
     ErrorReply(code=ErrorCode.INVALID_MESSAGE, message="no", field="state.type"),
 ]
@@ -236,6 +265,10 @@ def test_an_unknown_type_is_refused_as_such(fields: dict[str, Any]) -> None:
     [
         ({"type": "read_run"}, "read_run.run_id"),
         ({"type": "read_run", "run_id": "7"}, "read_run.run_id"),
+        ({"type": "read_run", "run_id": str(ID), "after": -1}, "read_run.after"),
+        ({"type": "read_events", "after": 0}, "read_events.partition"),
+        ({"type": "read_events", "partition": 1_024, "after": 0}, "read_events.partition"),
+        ({"type": "read_events", "partition": 0, "after": 2**63}, "read_events.after"),
         ({"type": "propose", "run_id": str(ID)}, "propose.state"),
         ({"type": "propose", "run_id": str(ID), "state": {"type": "WALKING"}}, "propose.state.type"),
         (
