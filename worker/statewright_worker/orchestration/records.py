@@ -109,3 +109,12 @@ class StateChange:
     state: State
     previous: State | None
     run_count: int = 0
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the ledger keeps of a request that is no decided proposal: `reply` is the answer as JSON."""
+
+    request_id: UUID
+    digest: int
+    reply: str

@@ -8,6 +8,7 @@ from statewright.ids import IdSource
 from statewright.states import State, StateType
 from statewright.verdicts import Verdict
 from statewright_worker.orchestration.records import (
+    Answer,
     AnyRunRecord,
     CacheEntry,
     LimitRecord,
@@ -30,8 +31,12 @@ class UnitOfWork:
         self.runs: dict[UUID, AnyRunRecord] = {}
         self.limits: dict[str, LimitRecord] = {}
         self.cache: dict[str, list[CacheEntry]] = {}
-        self.verdicts: dict[UUID, Verdict] = {}
+        self.verdicts: dict[UUID, tuple[Verdict, int | None]] = {}
+        """The verdicts by proposal, each with the digest of what was asked."""
+        self.answers: dict[UUID, Answer] = {}
         self.histories: dict[UUID, list[State]] = {}
+        self.events: dict[int, list[tuple[int, StateChange]]] = {}
+        """Changes of the partition with their sequence numbers, by the number behind which they were read back."""
 
         self.created_runs: dict[UUID, AnyRunRecord] = {}
         self.changed_runs: dict[UUID, AnyRunRecord] = {}
@@ -39,7 +44,8 @@ class UnitOfWork:
         self.slots_taken: set[tuple[int, UUID]] = set()
         self.slots_released: set[tuple[int, UUID]] = set()
         self.cache_added: list[CacheEntry] = []
-        self.new_verdicts: list[Verdict] = []
+        self.new_verdicts: list[tuple[Verdict, int | None]] = []
+        self.new_answers: list[Answer] = []
 
         self._undo: list[Callable[[], object]] = []
         self._before: dict[UUID, dict[str, object]] = {}
@@ -159,9 +165,14 @@ class UnitOfWork:
         self.cache_added.append(entry)
         self._undo += [entries.pop, self.cache_added.pop]
 
-    # -- verdicts ----------------------------------------------------------------------------------------------------
+    # -- the ledger --------------------------------------------------------------------------------------------------
 
-    def record_verdict(self, verdict: Verdict) -> None:
-        """Keep the verdict for ever: the proposal's id has no other from now on."""
-        self.verdicts[verdict.proposal_id] = verdict
-        self.new_verdicts.append(verdict)
+    def record_verdict(self, verdict: Verdict, digest: int | None = None) -> None:
+        """Keep the verdict for ever: the proposal's id has no other from now on, and no other content than `digest`."""
+        self.verdicts[verdict.proposal_id] = entry = (verdict, digest)
+        self.new_verdicts.append(entry)
+
+    def record_answer(self, answer: Answer) -> None:
+        """Keep an answer that is no verdict for ever, as for verdicts."""
+        self.answers[answer.request_id] = answer
+        self.new_answers.append(answer)

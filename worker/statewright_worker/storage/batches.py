@@ -1,6 +1,7 @@
 """A batch's transaction: fence, lock, load, write, commit; the only place where runs are read and written."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,6 +12,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from statewright.events import Era
 from statewright.ids import IdSource
 from statewright.states import StateType
 from statewright_worker.orchestration.records import (
@@ -23,21 +25,46 @@ from statewright_worker.orchestration.records import (
 )
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.storage import rows, statements
-from statewright_worker.storage.errors import LeaseLost, Overtaken, Refused, Unavailable
+from statewright_worker.storage.errors import Away, ConnectionLost, Crossed, HoldLost, Refused, StorageError
 from statewright_worker.storage.sessions import RuleSessions
 
-_TRANSIENT: Final = (
+CONNECT_SECONDS: Final = 3.0
+STATEMENT_SECONDS: Final = 4.0
+"""After this long we do not believe any more that an answer will come; PostgreSQL itself gives up a little earlier."""
+CUT_OFF_AFTER_SECONDS: Final = 0.5
+"""How long the partition's previous holder may go on with its transaction before its connection is ended."""
+STATES_PER_PAGE: Final = 100
+CHANGES_PER_PAGE: Final = 200
+PAGE_BYTES: Final = 256 * 1024
+"""How large the data of a page of a history may be; one state is always told."""
+
+# What tells of the server, and not of what the batch does.
+_AWAY: Final = (
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.DatabaseDroppedError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    # A standby, or a server that was told to take no writes.
+    asyncpg.ReadOnlySQLTransactionError,
+    PoolTimeout,
+)
+_LOST: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
     # The driver lost its connection in the middle of an operation.
     asyncpg.InternalClientError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.TransactionRollbackError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
     OSError,
     TimeoutError,
+)
+_CROSSED: Final = (
+    asyncpg.TransactionRollbackError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.UniqueViolationError,
 )
 
 
@@ -47,33 +74,47 @@ class Needs:
 
     run_ids: set[UUID] = field(default_factory=set)
     proposal_ids: list[UUID] = field(default_factory=list)
+    answered_once: list[UUID] = field(default_factory=list)
+    """Requests, proposals included, whose answer may stand in the ledger beside the verdicts."""
     enters_running: set[UUID] = field(default_factory=set)
     """Runs that are proposed to enter RUNNING: their tags' limits matter."""
     cache_keys: set[str] = field(default_factory=set)
     failing_flow_runs: set[UUID] = field(default_factory=set)
     """Flow runs whose failed task runs may be sent to their retry."""
-    histories: set[UUID] = field(default_factory=set)
-    limits_to_set: dict[str, int | None] = field(default_factory=dict)
-    """Limits by tag that are set before the first request is decided, or removed with all their slots."""
+    histories: dict[UUID, int] = field(default_factory=dict)
+    """Runs whose histories are read, each with the ordinal behind which it is read."""
+    events_after: set[int] = field(default_factory=set)
+    """Sequence numbers behind which the partition's events are read back."""
+    limit_to_set: tuple[UUID, str, int | None] | None = None
+    """A request that sets the limit on a tag before the batch is decided, or removes it with all its slots."""
     limit_tags: set[str] = field(default_factory=set)
     """Limits that are read with all their holders."""
     tags_of_new_runs: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class Fence:
     """A partition as a drain holds it: `epoch` is the drain's fencing token."""
 
     partition: int
     epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class TakenUp:
+    """A partition that was taken up: its fence, its last sequence number, and how often its events began anew."""
+
+    fence: Fence
+    sequence: int
+    era: int
+
+
 class Batch:
     """One open transaction on one partition."""
 
-    def __init__(self, connection: AsyncConnection, driver: asyncpg.Connection, lane: Lane) -> None:
+    def __init__(self, connection: AsyncConnection, driver: asyncpg.Connection, fence: Fence) -> None:
         self._driver = driver
-        self._lane = lane
+        self._fence = fence
         self.sequence = 0
         """The partition's last sequence number before this batch, once it is loaded."""
         self.sessions = RuleSessions(connection, driver)
@@ -82,17 +123,16 @@ class Batch:
         """Lock the partition, then the runs and limits that the batch is about, and load every fact that its rules will
         ask for.
 
-        Raises LeaseLost when another drain has taken the partition up.
+        Raises HoldLost when another drain has taken the partition up.
         """
-        known_proposals, work = await self._load_runs(needs, ids)
+        known, work = await self._load_runs(needs, ids)
         if needs.failing_flow_runs:
             failed = await self._driver.fetch(statements.LOCK_FAILED_TASK_RUNS, list(needs.failing_flow_runs))
             await self._take_runs(work, failed, rows.task_run_from, statements.READ_TASK_STATES)
-        if known_proposals:
-            for row in await self._driver.fetch(statements.READ_VERDICTS, known_proposals):
-                work.verdicts[row["proposal_id"]] = rows.verdict_from(row)
-        for tag, concurrency_limit in needs.limits_to_set.items():
-            await self._set_limit(tag, concurrency_limit)
+        if known:
+            await self._load_ledger(work, known)
+        if needs.limit_to_set is not None and needs.limit_to_set[0] not in work.answers:
+            await self._set_limit(*needs.limit_to_set[1:])
         if tags := needs.limit_tags | _limited_tags(work.runs.values(), needs):
             await self._lock_limits(work, tags, needs.limit_tags)
         if needs.cache_keys:
@@ -102,6 +142,10 @@ class Batch:
                     work.cache[row["cache_key"]] = [CacheEntry(row["cache_key"], row["cache_expiration"], state)]
         if needs.histories:
             await self._load_histories(work, needs.histories)
+        for after in needs.events_after:
+            work.events[after] = await _changes(
+                self._driver, self._fence.partition, after, self.sequence, CHANGES_PER_PAGE
+            )
         return work
 
     async def write(self, work: UnitOfWork) -> None:
@@ -111,7 +155,7 @@ class Batch:
             arrays = [column for values in written.values() for column in rows.columns_of(values)]
             sequence = self.sequence + len(work.state_changes)
             await self._driver.execute(
-                statements.write(tuple(written)), self._lane.partition, sequence, work.now, *arrays
+                statements.write(tuple(written)), self._fence.partition, sequence, work.now, *arrays
             )
 
     def _parts(self, work: UnitOfWork) -> Iterator[tuple[statements.Part, list[tuple[Any, ...]]]]:
@@ -127,17 +171,19 @@ class Batch:
         yield statements.SLOTS_RELEASED, sorted(work.slots_released)
         yield statements.SLOTS_TAKEN, sorted(work.slots_taken)
         yield statements.STATES_CACHED, [(e.cache_key, e.cache_expiration, e.state.id) for e in work.cache_added]
-        yield statements.VERDICTS, [rows.verdict_values(verdict) for verdict in work.new_verdicts]
+        yield statements.VERDICTS, [rows.verdict_values(verdict, digest) for verdict, digest in work.new_verdicts]
+        yield statements.ANSWERS, [rows.answer_values(answer) for answer in work.new_answers]
 
     async def _load_runs(self, needs: Needs, ids: IdSource) -> tuple[list[UUID], UnitOfWork]:
-        """Load the runs; return them with those of the batch's proposals that have a verdict already."""
+        """Load the runs; return them with those of the batch's requests that the ledger knows already."""
         loaded: dict[str, list[asyncpg.Record]] = {"fence": [], "flow": [], "task": [], "known": []}
-        run_ids, proposal_ids = list(needs.run_ids), needs.proposal_ids
-        for row in await self._driver.fetch(statements.LOAD, self._lane.partition, run_ids, proposal_ids):
+        partition = self._fence.partition
+        asked = (list(needs.run_ids), needs.proposal_ids, needs.answered_once)
+        for row in await self._driver.fetch(statements.LOAD, partition, *asked):
             loaded[row["source"]].append(row)
         fence = loaded["fence"]
-        if not fence or fence[0]["epoch"] != self._lane.epoch:
-            raise LeaseLost(f"partition {self._lane.partition} was taken up by another drain")
+        if not fence or fence[0]["epoch"] != self._fence.epoch:
+            raise HoldLost(f"partition {partition} was taken up by another drain")
         self.sequence = fence[0]["sequence"]
         work = UnitOfWork(fence[0]["now"], ids)
         await self._take_runs(work, loaded["flow"], rows.flow_run_from, statements.READ_FLOW_STATES)
@@ -179,51 +225,98 @@ class Batch:
             limits[row["limit_id"]].holders = set(row["holders"] or ())
         work.limits = {limit.tag: limit for limit in limits.values()}
 
-    async def _load_histories(self, work: UnitOfWork, run_ids: Collection[UUID]) -> None:
-        work.histories = {run_id: [] for run_id in run_ids}
-        for row in await self._driver.fetch(statements.READ_HISTORY, list(run_ids)):
+    async def _load_ledger(self, work: UnitOfWork, known: Sequence[UUID]) -> None:
+        for row in await self._driver.fetch(statements.READ_VERDICTS, known):
+            work.verdicts[row["proposal_id"]] = rows.verdict_from(row), row["digest"]
+        for row in await self._driver.fetch(statements.READ_ANSWERS, known):
+            work.answers[row["request_id"]] = rows.answer_from(row)
+
+    async def _load_histories(self, work: UnitOfWork, after: Mapping[UUID, int]) -> None:
+        work.histories = {run_id: [] for run_id in after}
+        asked = (list(after), list(after.values()), STATES_PER_PAGE, PAGE_BYTES)
+        for row in await self._driver.fetch(statements.READ_HISTORY, *asked):
             state = rows.state_from(row)
             if state is not None:
                 work.histories[row["run_id"]].append(state)
 
 
 class Storage:
-    """PostgreSQL as the drain uses it."""
+    """PostgreSQL as the drain uses it. No call waits for ever: what does not answer in time counts as lost."""
 
-    def __init__(self, engine: AsyncEngine, begin: str = statements.BEGIN) -> None:
+    def __init__(self, engine: AsyncEngine, *, pooled: bool = False) -> None:
+        """Take the engine for batches; `pooled` says that a transaction-mode pooler stands before PostgreSQL."""
         self._engine = engine
-        self._begin = begin
-        self._held: dict[int, tuple[AsyncConnection, asyncpg.Connection]] = {}
+        self._pooled = pooled
+        self._begin = statements.BEGIN_POOLED if pooled else statements.BEGIN
+        self._kept: dict[int, tuple[AsyncConnection, asyncpg.Connection]] = {}
+        self._given_up: dict[int, int] = {}
+        """Backends of connections that were given up, by partition: they may still hold its locks."""
 
-    async def take_up(self, partition: int) -> tuple[Lane, int]:
-        """Make the caller the partition's only writer; return its lane and the last sequence number.
+    async def take_up(self, partition: int) -> TakenUp:
+        """Make the caller the partition's only writer.
 
-        Waits for a transaction of the previous writer. Raises Unavailable.
+        A transaction of the previous writer that does not end soon is cut off: its worker may be frozen, and its backend
+        stuck where no time limit of the server's reaches it. Raises Away, ConnectionLost or Crossed.
         """
         async with self._transaction(partition) as (_, driver):
-            row = await driver.fetchrow(statements.TAKE_UP, partition)
-        return Lane(partition, row["epoch"]), row["sequence"]
+            backend = await driver.fetchval(statements.BACKEND)
+            taking = asyncio.ensure_future(driver.fetchrow(statements.TAKE_UP, partition))
+            try:
+                await asyncio.wait({taking}, timeout=CUT_OFF_AFTER_SECONDS)
+                if not taking.done():
+                    await self._cut_off(statements.CUT_OFF_BLOCKERS, backend)
+                row = await taking
+            finally:
+                taking.cancel()
+        return TakenUp(Fence(partition, row["epoch"]), row["sequence"], row["era"])
 
     @asynccontextmanager
-    async def batch(self, lane: Lane) -> AsyncIterator[Batch]:
+    async def batch(self, fence: Fence) -> AsyncIterator[Batch]:
         """Open a transaction on the partition; commit it at the end, roll it back on any exception.
 
-        Raises LeaseLost, Unavailable, Overtaken or Refused; then nothing was written.
+        Raises one of the errors of `storage.errors`.
         """
-        async with self._transaction(lane.partition) as (connection, driver):
-            yield Batch(connection, driver, lane)
+        async with self._transaction(fence.partition) as (connection, driver):
+            yield Batch(connection, driver, fence)
 
-    async def changes(self, partition: int, after: int, up_to: int) -> list[tuple[int, StateChange]]:
-        """Return the partition's changes of state with sequence numbers above `after`, up to `up_to`, in order."""
+    async def changes(self, partition: int, after: int, up_to: int, count: int) -> list[tuple[int, StateChange]]:
+        """Return up to `count` of the partition's changes of state with sequence numbers above `after`, up to `up_to`,
+        in order."""
         async with self._transaction(partition) as (_, driver):
-            found = await driver.fetch(statements.READ_CHANGES, partition, after, up_to)
-        return [(row["sequence"], rows.change_from(row)) for row in found]
+            return await _changes(driver, partition, after, up_to, count)
+
+    async def eras(self, partition: int) -> list[Era]:
+        """Return the eras of the partition's events behind the first one, in order."""
+        async with self._transaction(partition) as (_, driver):
+            found = await driver.fetch(statements.READ_ERAS, partition)
+        return [_era(partition, row["era"], row["sequence"], row["went_back_to"]) for row in found]
+
+    async def begin_era(self, fence: Fence, went_back_to: int, published: int) -> Era | None:
+        """Number the partition's events anew behind `published`, the last number that is out; return the era, or None
+        when the numbers had got there already.
+
+        Raises HoldLost when another drain has taken the partition up.
+        """
+        async with self._transaction(fence.partition) as (_, driver):
+            asked = (fence.partition, fence.epoch, published, went_back_to)
+            row = await driver.fetchrow(statements.BEGIN_ERA, *asked)
+            if row is None and await driver.fetchval(statements.EPOCH, fence.partition) != fence.epoch:
+                raise HoldLost(f"partition {fence.partition} was taken up by another drain")
+        return None if row is None else _era(fence.partition, row["era"], row["sequence"], went_back_to)
+
+    async def can_write(self) -> bool:
+        """Return whether PostgreSQL answers soon and takes writes; never raises."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS), self._engine.connect() as connection:
+                return bool((await connection.exec_driver_sql(statements.WRITABLE)).scalar_one())
+        except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            return False
 
     async def release(self, partition: int) -> None:
         """Give back the connection on which the partition's transactions were made."""
-        held = self._held.pop(partition, None)
-        if held is not None:
-            await held[0].close()
+        kept = self._kept.pop(partition, None)
+        if kept is not None:
+            await kept[0].close()
 
     @asynccontextmanager
     async def _transaction(self, partition: int) -> AsyncIterator[tuple[AsyncConnection, asyncpg.Connection]]:
@@ -238,36 +331,84 @@ class Storage:
                     await connection.commit()
             except BaseException:
                 # Whatever state it is in, nobody else gets this connection; closing it rolls back.
-                await connection.invalidate()
-                await self.release(partition)
+                await self._give_up(partition)
                 raise
 
     async def _connection(self, partition: int) -> tuple[AsyncConnection, asyncpg.Connection]:
         """Return the partition's connection: taking one from the pool for each batch would cost more than it saves."""
-        if partition not in self._held:
+        if partition not in self._kept:
             try:
-                connection = await self._engine.connect()
-            except (DBAPIError, asyncpg.PostgresError) as error:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    connection = await self._engine.connect()
+                    driver = (await connection.get_raw_connection()).driver_connection
+            except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
                 # Whatever kept us from connecting is no fault of the batch's.
-                raise Unavailable(f"cannot connect: {error}") from error
-            self._held[partition] = connection, (await connection.get_raw_connection()).driver_connection
-        return self._held[partition]
+                raise Away(f"cannot connect: {_said(error)}") from error
+            self._kept[partition] = connection, driver
+            await self._end_given_up(partition, driver)
+        return self._kept[partition]
+
+    async def _give_up(self, partition: int) -> None:
+        """Close the partition's connection without waiting for anybody."""
+        connection, driver = self._kept.pop(partition)
+        if not self._pooled:
+            # A pooler names a backend that is not this one's.
+            self._given_up[partition] = driver.get_server_pid()
+        driver.terminate()
+        await connection.invalidate()
+        await connection.close()
+
+    async def _end_given_up(self, partition: int, driver: asyncpg.Connection) -> None:
+        # Its client is gone, but a backend notices only when it next speaks to it.
+        backend = self._given_up.pop(partition, None)
+        if backend is not None:
+            await driver.fetch(statements.CUT_OFF_BACKEND, backend)
+
+    async def _cut_off(self, statement: str, backend: int) -> None:
+        async with self._engine.connect() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            await driver.fetch(statement, backend)
+
+
+async def _changes(
+    driver: asyncpg.Connection, partition: int, after: int, up_to: int, count: int
+) -> list[tuple[int, StateChange]]:
+    found = await driver.fetch(statements.READ_CHANGES, partition, after, up_to, count)
+    return [(row["sequence"], rows.change_from(row)) for row in found]
+
+
+def _era(partition: int, era: int, sequence: int, went_back_to: int) -> Era:
+    return Era(
+        partition=partition, sequence=sequence, era=era, went_back_to=went_back_to, undone_up_to=sequence - 1
+    )
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Raise what the database raises as what the drain does about it."""
+    """Raise what the database raises as what it says about PostgreSQL and the batch."""
     try:
         yield
-    except asyncpg.DataError as error:
-        raise Refused(str(error)) from error
-    except asyncpg.UniqueViolationError as error:
-        raise Overtaken(str(error)) from error
-    except _TRANSIENT as error:
-        raise Unavailable(f"{type(error).__name__}: {error}") from error
-    except (asyncpg.PostgresError, SQLAlchemyError) as error:
-        away = isinstance(error, PoolTimeout) or (isinstance(error, DBAPIError) and error.connection_invalidated)
-        raise (Unavailable if away else Refused)(str(error)) from error
+    except (*_AWAY, *_LOST, asyncpg.PostgresError, SQLAlchemyError) as error:
+        raise _meaning(error)(_said(error)) from error
+
+
+def _meaning(error: BaseException) -> type[StorageError]:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    # What a rule's session raises is the driver's error in a wrapper of SQLAlchemy's own.
+    cause = cause.__cause__ or cause if isinstance(error, DBAPIError) and cause is not None else cause
+    if isinstance(cause, _AWAY):
+        return Away
+    if isinstance(cause, _CROSSED):
+        return Crossed
+    # A value that does not fit is an InterfaceError of the driver's too.
+    lost = isinstance(cause, _LOST) and not isinstance(cause, ValueError)
+    if lost or (isinstance(error, DBAPIError) and error.connection_invalidated):
+        return ConnectionLost
+    return Refused
 
 
 def _limited_tags(runs: Iterable[AnyRunRecord], needs: Needs) -> set[str]:

@@ -1,21 +1,26 @@
-"""What storage raises, sorted by what the drain does about it."""
+"""What storage raises, sorted by what it says about PostgreSQL; `drain/attempts.py` decides what follows from each."""
 
 
 class StorageError(Exception):
-    """The base of what storage raises."""
+    """The base of what storage raises; nothing of the batch was written, or it will be found in the ledger."""
 
 
-class LeaseLost(StorageError):
-    """Another drain has taken the partition up: this one must stop; nothing of the batch was written."""
+class HoldLost(StorageError):
+    """Another drain has taken the partition up: this one must stop."""
 
 
-class Unavailable(StorageError):
-    """PostgreSQL is away, or somebody else holds a lock for too long: the same batch is worth another try."""
+class Away(StorageError):
+    """PostgreSQL does not answer, or takes no writes for now: it has nothing to do with the batch."""
 
 
-class Overtaken(StorageError):
-    """What the batch was decided on was no longer so when it was written: decide it anew; nothing of it was written."""
+class ConnectionLost(StorageError):
+    """The connection broke in the middle of the batch's transaction: by chance, or because of what the batch did."""
+
+
+class Crossed(StorageError):
+    """Something came in the batch's way: a lock, a deadlock, a statement that took too long, or a row that somebody else
+    wrote first."""
 
 
 class Refused(StorageError):
-    """PostgreSQL refused what the batch wanted to store; nothing of it was written."""
+    """PostgreSQL refused what the batch wanted to store."""

@@ -11,6 +11,7 @@ from statewright.runs import RunPolicy
 from statewright.states import State, StateDetails, StateType
 from statewright.verdicts import SetStateStatus, Verdict
 from statewright_worker.orchestration.records import (
+    Answer,
     AnyRunRecord,
     FlowRunRecord,
     RunRecord,
@@ -19,7 +20,10 @@ from statewright_worker.orchestration.records import (
 )
 
 SIGNATURE_SEPARATOR = ","
-POLICIES_REMEMBERED = 4_096
+VALUES_REMEMBERED = 4_096
+REMEMBERED_LENGTH = 1_024
+TAGS_REMEMBERED = 5
+"""Only texts up to this long are remembered, so that what is remembered stays below a few megabytes."""
 
 _stored_policies: dict[int, tuple[RunPolicy, str]] = {}
 
@@ -109,7 +113,7 @@ def change_values(change: StateChange, sequence: int) -> tuple[Any, ...]:
     )
 
 
-def verdict_values(verdict: Verdict) -> tuple[Any, ...]:
+def verdict_values(verdict: Verdict, digest: int | None) -> tuple[Any, ...]:
     """Return the row of the ledger, in the order of VERDICT_COLUMNS."""
     return (
         verdict.proposal_id,
@@ -120,7 +124,18 @@ def verdict_values(verdict: Verdict) -> tuple[Any, ...]:
         None if verdict.state is None else verdict.state.id,
         SIGNATURE_SEPARATOR.join(verdict.rule_signature),
         SIGNATURE_SEPARATOR.join(verdict.finalization_signature),
+        digest,
     )
+
+
+def answer_values(answer: Answer) -> tuple[Any, ...]:
+    """Return the row of the ledger, in the order of ANSWER_COLUMNS."""
+    return (answer.request_id, answer.digest, answer.reply)
+
+
+def answer_from(row: Record) -> Answer:
+    """Return the answer of a row of READ_ANSWERS."""
+    return Answer(row["request_id"], row["digest"], row["reply"])
 
 
 def columns_of(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -175,31 +190,44 @@ def _previous(row: Record) -> State | None:
     )
 
 
-@lru_cache(maxsize=4_096)
 def _tags(stored: str) -> tuple[str, ...]:
+    return (_remembered_tags if len(stored) <= REMEMBERED_LENGTH else _decoded_tags)(stored)
+
+
+def _decoded_tags(stored: str) -> tuple[str, ...]:
     return tuple(from_json(stored))
 
 
-@lru_cache(maxsize=4_096)
 def _policy(stored: str) -> RunPolicy:
-    return RunPolicy.model_validate_json(stored)
+    return (_remembered_policy if len(stored) <= REMEMBERED_LENGTH else RunPolicy.model_validate_json)(stored)
+
+
+_remembered_tags = lru_cache(maxsize=VALUES_REMEMBERED)(_decoded_tags)
+_remembered_policy = lru_cache(maxsize=VALUES_REMEMBERED)(RunPolicy.model_validate_json)
 
 
 def _stored_policy(policy: RunPolicy) -> str:
     # Found by identity: to hash and compare policies costs more than all else of their runs' rows.
     known = _stored_policies.get(id(policy))
-    if known is None or known[0] is not policy:
-        if len(_stored_policies) >= POLICIES_REMEMBERED:
+    if known is not None and known[0] is policy:
+        return known[1]
+    stored = policy.model_dump_json(exclude_defaults=True)
+    if len(stored) <= REMEMBERED_LENGTH:
+        if len(_stored_policies) >= VALUES_REMEMBERED:
             _stored_policies.clear()
-        known = _stored_policies[id(policy)] = policy, policy.model_dump_json(exclude_defaults=True)
-    return known[1]
+        _stored_policies[id(policy)] = policy, stored
+    return stored
 
 
-@lru_cache(maxsize=4_096)
+@lru_cache(maxsize=VALUES_REMEMBERED)
 def _signature(stored: str) -> tuple[str, ...]:
     return tuple(stored.split(SIGNATURE_SEPARATOR)) if stored else ()
 
 
-@lru_cache(maxsize=4_096)
-def _stored_tags(tags: tuple[str, ...]) -> str:
+@lru_cache(maxsize=VALUES_REMEMBERED)
+def _few_tags(tags: tuple[str, ...]) -> str:
     return to_json(tags).decode()
+
+
+def _stored_tags(tags: tuple[str, ...]) -> str:
+    return _few_tags(tags) if len(tags) <= TAGS_REMEMBERED else to_json(tags).decode()

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
+    CheckConstraint,
     DateTime,
     ForeignKey,
     Identity,
@@ -32,6 +33,7 @@ NAMING = {
     "ix": "ix_%(table_name)s__%(column_0_N_name)s",
     "uq": "uq_%(table_name)s__%(column_0_N_name)s",
     "fk": "fk_%(table_name)s__%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s__%(constraint_name)s",
     "pk": "pk_%(table_name)s",
 }
 
@@ -57,6 +59,31 @@ class Partition(Base):
     id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
     sequence: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     epoch: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    era: Mapped[int] = mapped_column(server_default=text("0"))
+
+
+class Era(Base):
+    """A new numbering of a partition's events: the database went back in time behind those that were published."""
+
+    __tablename__ = "era"
+
+    partition: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    era: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    sequence: Mapped[int] = mapped_column(BigInteger)
+    went_back_to: Mapped[int] = mapped_column(BigInteger)
+    noticed: Mapped[datetime]
+
+
+class Deployment(Base):
+    """Whose database this is: one row. A copy of the database is the same deployment, and so has the same id."""
+
+    __tablename__ = "deployment"
+
+    only: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    id: Mapped[UUID] = mapped_column(server_default=text("gen_random_uuid()"))
+    namespace: Mapped[str]
+
+    __table_args__ = (CheckConstraint("only", name="only"),)
 
 
 class _RunColumns:
@@ -172,7 +199,8 @@ class ConcurrencySlot(Base):
 
 
 class Verdict(Base):
-    """The ledger: the one answer that a proposal has. `state_id` is a row of the run's history."""
+    """The ledger of proposals: the one verdict that each has. `state_id` is a row of the run's history, `digest` tells
+    whether a request that comes again asks for the same."""
 
     __tablename__ = "verdict"
 
@@ -185,3 +213,15 @@ class Verdict(Base):
     rule_signature: Mapped[str]
     finalization_signature: Mapped[str]
     decided: Mapped[datetime]
+    digest: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class Answer(Base):
+    """The ledger of all other answers that must stay: to what has set a limit, and to whatever was refused."""
+
+    __tablename__ = "answer"
+
+    request_id: Mapped[UUID] = mapped_column(primary_key=True)
+    digest: Mapped[int] = mapped_column(BigInteger)
+    reply: Mapped[str]
+    answered: Mapped[datetime]

@@ -14,8 +14,8 @@ Columns = tuple[tuple[str, str], ...]
 # A batch must not be held up by others, nor hold others up: a worker that freezes inside it is thrown out.
 # The plans never change with the size of a table, so that nothing surprises when it has grown.
 BATCH_SETTINGS: Final = {
-    "lock_timeout": "3s",
-    "statement_timeout": "10s",
+    "lock_timeout": "2s",
+    "statement_timeout": "3s",
     "idle_in_transaction_session_timeout": "5s",
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
@@ -30,7 +30,34 @@ BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 BEGIN_POOLED: Final = "; ".join([BEGIN, *(f"SET LOCAL {name} = '{value}'" for name, value in BATCH_SETTINGS.items())])
 """For connections that a pooler shares: the settings hold for one transaction."""
 
-TAKE_UP: Final = "UPDATE partition SET epoch = epoch + 1 WHERE id = $1 RETURNING epoch, sequence"
+TAKE_UP: Final = (
+    "UPDATE partition SET epoch = epoch + 1 WHERE id = $1 RETURNING epoch, sequence, era, pg_backend_pid() AS backend"
+)
+BACKEND: Final = "SELECT pg_backend_pid()"
+EPOCH: Final = "SELECT epoch FROM partition WHERE id = $1"
+# A worker's connections say by their application name that they are a worker's: nobody else's is ever ended.
+CUT_OFF_BLOCKERS: Final = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE pid = ANY (pg_blocking_pids($1)) AND application_name LIKE 'statewright%' AND usename = current_user
+"""
+CUT_OFF_BACKEND: Final = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE pid = $1 AND pid <> pg_backend_pid() AND application_name LIKE 'statewright%' AND usename = current_user
+        AND datname = current_database()
+"""
+WRITABLE: Final = "SELECT NOT pg_is_in_recovery() AND current_setting('default_transaction_read_only') = 'off'"
+
+BEGIN_ERA: Final = """
+    WITH begun AS (
+        UPDATE partition SET era = era + 1, sequence = $3 + 1
+        WHERE id = $1 AND epoch = $2 AND sequence < $3
+        RETURNING id, era, sequence
+    )
+    INSERT INTO era (partition, era, sequence, went_back_to, noticed)
+    SELECT begun.id, begun.era, begun.sequence, $4, clock_timestamp() FROM begun
+    RETURNING era, sequence
+"""
+READ_ERAS: Final = 'SELECT era, sequence, went_back_to FROM era WHERE partition = $1 ORDER BY sequence'
 
 _BOOKKEEPING: Final[Columns] = (
     ("state_id", "uuid"),
@@ -87,7 +114,9 @@ VERDICT_COLUMNS: Final[Columns] = (
     ("state_id", "uuid"),
     ("rule_signature", "text"),
     ("finalization_signature", "text"),
+    ("digest", "bigint"),
 )
+ANSWER_COLUMNS: Final[Columns] = (("request_id", "uuid"), ("digest", "bigint"), ("reply", "text"))
 SLOT_COLUMNS: Final[Columns] = (("limit_id", "bigint"), ("run_id", "uuid"))
 CACHE_COLUMNS: Final[Columns] = (
     ("cache_key", "text"),
@@ -135,6 +164,7 @@ SLOTS_RELEASED: Final = Part(
 SLOTS_TAKEN: Final = _insert("concurrency_slot", SLOT_COLUMNS, taken="now")
 STATES_CACHED: Final = _insert("task_run_state_cache", CACHE_COLUMNS, created="now")
 VERDICTS: Final = _insert("verdict", VERDICT_COLUMNS, decided="now")
+ANSWERS: Final = _insert("answer", ANSWER_COLUMNS, answered="now")
 
 
 @lru_cache(maxsize=1_024)
@@ -215,6 +245,7 @@ LOAD: Final = f"""
     task AS ({_locked("task_run", TASK_COLUMNS, _NAMED_TASK_RUNS)}),
     known AS (
         SELECT proposal_id AS id FROM verdict WHERE proposal_id = ANY ($3)
+        UNION ALL SELECT request_id FROM answer WHERE request_id = ANY ($4)
     )
     {_loaded("fence", _LOADED_FENCE)}
     UNION ALL {_loaded("flow", _LOADED_FLOW_RUN)}
@@ -239,11 +270,23 @@ READ_VERDICTS: Final = f"""
     WHERE verdict.proposal_id = ANY ($1)
 """
 
-READ_HISTORY: Final = f"""
-    SELECT s.run_id, s.ordinal, {_STATE} FROM flow_run_state AS s WHERE s.run_id = ANY ($1)
-    UNION ALL SELECT s.run_id, s.ordinal, {_STATE} FROM task_run_state AS s WHERE s.run_id = ANY ($1)
-    ORDER BY 1, 2
-"""
+READ_ANSWERS: Final = "SELECT request_id, digest, reply FROM answer WHERE request_id = ANY ($1)"
+
+
+def _page(table: str) -> str:
+    return f"""SELECT wanted.run_id, s.ordinal, {_STATE} FROM unnest($1::uuid[], $2::integer[]) AS wanted (run_id, after)
+        CROSS JOIN LATERAL (
+            SELECT *, row_number() OVER in_order AS number,
+                sum(coalesce(octet_length(data::text), 0)) OVER in_order AS size
+            FROM (
+                SELECT * FROM {table} WHERE run_id = wanted.run_id AND ordinal > wanted.after
+                ORDER BY ordinal LIMIT $3
+            ) AS next WINDOW in_order AS (ORDER BY ordinal)
+        ) AS s WHERE s.number = 1 OR s.size <= $4"""
+
+
+# One page of each history: so many states, whose data takes so many bytes, but one state at least.
+READ_HISTORY: Final = f"{_page('flow_run_state')} UNION ALL {_page('task_run_state')} ORDER BY 1, 2"
 
 READ_CACHE: Final = f"""
     SELECT newest.cache_key, newest.cache_expiration, {_STATE}
@@ -271,23 +314,31 @@ SET_LIMIT: Final = """
 """
 REMOVE_LIMIT: Final = "DELETE FROM concurrency_limit WHERE tag = $1"
 
+# An event tells nothing of a state's data, which may be large.
+_CHANGED_STATE: Final = _selected("s", tuple(column for column in _STATE_COLUMNS if column[0] != "data"), prefix="s_")
 _CHANGE: Final = (
-    f"s.partition, s.sequence, s.ordinal, s.run_count AS s_run_count, {_STATE},"
+    f"s.partition, s.sequence, s.ordinal, s.run_count AS s_run_count, {_CHANGED_STATE}, NULL::text AS s_data,"
     ' p.id AS p_id, p.type AS p_type, p.name AS p_name, p."timestamp" AS p_timestamp, p.message AS p_message'
 )
+
+
+def _next_changes(table: str) -> str:
+    return f"""(
+        SELECT * FROM {table} WHERE partition = $1 AND sequence > $2 AND sequence <= $3 ORDER BY sequence LIMIT $4
+    )"""
+
+
 READ_CHANGES: Final = f"""
     SELECT * FROM (
         SELECT {_CHANGE}, 'flow-run' AS kind, run.id, run.name, run.created, run.tags::text AS tags,
             run.flow_id, run.deployment_id, run.parent_task_run_id, NULL::uuid AS flow_run_id
-        FROM flow_run_state AS s
+        FROM {_next_changes("flow_run_state")} AS s
         JOIN flow_run AS run ON run.id = s.run_id
         LEFT JOIN flow_run_state AS p ON p.id = s.previous_state_id
-        WHERE s.partition = $1 AND s.sequence > $2 AND s.sequence <= $3
         UNION ALL
         SELECT {_CHANGE}, 'task-run', run.id, run.name, run.created, run.tags::text, NULL, NULL, NULL, run.flow_run_id
-        FROM task_run_state AS s
+        FROM {_next_changes("task_run_state")} AS s
         JOIN task_run AS run ON run.id = s.run_id
         LEFT JOIN task_run_state AS p ON p.id = s.previous_state_id
-        WHERE s.partition = $1 AND s.sequence > $2 AND s.sequence <= $3
-    ) AS change ORDER BY sequence
+    ) AS change ORDER BY sequence LIMIT $4
 """
