@@ -94,6 +94,11 @@ class Deployment:
         finally:
             await redis.aclose(close_connection_pool=True)
 
+    async def holders(self, redis: Redis) -> dict[int, bytes]:
+        """Return who holds each partition."""
+        told: dict[bytes, bytes] = await redis.hgetall(self.channels.holders)  # type: ignore[misc]  # not always awaitable
+        return {int(partition): holder.split()[0] for partition, holder in told.items()}
+
     async def empty_redis(self) -> None:
         """Delete every key of this deployment at once, as if Redis had come back empty."""
         async with self.redis() as redis:

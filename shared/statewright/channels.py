@@ -5,8 +5,9 @@ Keys of one partition share the hash tag `{namespace:p}`, so a Redis Cluster kee
     {ns:p}:proposals      stream   requests of partition p, oldest first
     {ns:p}:events         stream   state changes of partition p, and its eras; an entry's id is `<sequence>-0`
     {ns:p}:dead-letters   stream   requests that could not be carried out; an entry keeps its request's id
+    {ns:p}:suspect        string   the request over which holders of partition p have vanished, and how often
     ns:replies:<client>   stream   answers for one client
-    ns:owners             hash     who drains each partition, and until when; one field per partition
+    ns:holders            hash     who drains each partition, and until when; one field per partition
     ns:workers            zset     live workers, scored by the millisecond at which each is given up
     ns:partitions         string   the fixed number of partitions
     ns:database           string   the id of the database that this namespace belongs to
@@ -14,12 +15,17 @@ Keys of one partition share the hash tag `{namespace:p}`, so a Redis Cluster kee
 
 How large each may grow, and how long it lives:
 
-    {ns:p}:proposals      trimmed once answered
-    {ns:p}:events         STATEWRIGHT_EVENTS_KEPT entries, about; what is older is read from PostgreSQL
-    {ns:p}:dead-letters   10,000 entries
-    ns:replies:<client>   the client deletes what it has received; expires when it is idle
-    ns:owners             one field per partition; stays
-    ns:workers            one member per live worker; dead ones are removed when they are found
+    {ns:p}:proposals      STATEWRIGHT_MAX_BACKLOG entries and STATEWRIGHT_MAX_BACKLOG_BYTES, of which clients are told
+                          before they push; of a flood of twice that the newest are refused; trimmed once answered
+    {ns:p}:events         STATEWRIGHT_EVENTS_KEPT entries and STATEWRIGHT_EVENTS_BYTES, about; what is older is read
+                          from PostgreSQL
+    {ns:p}:dead-letters   STATEWRIGHT_DEAD_LETTERS_KEPT entries, about, of the heads of their fields (4,096 bytes each);
+                          expires STATEWRIGHT_DEAD_LETTER_SECONDS after the last one
+    {ns:p}:suspect        one id; expires an hour after the last holder vanished
+    ns:replies:<client>   STATEWRIGHT_REPLIES_KEPT entries, about, each of 64 KiB or one answer; the client deletes what
+                          it has received; expires STATEWRIGHT_REPLY_SECONDS after the last one
+    ns:holders            one field per partition; expires a day after the last worker
+    ns:workers            one member per live worker; expires a day after the last one
     ns:partitions         one number; stays
     ns:database           one id; stays
     ns:queue              bounded by the number of arq's jobs
@@ -36,8 +42,10 @@ ERA_BODY: Final = b"era"
 """An entry of an event stream carries one of the two."""
 DEAD_LETTER_REASON: Final = b"reason"
 DEAD_LETTER_FIELD: Final = b"field"
-
-REPLY_STREAM_TTL_SECONDS: Final = 3_600
+DEAD_LETTER_SIZE: Final = b"size"
+"""How many bytes the message had of which a dead letter keeps the head."""
+DEAD_LETTER_ENTRY: Final = b"entry"
+"""The id of the request's entry, where the letter could not have it."""
 
 _GREATEST: Final = 2**64 - 1
 
@@ -57,15 +65,15 @@ class Channels:
     def dead_letters(self, partition: int) -> str:
         return self._of(partition, "dead-letters")
 
-    def owner(self, partition: int) -> str:
-        return self._of(partition, "owner")
+    def suspect(self, partition: int) -> str:
+        return self._of(partition, "suspect")
 
     def replies(self, client: str) -> str:
         return f"{self.namespace}:replies:{client}"
 
     @property
-    def owners(self) -> str:
-        return f"{self.namespace}:owners"
+    def holders(self) -> str:
+        return f"{self.namespace}:holders"
 
     @property
     def database(self) -> str:
@@ -82,9 +90,6 @@ class Channels:
     @property
     def queue(self) -> str:
         return f"{self.namespace}:queue"
-
-    def drain_job(self, partition: int) -> str:
-        return f"{self.namespace}:drain:{partition}"
 
     def _of(self, partition: int, name: str) -> str:
         return f"{{{self.namespace}:{partition}}}:{name}"

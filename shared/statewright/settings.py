@@ -24,6 +24,8 @@ class ClientSettings(BaseSettings):
     """Only checked: the number is fixed when the first worker starts, and clients learn it from Redis."""
     max_message_bytes: Annotated[int, Field(ge=1_024, le=100_000_000)] = 1_048_576
     answer_timeout: Annotated[float, Field(gt=0)] = 30.0
+    max_backlog: Annotated[int, Field(ge=1)] = 10_000
+    max_backlog_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
 
     @field_validator("redis_url")
     @classmethod

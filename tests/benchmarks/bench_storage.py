@@ -15,7 +15,7 @@ from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.records import TaskRunRecord
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.storage import database
-from statewright_worker.storage.batches import Lane, Needs, Storage
+from statewright_worker.storage.batches import Fence, Needs, Storage
 from tests.benchmarks.harness import show
 
 SIZES: Final = (1, 4, 16, 64, 256, 1_024)
@@ -27,10 +27,10 @@ Taken = dict[str, float]
 """Seconds by step."""
 
 
-async def create(storage: Storage, lane: Lane, count: int) -> list[UUID]:
+async def create(storage: Storage, fence: Fence, count: int) -> list[UUID]:
     """Create task runs in a batch of their own, which is not measured."""
     run_ids = [IDS.new() for _ in range(count)]
-    async with storage.batch(lane) as batch:
+    async with storage.batch(fence) as batch:
         work = await batch.load(Needs(run_ids=set(run_ids)), IDS)
         for run_id in run_ids:
             work.create_run(TaskRunRecord(id=run_id, name="bench", created=work.now))
@@ -38,14 +38,14 @@ async def create(storage: Storage, lane: Lane, count: int) -> list[UUID]:
     return run_ids
 
 
-async def transact(storage: Storage, lane: Lane, run_ids: list[UUID], state: ProposedState) -> Taken:
+async def transact(storage: Storage, fence: Fence, run_ids: list[UUID], state: ProposedState) -> Taken:
     """Let the runs enter the state in one batch, and return what each step took."""
     proposed = {IDS.new(): run_id for run_id in run_ids}
     needs = Needs(run_ids=set(run_ids), proposal_ids=list(proposed))
     if state.is_running():
         needs.enters_running = set(run_ids)
     marks = [time.perf_counter()]
-    async with storage.batch(lane) as batch:
+    async with storage.batch(fence) as batch:
         marks.append(time.perf_counter())
         work = await batch.load(needs, IDS)
         marks.append(time.perf_counter())
@@ -70,8 +70,8 @@ async def measure(target: Target, total: int) -> None:
     try:
         storage = Storage(engine)
         await database.fix_partitions(engine, None, default=8)
-        lane, _ = await storage.take_up(0)
-        rows = [await row(storage, lane, size, total) for size in SIZES]
+        fence = (await storage.take_up(0)).fence
+        rows = [await row(storage, fence, size, total) for size in SIZES]
         await storage.release(0)
     finally:
         await engine.dispose()
@@ -84,14 +84,14 @@ async def measure(target: Target, total: int) -> None:
     )
 
 
-async def row(storage: Storage, lane: Lane, size: int, total: int) -> list[object]:
+async def row(storage: Storage, fence: Fence, size: int, total: int) -> list[object]:
     """Return the row of one batch size: the mean of each step, and how many transitions a second that makes."""
     taken: defaultdict[str, float] = defaultdict(float)
     rounds = max(total // (size * len(STATES)), 2)
     for _ in range(rounds):
-        run_ids = await create(storage, lane, size)
+        run_ids = await create(storage, fence, size)
         for state in STATES:
-            for step, seconds in (await transact(storage, lane, run_ids, state)).items():
+            for step, seconds in (await transact(storage, fence, run_ids, state)).items():
                 taken[step] += seconds
     batches = rounds * len(STATES)
     return [size, *[f"{1_000 * seconds / batches:.2f}" for seconds in taken.values()], _rate(size, batches, taken)]

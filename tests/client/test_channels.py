@@ -31,7 +31,7 @@ def test_the_page_lists_every_key_with_its_bound() -> None:
         Channels("ns").events(0): "{ns:p}:events",
         Channels("ns").dead_letters(0): "{ns:p}:dead-letters",
         Channels("ns").replies("c"): "ns:replies:<client>",
-        Channels("ns").owners: "ns:owners",
+        Channels("ns").holders: "ns:holders",
         Channels("ns").workers: "ns:workers",
         Channels("ns").partitions: "ns:partitions",
         Channels("ns").database: "ns:database",

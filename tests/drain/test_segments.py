@@ -13,7 +13,7 @@ HALF = bytes(SEGMENT_BYTES // 2)
 
 
 def taken(request: Request, body: bytes = b"") -> Incoming:
-    return Incoming(Entry("1-0", {b"message": body}), uuid4(), None, request)
+    return Incoming(Entry("1-0", {b"message": body}), uuid4(), None, request, 0)
 
 
 def lengths(*requests: Incoming) -> list[int]:

@@ -65,12 +65,9 @@ async def test_a_survivor_goes_on_within_two_seconds(deployment: Deployment) -> 
     async with deployment.client(answer_timeout=30) as client, deployment.redis() as redis:
         runs = [await client.create_flow_run(f"flow {n}") for n in range(40)]
 
-        async def owners() -> set[bytes]:
-            return set(await redis.mget([deployment.channels.owner(p) for p in range(8)]))
-
         async def shared_by_two() -> bool:
-            found = await owners()
-            return None not in found and len(found) == 2
+            holders = await deployment.holders(redis)
+            return len(holders) == 8 and len(set(holders.values())) == 2
 
         await until(shared_by_two)
         os.kill(processes[0].pid, signal.SIGKILL)

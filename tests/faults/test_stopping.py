@@ -12,12 +12,12 @@ from statewright import State
 from tests.deployment import Deployment, until
 
 
-async def owned_by(deployment: Deployment, redis: Redis, workers: int) -> None:
+async def held_by(deployment: Deployment, redis: Redis, workers: int) -> None:
     """Wait until the partitions are shared by that many workers."""
 
     async def settled() -> bool:
-        owners = set(await redis.mget([deployment.channels.owner(partition) for partition in range(8)]))
-        return None not in owners and len(owners) == workers
+        holders = await deployment.holders(redis)
+        return len(holders) == 8 and len(set(holders.values())) == workers
 
     await until(settled)
 
@@ -29,7 +29,7 @@ async def exit_status(process: "subprocess.Popen[bytes]", seconds: float) -> int
 async def test_sigterm_under_load_ends_in_exit_status_0_and_others_take_over_at_once(deployment: Deployment) -> None:
     leaving, staying = deployment.spawn_worker(), deployment.spawn_worker()
     async with deployment.client(answer_timeout=30) as client, deployment.redis() as redis:
-        await owned_by(deployment, redis, 2)
+        await held_by(deployment, redis, 2)
         stop = asyncio.Event()
 
         async def load() -> list[float]:
@@ -44,7 +44,7 @@ async def test_sigterm_under_load_ends_in_exit_status_0_and_others_take_over_at_
         loads = [asyncio.create_task(load()) for _ in range(30)]
         leaving.send_signal(signal.SIGTERM)
         assert await exit_status(leaving, 5) == 0
-        await owned_by(deployment, redis, 1)
+        await held_by(deployment, redis, 1)
         stop.set()
         waits = [wait for waited in await asyncio.gather(*loads) for wait in waited]
     assert staying.poll() is None
@@ -63,9 +63,9 @@ async def test_sigint_stops_a_worker_too(deployment: Deployment) -> None:
 async def test_a_worker_that_joins_gets_its_share(deployment: Deployment) -> None:
     async with deployment.redis() as redis:
         deployment.spawn_worker()
-        await owned_by(deployment, redis, 1)
+        await held_by(deployment, redis, 1)
         deployment.spawn_worker()
-        await owned_by(deployment, redis, 2)
+        await held_by(deployment, redis, 2)
 
 
 async def test_a_frozen_worker_is_overtaken_and_does_no_harm_when_it_wakes(deployment: Deployment) -> None:

@@ -14,7 +14,7 @@ from statewright.ids import IdSource
 from statewright_worker.orchestration import Engine, Proposal
 from statewright_worker.orchestration.records import FlowRunRecord, TaskRunRecord
 from statewright_worker.storage import database, statements
-from statewright_worker.storage.batches import Batch, Lane, Needs, Storage
+from statewright_worker.storage.batches import Batch, Fence, Needs, Storage
 from tests.deployment import Deployment
 
 ids = IdSource()
@@ -42,7 +42,15 @@ FILL = """
 """
 
 INDEXES = {
-    "LOAD": {"pk_partition", "pk_flow_run", "pk_task_run", "pk_flow_run_state", "pk_task_run_state", "pk_verdict"},
+    "LOAD": {
+        "pk_partition",
+        "pk_flow_run",
+        "pk_task_run",
+        "pk_flow_run_state",
+        "pk_task_run_state",
+        "pk_verdict",
+        "pk_answer",
+    },
     "LOCK_FAILED_TASK_RUNS": {"ix_task_run__flow_run_id", "pk_task_run_state"},
     "READ_VERDICTS": {"pk_verdict", "pk_flow_run_state", "pk_task_run_state"},
     "READ_HISTORY": {"uq_flow_run_state__run_id_ordinal", "uq_task_run_state__run_id_ordinal"},
@@ -101,10 +109,10 @@ async def decide(batch: Batch, runs: list[TaskRunRecord], state: Any) -> None:
     await batch.write(work)
 
 
-async def statements_for(opened: Storage, lane: Lane, size: int) -> int:
+async def statements_for(opened: Storage, fence: Fence, size: int) -> int:
     """Return how many statements a batch of `size` proposals takes, each run with a limited tag."""
-    async with opened.batch(lane) as batch:
-        work = await batch.load(Needs(limits_to_set={"tag": 1_000}), ids)
+    async with opened.batch(fence) as batch:
+        work = await batch.load(Needs(limit_to_set=(ids.new(), "tag", 1_000)), ids)
         flow_run = FlowRunRecord(id=ids.new(), name="f", created=work.now)
         fields: dict[str, Any] = {"created": work.now, "tags": ("tag",), "flow_run_id": flow_run.id}
         runs = [TaskRunRecord(id=ids.new(), name="t", **fields) for _ in range(size)]
@@ -112,19 +120,19 @@ async def statements_for(opened: Storage, lane: Lane, size: int) -> int:
         for run in runs:
             work.create_run(run)
         await batch.write(work)
-    connection, driver = opened._held[0]
+    connection, driver = opened._kept[0]
     counting = CountingDriver(driver)
-    opened._held[0] = connection, counting
-    async with opened.batch(lane) as batch:
+    opened._kept[0] = connection, counting
+    async with opened.batch(fence) as batch:
         await decide(batch, runs, State.running())
-    opened._held[0] = connection, driver
+    opened._kept[0] = connection, driver
     return counting.sent
 
 
 async def test_a_batch_takes_the_same_number_of_statements_whatever_its_size(deployment: Deployment) -> None:
     async with storage(deployment) as opened:
-        lane, _ = await opened.take_up(0)
-        counts = {size: await statements_for(opened, lane, size) for size in (1, 2, 30, 300)}
+        fence = (await opened.take_up(0)).fence
+        counts = {size: await statements_for(opened, fence, size) for size in (1, 2, 30, 300)}
     assert len(set(counts.values())) == 1, counts
     # BEGIN, load, the limits and who holds them, write, COMMIT.
     assert counts[1] == 6

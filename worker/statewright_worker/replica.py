@@ -3,22 +3,32 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 import structlog
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from statewright.channels import Channels
 from statewright.connection import connection_pool
 from statewright.ids import IdSource
 from statewright_worker.drain.drain import DrainTools
-from statewright_worker.drain.lanes import Lanes
+from statewright_worker.holding.holder import Holder
+from statewright_worker.maintenance.jobs import Maintenance
+from statewright_worker.observing.outages import Outage
 from statewright_worker.orchestration.contexts import OrchestrationSettings
 from statewright_worker.orchestration.engine import Engine
-from statewright_worker.publishing.leases import Leases
+from statewright_worker.publishing.deployment import claim_namespace
+from statewright_worker.publishing.holders import Holders
+from statewright_worker.publishing.streams import StreamBounds
 from statewright_worker.settings import DEFAULT_PARTITIONS, WorkerSettings, load_policy
-from statewright_worker.storage import database, statements
+from statewright_worker.storage import database
 from statewright_worker.storage.batches import Storage
+from statewright_worker.storage.deployment import claim_database
+
+SPARE_CONNECTIONS = 2
+"""What is used beside the one of each partition: to ask whether PostgreSQL takes writes, and to cut others off."""
 
 log = structlog.get_logger()
 
@@ -26,48 +36,112 @@ log = structlog.get_logger()
 async def run_replica(settings: WorkerSettings, until: asyncio.Event) -> None:
     """Run a worker until `until` is set; then hand everything back and return.
 
-    Raises ConfigurationError when a setting, the schema or the number of partitions is wrong.
+    Waits for servers that are not there yet. Raises ConfigurationError when a setting, the schema or the number of
+    partitions is wrong, or when a server does not come within the setting `startup_timeout`.
     """
-    async with open_lanes(settings) as lanes:
-        await lanes.run(until)
+    async with open_replica(settings) as replica:
+        await replica.run(until)
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A worker: what holds partitions, and what does the maintenance."""
+
+    holder: Holder
+    maintenance: Maintenance
+
+    async def run(self, until: asyncio.Event) -> None:
+        """Work until `until` is set; then hand everything back."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.holder.run(until))
+            group.create_task(self.maintenance.run(until))
 
 
 @asynccontextmanager
-async def open_lanes(settings: WorkerSettings) -> AsyncIterator[Lanes]:
+async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
     """Connect to both servers and put a worker together."""
     engine = make_engine(settings)
-    configured = settings.partitions
-    db = database.create_engine(
-        settings.database_url.get_secret_value(),
-        pool_size=configured or DEFAULT_PARTITIONS,
-        for_batches=True,
-        pooled_transactions=settings.transaction_pooler,
-    )
-    redis_url = settings.redis_url.get_secret_value()
-    redis = Redis(connection_pool=connection_pool(redis_url))
-    try:
-        await database.check_schema(db)
-        partitions = await database.fix_partitions(db, configured, DEFAULT_PARTITIONS)
-        channels, ids = Channels(settings.namespace), IdSource()
-        worker = f"{socket.gethostname()}-{ids.new().hex}"
+    redis_url, channels, ids = settings.redis_url.get_secret_value(), Channels(settings.namespace), IdSource()
+    worker = f"{socket.gethostname()}-{ids.new().hex}"
+    async with AsyncExitStack() as stack:
+        partitions = await _known_to_both(settings, channels)
+        db = await stack.enter_async_context(_database(settings, partitions + SPARE_CONNECTIONS))
+        pool = await stack.enter_async_context(_connections(redis_url))
+        storage = Storage(db, pooled=settings.transaction_pooler)
+        redis_outage = Outage("Redis", log)
         tools = DrainTools(
-            Storage(db, statements.BEGIN_POOLED if settings.transaction_pooler else statements.BEGIN),
-            redis,
+            storage,
+            pool,
             channels,
             engine,
             ids,
+            partitions,
             settings.batch_size,
             settings.max_message_bytes,
-            settings.events_kept,
+            settings.max_backlog,
+            settings.max_backlog_bytes,
+            _bounds(settings),
+            Outage("PostgreSQL", log),
+            redis_outage,
         )
-        leases = Leases(redis, channels, partitions, worker)
-        await leases.announce()
+        holders = Holders(redis_url, channels, partitions, worker)
         log.info("worker started", worker=worker, partitions=partitions)
-        yield Lanes(connection_pool(redis_url), channels, leases, tools.drain, partitions=partitions, worker=worker)
+        yield Replica(
+            Holder(holders, tools.drain, storage.can_write, Outage("Redis, for the lookout,", log)),
+            Maintenance(
+                lambda: connection_pool(redis_url),
+                channels,
+                worker,
+                settings.reply_seconds,
+                Outage("Redis, for maintenance,", log),
+            ),
+        )
         log.info("worker stopped", worker=worker)
+
+
+async def _known_to_both(settings: WorkerSettings, channels: Channels) -> int:
+    """See that both servers are there and belong together; return the number of partitions."""
+    async with _database(settings, 1) as db:
+        await database.check_schema(db)
+        deployment = await claim_database(db, settings.namespace)
+        partitions = await database.fix_partitions(db, settings.partitions, DEFAULT_PARTITIONS)
+    async with _connections(settings.redis_url.get_secret_value()) as pool:
+        await claim_namespace(pool, channels, deployment)
+    return partitions
+
+
+@asynccontextmanager
+async def _database(settings: WorkerSettings, pool_size: int) -> AsyncIterator[AsyncEngine]:
+    db = database.create_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=pool_size,
+        for_batches=True,
+        pooled_transactions=settings.transaction_pooler,
+    )
+    try:
+        yield db
     finally:
-        await redis.aclose(close_connection_pool=True)
         await db.dispose()
+
+
+@asynccontextmanager
+async def _connections(redis_url: str) -> AsyncIterator[ConnectionPool]:
+    pool = connection_pool(redis_url)
+    try:
+        yield pool
+    finally:
+        await pool.disconnect()
+
+
+def _bounds(settings: WorkerSettings) -> StreamBounds:
+    return StreamBounds(
+        settings.events_kept,
+        settings.events_bytes,
+        settings.replies_kept,
+        settings.reply_seconds,
+        settings.dead_letters_kept,
+        settings.dead_letter_seconds,
+    )
 
 
 def make_engine(settings: WorkerSettings) -> Engine:

@@ -23,8 +23,18 @@ class WorkerSettings(ClientSettings):
     batch_size: Annotated[int, Field(ge=1, le=10_000)] = 256
     concurrency_slot_wait_seconds: Annotated[int, Field(ge=1, le=86_400)] = 30
     """How long a producer is told to wait when a limit is full."""
-    events_kept: Annotated[int, Field(ge=1)] = 100_000
+    events_kept: Annotated[int, Field(ge=1)] = 10_000
     """How many events each partition's stream keeps, about."""
+    events_bytes: Annotated[int, Field(ge=65_536)] = 33_554_432
+    """How much memory each partition's events may take in Redis, about."""
+    replies_kept: Annotated[int, Field(ge=1)] = 4_096
+    """How many entries a reply stream keeps, about, that its client does not delete."""
+    reply_seconds: Annotated[int, Field(ge=1)] = 600
+    """How long a reply stream stays after its last answer."""
+    dead_letters_kept: Annotated[int, Field(ge=1)] = 1_000
+    """How many dead letters each partition keeps, about."""
+    dead_letter_seconds: Annotated[int, Field(ge=1)] = 2_592_000
+    """How long a partition's dead letters stay after the last one."""
     flow_policy: PolicyName = "statewright_worker.orchestration.core_policy:CoreFlowPolicy"
     task_policy: PolicyName = "statewright_worker.orchestration.core_policy:CoreTaskPolicy"
     rule_timeout: Annotated[float, Field(gt=0, le=4)] = 1.0

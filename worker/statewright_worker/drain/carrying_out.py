@@ -1,21 +1,27 @@
 """Carrying out requests on a unit of work: what each kind needs beforehand, does, and answers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
+import structlog
 from packaging.version import Version
+from pydantic_core import to_json
 
+from statewright.events import Era, Event
 from statewright.messages import (
+    REPLY,
     CreateFlowRun,
     CreateRun,
     CreateTaskRun,
     ErrorCode,
     ErrorReply,
+    EventsReply,
     HistoryReply,
     LimitReply,
     Propose,
+    ReadEvents,
     ReadLimit,
     ReadRun,
     Reply,
@@ -30,17 +36,27 @@ from statewright_worker.drain.decoding import Incoming
 from statewright_worker.orchestration.core_policy import TASKS_RETRY_THEMSELVES_FROM
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.errors import OrchestrationError, RuleError, RunMissing
-from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, TaskRunRecord
+from statewright_worker.orchestration.instrumentation_policies import event_body
+from statewright_worker.orchestration.records import Answer, AnyRunRecord, FlowRunRecord, TaskRunRecord
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
-from statewright_worker.storage.batches import Needs
+from statewright_worker.storage.batches import CHANGES_PER_PAGE, Needs
 from statewright_worker.storage.errors import Refused
 from statewright_worker.storage.sessions import RuleSessions
+
+log = structlog.get_logger()
+
+CHANGING: Final = (Propose, CreateFlowRun, CreateTaskRun, SetLimit)
+"""What has an effect, and so one answer for ever. The answer to a run's creation is the run, whatever became of it."""
+_SAME_POLICY: Final = ("retries", "retry_delay", "retry_jitter_factor", "retry_type")
+"""What of a run's policy stays as it was created."""
 
 
 def needs_of(batch: Iterable[Incoming]) -> Needs:
     """Return everything that the batch's requests will ask for."""
     needs = Needs()
     for incoming in batch:
+        if isinstance(incoming.request, CHANGING):
+            needs.answered_once.append(incoming.id)
         match incoming.request:
             case Propose() as proposal:
                 _proposal_needs(needs, incoming, proposal)
@@ -49,14 +65,16 @@ def needs_of(batch: Iterable[Incoming]) -> Needs:
             case CreateTaskRun() as create:
                 needs.run_ids.update(_present(create.run_id, create.flow_run_id))
                 needs.tags_of_new_runs.update(create.tags)
-            case ReadRun(run_id=run_id):
+            case ReadRun(run_id=run_id, after=after):
                 needs.run_ids.add(run_id)
-                needs.histories.add(run_id)
+                needs.histories.add((run_id, after))
+            case ReadEvents(after=after):
+                needs.events_after.add(after)
             case ReadLimit(tag=tag):
                 needs.limit_tags.add(tag)
             case SetLimit(tag=tag, concurrency_limit=concurrency_limit):
                 needs.limit_tags.add(tag)
-                needs.limits_to_set[tag] = concurrency_limit
+                needs.limit_to_set = (incoming.id, tag, concurrency_limit)
     return needs
 
 
@@ -80,10 +98,11 @@ def _retries_the_tasks(proposal: Propose) -> bool:
 
 
 class BatchSpoiled(Exception):
-    """A request has cost the batch its transaction; `reply` is what it gets once it stands alone."""
+    """A request has cost the batch its transaction; `reply` is what it gets."""
 
-    def __init__(self, reply: ErrorReply) -> None:
+    def __init__(self, incoming: Incoming, reply: ErrorReply) -> None:
         super().__init__(reply.message)
+        self.incoming = incoming
         self.reply = reply
 
 
@@ -94,9 +113,38 @@ class Office:
     engine: Engine
     work: UnitOfWork
     sessions: RuleSessions
+    partition: int
+    sequence: int
+    """The partition's last sequence number before this batch."""
+    eras: Sequence[Era]
 
-    async def carry_out(self, incoming: Incoming) -> Reply:
-        """Do what the request asks for and return the answer; an ErrorReply means that nothing of it was done."""
+    async def answer(self, incoming: Incoming, condemned: ErrorReply | None) -> Reply:
+        """Return the answer that the request has already, or carry it out; an ErrorReply means that nothing of it was
+        done. A request that is `condemned` gets that answer, and nothing is tried.
+
+        Raises BatchSpoiled when the request has cost the batch its transaction, and StorageError.
+        """
+        known = self._known(incoming)
+        if known is not None:
+            return known
+        reply = condemned or await self._carry_out(incoming)
+        if reply.type in _STAYS and isinstance(incoming.request, CHANGING):
+            text = to_json(reply, exclude_none=True).decode()
+            self.work.record_answer(Answer(incoming.id, incoming.digest, text))
+        return reply
+
+    def _known(self, incoming: Incoming) -> Reply | None:
+        verdict = self.work.verdicts.get(incoming.id)
+        if verdict is not None:
+            told, digest = verdict
+            same = incoming.digest == digest if digest is not None else told.run_id == _run_id_of(incoming)
+            return _told(told) if same else _conflict(incoming)
+        answer = self.work.answers.get(incoming.id)
+        if answer is not None:
+            return REPLY.validate_json(answer.reply) if incoming.digest == answer.digest else _conflict(incoming)
+        return None
+
+    async def _carry_out(self, incoming: Incoming) -> Reply:
         match incoming.request:
             case Propose() as proposal:
                 return await self._propose(incoming, proposal)
@@ -104,17 +152,14 @@ class Office:
                 return self._create(create)
             case ReadRun() as read:
                 return self._read(read)
+            case ReadEvents() as events:
+                return self._read_events(events)
             case ReadLimit(tag=tag) | SetLimit(tag=tag):
                 # A limit is set before its batch is loaded, so that here both find it as it is.
                 limit = self.work.limits.get(tag)
                 return LimitReply(limit=None if limit is None else limit.as_limit())
 
     async def _propose(self, incoming: Incoming, request: Propose) -> Reply:
-        known = self.work.verdicts.get(incoming.id)
-        if known is not None:
-            if known.run_id == request.run_id:
-                return _told(known)
-            return _error(ErrorCode.PROPOSAL_CONFLICT, "id", f"proposal {incoming.id} was made for another run before")
         proposal = Proposal(
             incoming.id, request.run_id, request.state, incoming.entered, request.force, request.api_version
         )
@@ -124,25 +169,34 @@ class Office:
             await self.sessions.keep()
         except (OrchestrationError, Refused) as error:
             self.work.roll_back()
-            reply = _failure(error)
-            if not await self.sessions.undo():
-                raise BatchSpoiled(reply) from error
-            return reply
+            return await self._failed(incoming, request.run_id, error)
         self.work.commit()
-        self.work.record_verdict(verdict)
+        self.work.record_verdict(verdict, incoming.digest)
         return _told(verdict)
+
+    async def _failed(self, incoming: Incoming, run_id: UUID, error: OrchestrationError | Refused) -> ErrorReply:
+        reply = _failure(error)
+        if isinstance(error, RuleError):
+            self.sessions.raise_what_is_not_the_rules(error.__cause__)
+            told = {"rule": error.rule, "run": str(run_id), "proposal": str(incoming.id)}
+            log.error("a rule failed", **told, exc_info=error.__cause__ or error)
+            if error.blocked:
+                # PostgreSQL has waited as well, and may have ended the transaction.
+                raise BatchSpoiled(incoming, reply) from error
+        if not await self.sessions.undo():
+            raise BatchSpoiled(incoming, reply) from error
+        return reply
 
     def _create(self, request: CreateRun) -> Reply:
         run = self.work.runs.get(request.run_id)
-        wanted = FlowRunRecord if isinstance(request, CreateFlowRun) else TaskRunRecord
         if run is None:
             problem = self._missing_parent(request)
             if problem is not None:
                 return problem
             run = self._new_run(request)
             self.work.create_run(run)
-        elif not isinstance(run, wanted):
-            return _error(ErrorCode.RUN_CONFLICT, "run_id", f"{run.id} is a {run.kind} already")
+        elif difference := _difference(run, request):
+            return difference
         return RunReply.trusted(type="run", run=run.as_run())
 
     def _missing_parent(self, request: CreateRun) -> ErrorReply | None:
@@ -173,8 +227,68 @@ class Office:
         run = self.work.runs.get(request.run_id)
         if run is None:
             return _failure(RunMissing(request.run_id))
-        states = self.work.histories[run.id]
-        return HistoryReply(history=RunHistory(run=run.as_run(), states=tuple(states)))
+        states = self.work.histories[run.id][request.after]
+        last = states[-1][0] if states else request.after
+        history = RunHistory(run=run.as_run(), states=tuple(state for _, state in states))
+        return HistoryReply(history=history, next=last if states and last < run.state_count else None)
+
+    def _read_events(self, request: ReadEvents) -> Reply:
+        changes = self.work.events[request.after]
+        complete = len(changes) < CHANGES_PER_PAGE
+        up_to = max(self.sequence, request.after) if complete else changes[-1][0]
+        events = [
+            Event.model_validate_json(event_body(change, self.partition, number, era_at(self.eras, number)))
+            for number, change in changes
+        ]
+        eras = [era for era in self.eras if request.after < era.sequence <= up_to]
+        return EventsReply(events=tuple(events), eras=tuple(eras), up_to=up_to)
+
+
+_STAYS: Final = frozenset({"error", "limit"})
+
+
+def era_at(eras: Sequence[Era], sequence: int) -> int:
+    """Return the number of the era to which an event belongs."""
+    return max((era.era for era in eras if era.sequence <= sequence), default=0)
+
+
+def _run_id_of(incoming: Incoming) -> UUID | None:
+    return incoming.request.run_id if isinstance(incoming.request, Propose) else None
+
+
+def _difference(run: AnyRunRecord, request: CreateRun) -> ErrorReply | None:
+    """Return what is wrong with asking for a run that exists, unless the same is asked for."""
+    wanted = FlowRunRecord if isinstance(request, CreateFlowRun) else TaskRunRecord
+    if not isinstance(run, wanted):
+        return _error(ErrorCode.RUN_CONFLICT, "run_id", f"{run.id} is a {run.kind} already")
+    for field in request.__class__.model_fields:
+        if field in _NO_CONTENT:
+            continue
+        asked, is_so = getattr(request, field), getattr(run, field)
+        same = (
+            all(getattr(asked, name) == getattr(is_so, name) for name in _SAME_POLICY)
+            if field == "policy"
+            else (asked == is_so)
+        )
+        if not same:
+            return _error(
+                ErrorCode.RUN_CONFLICT,
+                field,
+                f"{field}: the {run.kind} {run.id} was created with another one before; the same idempotency key or"
+                " run_id must come with the same content",
+            )
+    return None
+
+
+_NO_CONTENT: Final = frozenset({"v", "type", "run_id"})
+
+
+def _conflict(incoming: Incoming) -> ErrorReply:
+    return _error(
+        ErrorCode.PROPOSAL_CONFLICT,
+        "id",
+        f"the id {incoming.id} was used before for a request with another content; another request needs another id",
+    )
 
 
 def _told(verdict: Verdict) -> VerdictReply:

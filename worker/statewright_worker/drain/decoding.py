@@ -1,19 +1,24 @@
 """Decoding: from a stream entry to a request, or to what is wrong with it."""
 
+import hashlib
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
 from uuid import UUID
 
+import orjson
 from pydantic import ValidationError
 
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
-from statewright.messages import REQUEST, ErrorCode, ErrorReply, Request
+from statewright.ids import partition_of, partition_of_tag
+from statewright.messages import REQUEST, ErrorCode, ErrorReply, ReadEvents, ReadLimit, Request, SetLimit
 from statewright_worker.publishing.streams import Entry
 
 _REPLY_TO: Final = re.compile(rb"^[A-Za-z0-9_.-]{1,64}\Z")
 _PLAIN: Final = re.compile(rb"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
+_LAST_MILLISECOND: Final = 253_402_300_799_000
 _KNOWN: Final = frozenset({REQUEST_ID, REQUEST_REPLY_TO, REQUEST_MESSAGE})
 
 
@@ -24,11 +29,14 @@ class Incoming(NamedTuple):
     id: UUID
     reply_to: str | None
     request: Request
+    digest: int
+    """Tells whether a request of the same id asks for the same."""
 
     @property
     def entered(self) -> datetime:
-        """When the request entered its stream, by Redis' clock."""
-        return datetime.fromtimestamp(int(self.entry.id.partition("-")[0]) / 1000, UTC)
+        """When the request entered its stream, by Redis' clock; the end of time when the producer chose an entry's id
+        that is no moment."""
+        return datetime.fromtimestamp(min(int(self.entry.id.partition("-")[0]), _LAST_MILLISECOND) / 1000, UTC)
 
 
 class Malformed(NamedTuple):
@@ -45,14 +53,25 @@ class _BadEntry(Exception):
         self.problem = ErrorReply(code=ErrorCode.INVALID_MESSAGE, message=message, field=field)
 
 
-def decode(entry: Entry, max_message_bytes: int) -> Incoming | Malformed:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where entries are read, and how large their messages may be: what decoding must know."""
+
+    partition: int
+    partitions: int
+    max_message_bytes: int
+
+
+def decode(entry: Entry, place: Place) -> Incoming | Malformed:
     """Return the request that an entry carries, or what is wrong with it; never raises."""
     request_id: UUID | None = None
     reply_to: str | None = None
     try:
         reply_to = _reply_to(entry)
         request_id = _request_id(entry)
-        return Incoming(entry, request_id, reply_to, _request(entry, max_message_bytes))
+        request = _request(entry, place.max_message_bytes)
+        _check_place(request, place)
+        return Incoming(entry, request_id, reply_to, request, digest_of(entry.fields[REQUEST_MESSAGE]))
     except _BadEntry as bad:
         return Malformed(entry, request_id, reply_to, bad.problem)
 
@@ -91,6 +110,33 @@ def _request(entry: Entry, max_message_bytes: int) -> Request:
         problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
         field = "type" if problem["type"].startswith("union_tag") else _path(problem["loc"])
         raise _BadEntry(field, f"{field}: {problem['msg']}"[:1_000]) from None
+
+
+def _check_place(request: Request, place: Place) -> None:
+    field, belongs = _belongs_to(request, place.partitions)
+    if belongs != place.partition:
+        # Carried out here, it would not be in one order with the rest of its tree.
+        raise _BadEntry(field, f"{field}: this belongs to partition {belongs}, and was pushed to {place.partition}")
+
+
+def _belongs_to(request: Request, partitions: int) -> tuple[str, int]:
+    match request:
+        case SetLimit(tag=tag) | ReadLimit(tag=tag):
+            return "tag", partition_of_tag(tag, partitions)
+        case ReadEvents(partition=partition):
+            return "partition", partition
+        case _:
+            return "run_id", partition_of(request.run_id, partitions)
+
+
+def digest_of(body: bytes) -> int:
+    """Return a number of 64 bits, signed, that tells a message from others, whatever the order of its fields."""
+    try:
+        plain = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
+    except (ValueError, TypeError):
+        # A number that is too large for it, say: then the bytes themselves must do.
+        plain = body
+    return int.from_bytes(hashlib.blake2b(plain, digest_size=8).digest(), "big", signed=True)
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -1,42 +1,64 @@
-"""The drain: holds one partition for a while and works through its requests, a batch to a transaction."""
+"""The drain: works through one partition's requests while it is held, a batch to a transaction."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
 
 import structlog
 from pydantic_core import to_json
-from redis.asyncio import Redis
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+from redis.asyncio import ConnectionPool
+from redis.exceptions import ResponseError
 
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, Channels
-from statewright.connection import persist
+from statewright.connection import DROPPED
 from statewright.ids import IdSource
-from statewright.messages import ErrorCode, ErrorReply, Reply
-from statewright_worker.drain.carrying_out import BatchSpoiled, Office, needs_of
-from statewright_worker.drain.decoding import Incoming, Malformed, decode
-from statewright_worker.drain.lease import Lease
+from statewright.messages import Reply
+from statewright_worker.drain.attempts import Attempts, HoldEnded, Taken
+from statewright_worker.drain.carrying_out import Office, needs_of
+from statewright_worker.drain.decoding import Incoming, Malformed, Place, decode
+from statewright_worker.drain.feed import Feed
+from statewright_worker.drain.flood import Flood
+from statewright_worker.drain.suspicion import Suspicion
+from statewright_worker.holding.hold import Hold
+from statewright_worker.observing.outages import Outage
 from statewright_worker.orchestration.engine import Engine
-from statewright_worker.orchestration.instrumentation_policies import event_body
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
-from statewright_worker.publishing.streams import START, DeadLetter, Entry, Publication, Streams
-from statewright_worker.storage.batches import Batch, Lane, Storage
-from statewright_worker.storage.errors import LeaseLost, Overtaken, Unavailable
+from statewright_worker.publishing.streams import (
+    START,
+    DeadLetter,
+    Entry,
+    Publication,
+    StreamBounds,
+    Streams,
+)
+from statewright_worker.storage.batches import PAGE_BYTES, Batch, Fence, Storage
+from statewright_worker.storage.errors import HoldLost, StorageError
 
-BLOCK_MILLISECONDS: Final = 5_000
+BLOCK_MILLISECONDS: Final = 2_000
 BATCH_SECONDS: Final = 1.0
 """After this long a batch is closed with what it has decided: PostgreSQL ends transactions that sit idle for longer."""
-EVENTS_PER_CATCH_UP: Final = 1_000
-SEGMENT_BYTES: Final = 128 * 1024 * 1024
-"""So many bytes of messages, or one message, go into a transaction: PostgreSQL takes no statement beyond 1 GB."""
+SEGMENT_BYTES: Final = 16 * 1024 * 1024
+"""About so many bytes of messages and answers, or one message, go into a transaction."""
+YIELD_BYTES: Final = 128 * 1024
+"""After so many bytes of decoding the event loop turns."""
+FEED_PAUSE_SECONDS: Final = 1.0
+LOOK_AFTER_SECONDS: Final = 1.0
+"""How often the sizes of the partition's streams are looked at while there is work."""
 
 log = structlog.get_logger()
 
-Taken = Incoming | Malformed
 Answered = tuple[Taken, Reply]
+Result = TypeVar("Result")
+
+
+class Outcome(NamedTuple):
+    """What a transaction leaves: what to publish, and how many requests it has answered."""
+
+    publication: Publication
+    done: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,180 +66,226 @@ class DrainTools:
     """What every drain of a worker shares."""
 
     storage: Storage
-    redis: Redis
+    pool: ConnectionPool
     channels: Channels
     engine: Engine
     ids: IdSource
+    partitions: int
     batch_size: int
     max_message_bytes: int
-    events_kept: int
+    max_backlog: int
+    max_backlog_bytes: int
+    bounds: StreamBounds
+    postgresql: Outage
+    redis: Outage
 
-    async def drain(self, lease: Lease) -> None:
-        """Take the lease's partition up and work through it until the lease ends or is lost."""
+    async def drain(self, hold: Hold) -> None:
+        """Take the hold's partition up and work through it until the hold ends or is lost."""
         async with AsyncExitStack() as stack:
-            streams = Streams(self.redis.connection_pool, self.channels, lease.partition, self.events_kept)
+            streams = Streams(self.pool, self.channels, hold.partition, self.bounds)
             stack.push_async_callback(streams.close)
-            stack.push_async_callback(self.storage.release, lease.partition)
+            stack.push_async_callback(self.storage.release, hold.partition)
             try:
-                lane, sequence = await self.storage.take_up(lease.partition)
-                await Drain(self, lease, lane, streams).run(sequence)
-            except LeaseLost:
-                log.warning("another drain has taken the partition up", partition=lease.partition)
+                await Drain(self, hold, streams).run()
+            except HoldLost as lost:
+                log.warning("a partition is lost", partition=hold.partition, reason=str(lost))
+            except HoldEnded:
+                log.debug("a partition is given back", partition=hold.partition)
 
 
 class Drain:
     """One drain on one partition: read, decode, lock, load, decide, write, commit, publish, trim."""
 
-    def __init__(self, tools: DrainTools, lease: Lease, lane: Lane, streams: Streams) -> None:
+    def __init__(self, tools: DrainTools, hold: Hold, streams: Streams) -> None:
         self._tools = tools
-        self._lease = lease
-        self._lane = lane
+        self._hold = hold
         self._streams = streams
+        self._attempts = Attempts(hold, tools.postgresql, tools.redis)
+        self._place = Place(hold.partition, tools.partitions, tools.max_message_bytes)
+        self._flood = Flood(streams, self._place, tools.max_backlog, tools.max_backlog_bytes)
+        self._clock = asyncio.get_running_loop().time
+        self._answered = START
+        """The last request that is answered; everything up to it may be deleted."""
+        self._count = self._fewest = min(tools.batch_size, max(SEGMENT_BYTES // tools.max_message_bytes, 1))
+        self._bring_at = self._look_at = 0.0
+        self._fence: Fence
+        self._feed: Feed
 
-    async def run(self, sequence: int) -> None:
-        """Publish what the previous holder did not, up to `sequence`, then answer requests, oldest first.
+    async def run(self) -> None:
+        """Take the partition up, and answer requests, oldest first; publish what the previous holder did not.
 
-        Requests whose answers got lost are still in the stream: the ledger answers them again.
+        Requests whose answers got lost are still in the stream: the ledger answers them again. Raises HoldLost or
+        HoldEnded.
         """
-        await self._bring_missing_events(await self._streams.newest_event(), sequence)
-        position = START
-        while self._lease.held:
-            entries = await self._read(position)
+        self._hold.busy()
+        await self._attempts.until_postgresql_takes_it(self._take_up)
+        suspicion = Suspicion(self._streams, self._attempts) if self._hold.vanished else None
+        while self._hold.held:
+            entries = await self._read()
             if entries:
-                await self._work_through(entries)
-                position = entries[-1].id
-        await self._streams.trim(position)
+                self._hold.busy()
+                if suspicion is not None:
+                    await self._work_through_with(suspicion, entries)
+                    suspicion = None
+                else:
+                    await self._work_through(entries)
+            await self._keep_up()
+        await self._ask_redis(partial(self._streams.trim, self._answered))
 
-    async def _read(self, after: str) -> list[Entry]:
-        async with self._lease.waiting():
-            return await persist(partial(self._streams.read, after, self._tools.batch_size, BLOCK_MILLISECONDS))
+    async def _take_up(self) -> None:
+        taken_up = await self._tools.storage.take_up(self._hold.partition)
+        self._fence = taken_up.fence
+        self._feed = Feed(self._tools.storage, self._streams, taken_up, self._tools.bounds.events_kept)
+        await self._ask_redis(self._feed.begin)
+
+    async def _read(self) -> list[Entry]:
+        self._hold.idle()
+        waits = 1 if self._feed.is_behind and self._clock() >= self._bring_at else BLOCK_MILLISECONDS
+        async with self._hold.waiting():
+            entries = await self._ask_redis(
+                partial(self._streams.read, self._answered, self._answered, self._count, waits)
+            )
+            self._adapt(entries)
+            return entries
         return []
 
+    def _adapt(self, entries: Sequence[Entry]) -> None:
+        """Read as many next time as will stay within bounds if they are as large as the largest of these."""
+        largest = max((len(entry.fields.get(REQUEST_MESSAGE, b"")) for entry in entries), default=0)
+        fit = max(SEGMENT_BYTES // max(largest, 1), 1)
+        if len(entries) == self._count or fit < self._count:
+            self._count = max(min(4 * self._count, fit, self._tools.batch_size), min(self._fewest, fit))
+
+    async def _work_through_with(self, suspicion: Suspicion, entries: Sequence[Entry]) -> None:
+        async for some in suspicion.portions(entries):
+            await self._work_through(some)
+
     async def _work_through(self, entries: Sequence[Entry]) -> None:
-        taken = [decode(entry, self._tools.max_message_bytes) for entry in entries]
+        taken = await self._decode(entries)
         for segment in segments(taken):
             rest = segment
             while rest:
-                publication, done = await self._decide(rest)
-                await self._publish(publication)
-                rest = rest[done:]
+                outcome = await self._attempts.carry_through(rest, self._transact)
+                await self._publish(outcome.publication)
+                self._answered = rest[outcome.done - 1].entry.id
+                for one in rest[: outcome.done]:
+                    self._attempts.condemned.pop(one.entry.id, None)
+                rest = rest[outcome.done :]
+                if rest and not self._hold.held:
+                    raise HoldEnded
 
-    async def _decide(self, taken: Sequence[Taken]) -> tuple[Publication, int]:
-        """Decide on as many requests as fit in one transaction, at least one; return what to publish, and how many.
+    async def _decode(self, entries: Sequence[Entry]) -> list[Taken]:
+        taken: list[Taken] = []
+        size = 0
+        for entry in entries:
+            taken.append(decode(entry, self._place))
+            size += len(entry.fields.get(REQUEST_MESSAGE, b""))
+            if size > YIELD_BYTES:
+                self._hold.progressed()
+                await asyncio.sleep(0)
+                size = 0
+        return taken
 
-        A batch that cannot be written is halved until the guilty request stands alone; only that one is refused.
-        """
-        try:
-            return await self._transact_on_what_is_so(taken)
-        except (LeaseLost, Unavailable):
-            raise
-        except Exception as error:
-            if len(taken) > 1:
-                return await self._decide(taken[: len(taken) // 2])
-            log.exception("a request could not be carried out", entry=taken[0].entry.id)
-            return _publication([(taken[0], _refusal(error))]), 1
-
-    async def _transact_on_what_is_so(self, taken: Sequence[Taken]) -> tuple[Publication, int]:
-        try:
-            return await self._transact_when_available(taken)
-        except Overtaken:
-            # The second time it sees what it collided with.
-            return await self._transact_when_available(taken)
-
-    async def _transact_when_available(self, taken: Sequence[Taken]) -> tuple[Publication, int]:
-        try:
+    async def _transact(self, taken: Sequence[Taken]) -> Outcome:
+        condemned = self._attempts.condemned
+        requests = [one for one in taken if isinstance(one, Incoming)]
+        async with self._tools.storage.batch(self._fence) as batch:
+            needs = needs_of(one for one in requests if one.entry.id not in condemned)
+            needs.answered_once.extend(one.id for one in requests if one.entry.id in condemned)
+            work = await batch.load(needs, self._tools.ids)
+            self._hold.progressed()
+            if batch.sequence >= self._feed.committed:
+                answered = await self._carry_out(taken, batch, work)
+                await batch.write(work)
+        if batch.sequence < self._feed.committed:
+            await self._feed.went_back(batch.sequence)
             return await self._transact(taken)
-        except Unavailable as error:
-            log.warning("PostgreSQL is unavailable", error=str(error))
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(Unavailable),
-            wait=wait_random_exponential(multiplier=0.05, max=1),
-            stop=lambda _: not self._lease.held,
-            reraise=True,
-        )
-        async for attempt in retrying:
-            with attempt:
-                return await self._transact(taken)
-        raise AssertionError("tenacity raises the last failure")
-
-    async def _transact(self, taken: Sequence[Taken]) -> tuple[Publication, int]:
-        async with self._tools.storage.batch(self._lane) as batch:
-            requests = [one for one in taken if isinstance(one, Incoming)]
-            work = await batch.load(needs_of(requests), self._tools.ids)
-            answered = await self._carry_out(taken, batch, work)
-            await batch.write(work)
-        return self._publication(answered, batch.sequence, work), len(answered)
+        return self._outcome(answered, batch.sequence, work)
 
     async def _carry_out(self, taken: Sequence[Taken], batch: Batch, work: UnitOfWork) -> list[Answered]:
-        office = Office(self._tools.engine, work, batch.sessions)
-        clock = asyncio.get_running_loop().time
-        closes = clock() + BATCH_SECONDS
+        condemned = self._attempts.condemned
+        engine, eras = self._tools.engine, self._feed.eras
+        office = Office(engine, work, batch.sessions, self._hold.partition, batch.sequence, eras)
+        closes = self._clock() + BATCH_SECONDS
         answered: list[Answered] = []
         for one in taken:
-            reply = one.problem if isinstance(one, Malformed) else await office.carry_out(one)
+            if isinstance(one, Malformed):
+                reply: Reply = one.problem
+            else:
+                reply = await office.answer(one, condemned.get(one.entry.id) if condemned else None)
             answered.append((one, reply))
-            if clock() > closes:
+            if self._clock() > closes:
                 break
+        self._hold.progressed()
         return answered
 
-    def _publication(self, answered: Sequence[Answered], follows: int, work: UnitOfWork) -> Publication:
+    def _outcome(self, answered: Sequence[Answered], sequence: int, work: UnitOfWork) -> Outcome:
         publication = _publication(answered)
-        publication.follows = follows
-        publication.events = [
-            (sequence, event_body(change, self._lane.partition, sequence))
-            for sequence, change in enumerate(work.state_changes, follows + 1)
-        ]
-        return publication
+        feed, changes = self._feed, work.state_changes
+        # What lies between is a transaction of ours whose commit we did not hear of.
+        follows_on = sequence == feed.committed and not feed.is_behind
+        feed.wrote(sequence + len(changes))
+        if changes and follows_on:
+            publication.follows = feed.ends_with
+            publication.events = feed.events_of(changes, sequence)
+        return Outcome(publication, len(answered))
 
     async def _publish(self, publication: Publication) -> None:
-        ends_with = await persist(partial(self._streams.publish, publication))
-        if ends_with is not None:
-            await self._bring_missing_events(ends_with, publication.events[-1][0])
+        appended = await self._ask_redis(partial(self._streams.publish, publication))
+        if appended is not None:
+            await self._feed.appended(appended)
 
-    async def _bring_missing_events(self, ends_with: int, up_to: int) -> None:
-        """Append the events behind `ends_with` from PostgreSQL, as far back as the stream keeps them."""
-        actual: int | None = ends_with
-        while actual is not None and actual < up_to:
-            ends_with, after = actual, max(actual, up_to - self._tools.events_kept)
-            while after < up_to:
-                last = min(after + EVENTS_PER_CATCH_UP, up_to)
-                changes = await self._tools.storage.changes(self._lane.partition, after, last)
-                events = [(sequence, event_body(c, self._lane.partition, sequence)) for sequence, c in changes]
-                actual = await self._streams.append_events(ends_with, events) if events else None
-                if actual is not None:
-                    break
-                ends_with = after = last
+    async def _ask_redis(self, do: Callable[[], Awaitable[Result]]) -> Result:
+        return await self._attempts.until_redis_takes_it(do, partial(self._streams.trim, self._answered))
 
-
-def _refusal(error: Exception) -> ErrorReply:
-    if isinstance(error, BatchSpoiled):
-        return error.reply
-    message = f"the request could not be carried out: {error}".replace("\x00", "")[:10_000]
-    return ErrorReply(code=ErrorCode.NOT_WRITABLE, message=message)
+    async def _keep_up(self) -> None:
+        """Do what there is to do between batches: bring events that are missing, and look at what grows."""
+        now = self._clock()
+        try:
+            if self._feed.is_behind and now >= self._bring_at:
+                await self._feed.bring_some()
+                self._hold.progressed()
+            if now >= self._look_at:
+                self._look_at = now + LOOK_AFTER_SECONDS
+                await self._streams.keep_events_small()
+                await self._flood.stem()
+        except HoldLost:
+            raise
+        except (StorageError, *DROPPED, ResponseError) as error:
+            # Requests are answered meanwhile; if a server is away, they will find out.
+            outage = self._tools.postgresql if isinstance(error, StorageError) else self._tools.redis
+            outage.failed(error)
+            self._bring_at = now + FEED_PAUSE_SECONDS
+        else:
+            if self._feed.ends_with is None:
+                self._bring_at = now + FEED_PAUSE_SECONDS
 
 
 def segments(taken: Sequence[Taken]) -> Iterator[Sequence[Taken]]:
     """Cut before each SetLimit: what was pushed before it is decided under the old limit, the rest under the new.
 
-    Also cut before a segment grows beyond what a statement can carry.
+    Also cut before a segment grows beyond what a transaction should carry.
     """
     start = size = 0
     for index, one in enumerate(taken):
-        added = len(one.entry.fields.get(REQUEST_MESSAGE, b""))
-        sets_limit = isinstance(one, Incoming) and one.request.type == "set_limit"
-        if index > start and (sets_limit or size + added > SEGMENT_BYTES):
+        kind = one.request.type if isinstance(one, Incoming) else None
+        added = len(one.entry.fields.get(REQUEST_MESSAGE, b"")) + _LARGE_ANSWERS.get(kind, 0)
+        if index > start and (kind == "set_limit" or size + added > SEGMENT_BYTES):
             yield taken[start:index]
             start, size = index, 0
         size += added
     yield taken[start:]
 
 
+_LARGE_ANSWERS: Final[dict[str | None, int]] = {"read_run": 2 * PAGE_BYTES, "read_events": 2 * PAGE_BYTES}
+
+
 def _publication(answered: Sequence[Answered]) -> Publication:
     publication = Publication()
     for one, reply in answered:
         if one.reply_to is not None and one.id is not None:
-            to_client = publication.replies.setdefault(one.reply_to, {})
-            to_client[one.entry.fields[REQUEST_ID]] = to_json(reply, exclude_none=True)
+            answer = (one.entry.fields[REQUEST_ID], to_json(reply, exclude_none=True))
+            publication.replies.setdefault(one.reply_to, []).append(answer)
         if reply.type == "error":
             publication.dead_letters.append(DeadLetter(one.entry, reply.message, reply.field))
     return publication

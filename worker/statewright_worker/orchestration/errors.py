@@ -16,8 +16,9 @@ class RunMissing(OrchestrationError):
 
 
 class RuleError(OrchestrationError):
-    """A rule or a transform raised an exception, or took too long."""
+    """A rule or a transform raised an exception, or took too long; `blocked` when it kept the whole worker waiting."""
 
-    def __init__(self, rule: str, cause: BaseException) -> None:
+    def __init__(self, rule: str, cause: BaseException, *, blocked: bool = False) -> None:
         super().__init__(f"{rule} failed: {type(cause).__name__}: {cause}")
         self.rule = rule
+        self.blocked = blocked

@@ -48,7 +48,7 @@ class TaskInstrumentation(BaseOrchestrationPolicy):
         return [InstrumentTaskRunStateTransitions]
 
 
-def event_body(change: StateChange, partition: int, sequence: int) -> bytes:
+def event_body(change: StateChange, partition: int, sequence: int, era: int = 0) -> bytes:
     """Return the event of a change as JSON; `statewright.Event` describes and reads it."""
     run, state, previous = change.run, change.state, change.previous
     validated = _told(state)
@@ -72,6 +72,8 @@ def event_body(change: StateChange, partition: int, sequence: int) -> bytes:
         "intended": {"from_type": None if previous is None else previous.type, "to_type": state.type},
         "validated_state": validated,
     }
+    if era:
+        event["era"] = era
     if previous is not None:
         event["initial_state"] = _told(previous)
         if abs(state.timestamp - previous.timestamp) < FOLLOWS_WITHIN:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from statewright.ids import IdSource
@@ -16,6 +17,8 @@ from statewright_worker.orchestration.records import (
     StateChange,
     TaskRunRecord,
 )
+
+_NO_PAGES: Final[dict[int, list[tuple[int, State]]]] = {}
 
 
 class UnitOfWork:
@@ -34,7 +37,8 @@ class UnitOfWork:
         self.verdicts: dict[UUID, tuple[Verdict, int | None]] = {}
         """The verdicts by proposal, each with the digest of what was asked."""
         self.answers: dict[UUID, Answer] = {}
-        self.histories: dict[UUID, list[State]] = {}
+        self.histories: dict[UUID, dict[int, list[tuple[int, State]]]] = {}
+        """Pages of runs' histories, each by the ordinal behind which it was read: states with their ordinals."""
         self.events: dict[int, list[tuple[int, StateChange]]] = {}
         """Changes of the partition with their sequence numbers, by the number behind which they were read back."""
 
@@ -102,9 +106,10 @@ class UnitOfWork:
         run.state_count += 1
         self.state_changes.append(StateChange(run, run.state_count, state, previous=run.state))
         self._undo.append(self.state_changes.pop)
-        if (history := self.histories.get(run.id)) is not None:
-            history.append(state)
-            self._undo.append(history.pop)
+        for after, page in self.histories.get(run.id, _NO_PAGES).items():
+            if (page[-1][0] if page else after) == run.state_count - 1:
+                page.append((run.state_count, state))
+                self._undo.append(page.pop)
         run.state = state
         return state
 

@@ -3,15 +3,20 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import structlog
 from redis.asyncio import ConnectionPool
 from redis.exceptions import ResponseError
 
 from statewright.channels import (
+    DEAD_LETTER_ENTRY,
     DEAD_LETTER_FIELD,
     DEAD_LETTER_REASON,
-    REPLY_STREAM_TTL_SECONDS,
+    DEAD_LETTER_SIZE,
+    ERA_BODY,
+    EVENT_BODY,
+    REQUEST_MESSAGE,
     Channels,
     sequence_of,
 )
@@ -22,6 +27,7 @@ from statewright.connection import (
     HeldConnection,
     accepted,
     entries_of,
+    passing,
     reading,
     trimming,
 )
@@ -29,7 +35,15 @@ from statewright_worker.publishing.scripts import script_command
 
 START: Final = "0-0"
 """Before the first entry of every stream."""
-DEAD_LETTERS_KEPT: Final = 10_000
+ROUND_TRIP_BYTES: Final = 8 * 1024 * 1024
+"""About so much is sent together."""
+ANSWERS_PER_ENTRY: Final = 256
+ENTRY_BYTES: Final = 64 * 1024
+"""An entry of a reply stream takes no further answer once it is so large."""
+HEAD_BYTES: Final = 4_096
+"""So much of a field is kept in a dead letter."""
+SUSPICION_SECONDS: Final = 3_600
+CLIENTS_REMEMBERED: Final = 1_000
 
 # Appends events only where the stream ends with the sequence that the worker believes it ends with; otherwise tells
 # where it ends, and the worker brings what is missing. So a stream has neither gaps nor duplicates, whoever crashed.
@@ -37,22 +51,42 @@ _APPEND_EVENTS: Final = """
 local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local ends_with = newest and string.match(newest[1], '^%d+') or '0'
 if ends_with ~= ARGV[1] then return ends_with end
-for i = 3, #ARGV, 2 do
-    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], ARGV[i] .. '-0', 'event', ARGV[i + 1])
+for i = 3, #ARGV, 3 do
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], ARGV[i] .. '-0', ARGV[i + 1], ARGV[i + 2])
 end
 return false
 """
 
+log = structlog.get_logger()
+
 
 class Entry(NamedTuple):
-    """A request as it lies in its stream. `id` is `<milliseconds>-<number>`, the time being Redis' own."""
+    """A request as it lies in its stream. `id` is `<milliseconds>-<number>`, the time being Redis' own unless the
+    producer chose it."""
 
     id: str
     fields: Mapping[bytes, bytes]
 
 
-SequencedEvent = tuple[int, bytes]
-"""An event's sequence number and its JSON."""
+class SequencedEvent(NamedTuple):
+    """What has a place in the event stream: a change of state or the beginning of an era, as JSON."""
+
+    sequence: int
+    kind: bytes
+    """EVENT_BODY or ERA_BODY."""
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StreamBounds:
+    """How much is kept in Redis. Durations are seconds."""
+
+    events_kept: int = 10_000
+    events_bytes: int = 32 * 1024 * 1024
+    replies_kept: int = 4_096
+    reply_seconds: int = 600
+    dead_letters_kept: int = 1_000
+    dead_letter_seconds: int = 30 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +98,19 @@ class DeadLetter:
     field: str | None
 
     def fields(self) -> dict[bytes, bytes]:
-        """Return the letter as a stream entry: the original fields, and what was wrong with them."""
+        """Return the letter as a stream entry: the heads of the original fields, and what was wrong with them."""
+        told = {name[:HEAD_BYTES]: value[:HEAD_BYTES] for name, value in [*self.entry.fields.items()][:_FIELDS_KEPT]}
+        message = self.entry.fields.get(REQUEST_MESSAGE, b"")
+        if len(message) > HEAD_BYTES:
+            told[DEAD_LETTER_SIZE] = str(len(message)).encode()
         wrong = {DEAD_LETTER_REASON: self.reason.encode(), DEAD_LETTER_FIELD: (self.field or "").encode()}
-        return {**self.entry.fields, **wrong}
+        return {**told, **wrong}
+
+
+_FIELDS_KEPT: Final = 16
+
+Reply = tuple[bytes, bytes]
+"""A request's id as it came, and the answer as JSON."""
 
 
 @dataclass(slots=True)
@@ -74,92 +118,226 @@ class Publication:
     """What a batch tells the world, once it is committed."""
 
     follows: int = 0
-    """The sequence number before that of the first event."""
+    """The sequence number with which the event stream ends before these events."""
     events: list[SequencedEvent] = field(default_factory=list)
-    replies: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
-    """Per client, the answers by request id."""
+    replies: dict[str, list[Reply]] = field(default_factory=dict)
+    """The answers by client."""
     dead_letters: list[DeadLetter] = field(default_factory=list)
+
+    @property
+    def reply_bytes(self) -> int:
+        """How much the answers take."""
+        return sum(len(body) for answers in self.replies.values() for _, body in answers)
+
+
+class Appended(NamedTuple):
+    """What became of events: whether they were appended, and the number that the stream ends with, None if unknown."""
+
+    done: bool
+    ends_with: int | None
+
+
+class Backlog(NamedTuple):
+    """How much waits in a partition: entries, and about how many bytes."""
+
+    entries: int
+    size: int
 
 
 class Streams:
-    """Redis as the drain of one partition uses it."""
+    """Redis as the drain of one partition uses it.
 
-    def __init__(self, pool: ConnectionPool, channels: Channels, partition: int, events_kept: int) -> None:
+    Every method raises what `statewright.connection.DROPPED` lists when Redis does not answer, and ResponseError when it
+    refuses for a reason that passes.
+    """
+
+    def __init__(self, pool: ConnectionPool, channels: Channels, partition: int, bounds: StreamBounds) -> None:
         self._redis = HeldConnection(pool)
         self._channels = channels
         self._proposals = channels.proposals(partition)
         self._events = channels.events(partition)
         self._dead_letters = channels.dead_letters(partition)
-        self._events_kept = events_kept
+        self._suspect = channels.suspect(partition)
+        self._bounds = bounds
+        self._unreachable: set[str] = set()
 
     async def close(self) -> None:
         """Give the connection back."""
         await self._redis.close()
 
-    async def read(self, after: str, count: int, block_milliseconds: int) -> list[Entry]:
-        """Delete the requests up to `after`, which are answered, and return up to `count` of those behind it.
+    async def read(self, after: str, trim_to: str, count: int, block_milliseconds: int) -> list[Entry]:
+        """Delete the requests up to `trim_to`, which are answered, and return up to `count` of those behind `after`.
 
-        Waits for the first one, at most that long.
+        Waits for the first one, at most that long: a millisecond at least.
         """
         commands = [reading(self._proposals, after, count, block_milliseconds)]
-        if after != START:
-            commands.insert(0, trimming(self._proposals, after))
+        if trim_to != START:
+            commands.insert(0, trimming(self._proposals, trim_to))
         # In one round trip: a request whose answer is out must not be carried out again by whoever comes after a crash.
-        answers = await self._redis.exchange(*commands, seconds=block_milliseconds / 1_000 + EXCHANGE_SECONDS)
+        answers = await self._redis.exchange(*commands, seconds=EXCHANGE_SECONDS + block_milliseconds / 1_000)
         return [Entry(entry_id.decode(), fields) for entry_id, fields in entries_of(accepted(answers)[-1])]
-
-    async def publish(self, publication: Publication) -> int | None:
-        """Send events, dead letters and answers, in this order, in one round trip.
-
-        Returns None, or the sequence number that the event stream ends with when that is not the expected one; then no
-        event was sent.
-        """
-        answers = await self._redis.exchange(*self._commands(publication))
-        for answer in answers:
-            if isinstance(answer, ResponseError) and not _is_known_already(answer):
-                raise answer
-        return _ends_with(answers[0]) if publication.events else None
-
-    async def append_events(self, ends_with: int, events: Sequence[SequencedEvent]) -> int | None:
-        """Append events to a stream that ends with the sequence number `ends_with`.
-
-        Returns None, or what the stream ends with when that is something else; then nothing was appended.
-        """
-        return _ends_with(await self._redis.ask(*self._appending(ends_with, events)))
-
-    async def newest_event(self) -> int:
-        """Return the sequence number that the event stream ends with, 0 when it is empty."""
-        newest = await self._redis.ask("XREVRANGE", self._events, "+", "-", "COUNT", 1)
-        return sequence_of(newest[0][0]) if newest else 0
 
     async def trim(self, up_to: str) -> None:
         """Delete the requests up to and including the entry `up_to`."""
         if up_to != START:
             await self._redis.ask(*trimming(self._proposals, up_to))
 
-    def _commands(self, publication: Publication) -> Iterator[Command]:
-        if publication.events:
-            yield self._appending(publication.follows, publication.events)
-        for letter in publication.dead_letters:
-            # A dead letter keeps its request's id, so that Redis refuses it the second time.
-            limit = ("MAXLEN", DEAD_LETTERS_KEPT)
-            yield ("XADD", self._dead_letters, *limit, letter.entry.id, *_flat(letter.fields().items()))
-        for client, answers in publication.replies.items():
-            stream = self._channels.replies(client)
-            yield ("XADD", stream, "*", *_flat(answers.items()))
-            yield ("EXPIRE", stream, REPLY_STREAM_TTL_SECONDS)
+    async def backlog(self) -> Backlog:
+        """Return how much waits in the partition."""
+        length, size = accepted(
+            await self._redis.exchange(("XLEN", self._proposals), ("MEMORY", "USAGE", self._proposals))
+        )
+        return Backlog(length, size or 0)
+
+    async def newest(self, count: int) -> list[Entry]:
+        """Return the `count` newest requests, the newest one first."""
+        found = await self._redis.ask("XREVRANGE", self._proposals, "+", "-", "COUNT", count)
+        return [Entry(entry_id.decode(), fields) for entry_id, fields in entries_of([(b"", found)])]
+
+    async def delete(self, entry_ids: Sequence[str]) -> None:
+        """Delete requests."""
+        await self._redis.ask("XDEL", self._proposals, *entry_ids)
+
+    async def publish(self, publication: Publication) -> Appended | None:
+        """Send events, dead letters and answers, in this order; return what became of the events, None without any.
+
+        An answer that cannot be delivered, because of what its client's key is, costs nobody else theirs.
+        """
+        commands, events = self._commands(publication), publication.events
+        if events:
+            commands = chain([self._appending(publication.follows, events)], commands)
+        appended: Appended | None = None
+        for together in _in_round_trips(commands):
+            answers = await self._redis.exchange(*together)
+            if events and appended is None:
+                # Whatever is wrong with the event stream, answers go out.
+                appended = self._appended(answers.pop(0), events)
+                together.pop(0)
+            for command, answer in zip(together, answers, strict=True):
+                if isinstance(answer, ResponseError):
+                    await self._refused(command, answer)
+        return appended
+
+    async def append_events(self, ends_with: int, events: Sequence[SequencedEvent]) -> Appended:
+        """Append events to a stream that ends with the sequence number `ends_with`, unless it ends with another one."""
+        [answer] = await self._redis.exchange(self._appending(ends_with, events))
+        return self._appended(answer, events)
 
     def _appending(self, ends_with: int, events: Sequence[SequencedEvent]) -> Command:
-        return script_command(_APPEND_EVENTS, [self._events], ends_with, self._events_kept, *_flat(events))
+        kept = self._bounds.events_kept
+        flat: Iterator[Argument] = chain.from_iterable(events)
+        return script_command(_APPEND_EVENTS, [self._events], ends_with, kept, *flat)
+
+    def _appended(self, answer: object, events: Sequence[SequencedEvent]) -> Appended:
+        if isinstance(answer, ResponseError):
+            self._warn(self._events, "events cannot be published", answer)
+            return Appended(False, None)
+        self._unreachable.discard(self._events)
+        return Appended(True, events[-1].sequence) if answer is None else Appended(False, _number(answer))
+
+    async def newest_event(self) -> int | None:
+        """Return the sequence number that the event stream ends with, 0 when it is empty, None when it is no stream."""
+        [answer] = await self._redis.exchange(("XREVRANGE", self._events, "+", "-", "COUNT", 1))
+        if isinstance(answer, ResponseError):
+            if passing(answer):
+                raise answer
+            self._warn(self._events, "events cannot be published", answer)
+            return None
+        return sequence_of(answer[0][0]) if answer else 0
+
+    async def keep_events_small(self) -> None:
+        """Delete the oldest events when the stream takes more memory than it may."""
+        length, size = await self._redis.exchange(("XLEN", self._events), ("MEMORY", "USAGE", self._events))
+        if isinstance(length, int) and isinstance(size, int) and size > self._bounds.events_bytes:
+            kept = max(length * self._bounds.events_bytes // size, 1)
+            await self._redis.exchange(("XTRIM", self._events, "MAXLEN", "~", kept))
+
+    async def suspect(self) -> tuple[str | None, int]:
+        """Return the request that the last holder was working on, and how many have vanished over it."""
+        told = await self._redis.ask("GET", self._suspect)
+        entry_id, _, times = (told or b"").decode().partition(" ")
+        return (entry_id, int(times)) if times else (None, 0)
+
+    async def suspect_of(self, entry_id: str, times: int) -> None:
+        """Note that a request is about to be carried out for the n-th time."""
+        await self._redis.ask("SET", self._suspect, f"{entry_id} {times}", "EX", SUSPICION_SECONDS)
+
+    async def suspect_nothing(self) -> None:
+        """Note that whatever was suspected is carried out."""
+        await self._redis.ask("DEL", self._suspect)
+
+    def _commands(self, publication: Publication) -> Iterator[Command]:
+        bounds = self._bounds
+        for letter in publication.dead_letters:
+            # A dead letter keeps its request's id, so that Redis refuses it the second time.
+            limit = ("MAXLEN", "~", bounds.dead_letters_kept)
+            fields = chain.from_iterable(letter.fields().items())
+            yield ("XADD", self._dead_letters, *limit, letter.entry.id, *fields)
+        if publication.dead_letters:
+            yield ("EXPIRE", self._dead_letters, bounds.dead_letter_seconds)
+        for client, answers in publication.replies.items():
+            stream = self._channels.replies(client)
+            for entry in _entries(answers):
+                yield ("XADD", stream, "MAXLEN", "~", bounds.replies_kept, "*", *chain.from_iterable(entry))
+            yield ("EXPIRE", stream, bounds.reply_seconds)
+
+    async def _refused(self, command: Command, refusal: ResponseError) -> None:
+        key = str(command[1])
+        if passing(refusal):
+            raise refusal
+        if key == self._dead_letters and command[0] == "XADD" and "equal or smaller" in str(refusal):
+            await self._keep_dead_letter(command)
+        else:
+            self._warn(key, "an answer or a dead letter cannot be delivered", refusal)
+
+    async def _keep_dead_letter(self, command: Command) -> None:
+        """Keep a letter whose id lies below that of an older one, unless it is there already: ids are the producers'."""
+        name, key, maxlen, about, kept, entry_id, *fields = command
+        if not await self._redis.ask("XRANGE", key, entry_id, entry_id):
+            await self._redis.exchange((name, key, maxlen, about, kept, "*", DEAD_LETTER_ENTRY, entry_id, *fields))
+
+    def _warn(self, key: str, what: str, refusal: ResponseError) -> None:
+        """Say it once for each key: a producer that reads a key of another kind would fill the log."""
+        if key not in self._unreachable and len(self._unreachable) < CLIENTS_REMEMBERED:
+            self._unreachable.add(key)
+            log.warning(what, key=key, error=str(refusal))
 
 
-def _flat(pairs: Iterable[tuple[Argument, Argument]]) -> Iterator[Argument]:
-    return chain.from_iterable(pairs)
+def _number(answer: Any) -> int:
+    return int(answer)
 
 
-def _ends_with(answer: bytes | None) -> int | None:
-    return None if answer is None else int(answer)
+def _entries(answers: Sequence[Reply]) -> Iterator[list[Reply]]:
+    """Cut the answers to one client into entries of a bounded size."""
+    entry: list[Reply] = []
+    size = 0
+    for answer in answers:
+        if entry and (size + len(answer[1]) > ENTRY_BYTES or len(entry) == ANSWERS_PER_ENTRY):
+            yield entry
+            entry, size = [], 0
+        entry.append(answer)
+        size += len(answer[1])
+    yield entry
 
 
-def _is_known_already(error: ResponseError) -> bool:
-    return "equal or smaller than the target stream top item" in str(error)
+def _in_round_trips(commands: Iterable[Command]) -> Iterator[list[Command]]:
+    together: list[Command] = []
+    size = 0
+    for command in commands:
+        together.append(command)
+        size += sum(len(argument) for argument in command if isinstance(argument, bytes))
+        if size > ROUND_TRIP_BYTES:
+            yield together
+            together, size = [], 0
+    if together:
+        yield together
+
+
+def event(sequence: int, body: bytes) -> SequencedEvent:
+    """Return a change of state as it stands in the event stream."""
+    return SequencedEvent(sequence, EVENT_BODY, body)
+
+
+def era(sequence: int, body: bytes) -> SequencedEvent:
+    """Return the beginning of an era as it stands in the event stream."""
+    return SequencedEvent(sequence, ERA_BODY, body)

@@ -1,15 +1,14 @@
 """A batch's transaction: fence, lock, load, write, commit; the only place where runs are read and written."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from statewright.events import Era
@@ -25,7 +24,8 @@ from statewright_worker.orchestration.records import (
 )
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.storage import rows, statements
-from statewright_worker.storage.errors import Away, ConnectionLost, Crossed, HoldLost, Refused, StorageError
+from statewright_worker.storage.errors import Away, HoldLost
+from statewright_worker.storage.meaning import said, translated
 from statewright_worker.storage.sessions import RuleSessions
 
 CONNECT_SECONDS: Final = 3.0
@@ -37,35 +37,6 @@ STATES_PER_PAGE: Final = 100
 CHANGES_PER_PAGE: Final = 200
 PAGE_BYTES: Final = 256 * 1024
 """How large the data of a page of a history may be; one state is always told."""
-
-# What tells of the server, and not of what the batch does.
-_AWAY: Final = (
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.DatabaseDroppedError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-    # A standby, or a server that was told to take no writes.
-    asyncpg.ReadOnlySQLTransactionError,
-    PoolTimeout,
-)
-_LOST: Final = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    # The driver lost its connection in the middle of an operation.
-    asyncpg.InternalClientError,
-    OSError,
-    TimeoutError,
-)
-_CROSSED: Final = (
-    asyncpg.TransactionRollbackError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.QueryCanceledError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.UniqueViolationError,
-)
 
 
 @dataclass(slots=True)
@@ -81,8 +52,8 @@ class Needs:
     cache_keys: set[str] = field(default_factory=set)
     failing_flow_runs: set[UUID] = field(default_factory=set)
     """Flow runs whose failed task runs may be sent to their retry."""
-    histories: dict[UUID, int] = field(default_factory=dict)
-    """Runs whose histories are read, each with the ordinal behind which it is read."""
+    histories: set[tuple[UUID, int]] = field(default_factory=set)
+    """Runs whose histories are read, each with an ordinal behind which it is read."""
     events_after: set[int] = field(default_factory=set)
     """Sequence numbers behind which the partition's events are read back."""
     limit_to_set: tuple[UUID, str, int | None] | None = None
@@ -231,13 +202,14 @@ class Batch:
         for row in await self._driver.fetch(statements.READ_ANSWERS, known):
             work.answers[row["request_id"]] = rows.answer_from(row)
 
-    async def _load_histories(self, work: UnitOfWork, after: Mapping[UUID, int]) -> None:
-        work.histories = {run_id: [] for run_id in after}
-        asked = (list(after), list(after.values()), STATES_PER_PAGE, PAGE_BYTES)
-        for row in await self._driver.fetch(statements.READ_HISTORY, *asked):
+    async def _load_histories(self, work: UnitOfWork, pages: Collection[tuple[UUID, int]]) -> None:
+        for run_id, after in pages:
+            work.histories.setdefault(run_id, {})[after] = []
+        run_ids, behind = zip(*pages, strict=True)
+        for row in await self._driver.fetch(statements.READ_HISTORY, run_ids, behind, STATES_PER_PAGE, PAGE_BYTES):
             state = rows.state_from(row)
             if state is not None:
-                work.histories[row["run_id"]].append(state)
+                work.histories[row["run_id"]][row["after"]].append((row["ordinal"], state))
 
 
 class Storage:
@@ -320,7 +292,7 @@ class Storage:
 
     @asynccontextmanager
     async def _transaction(self, partition: int) -> AsyncIterator[tuple[AsyncConnection, asyncpg.Connection]]:
-        with _translated():
+        with translated():
             connection, driver = await self._connection(partition)
             try:
                 await driver.execute(self._begin)
@@ -343,7 +315,7 @@ class Storage:
                     driver = (await connection.get_raw_connection()).driver_connection
             except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
                 # Whatever kept us from connecting is no fault of the batch's.
-                raise Away(f"cannot connect: {_said(error)}") from error
+                raise Away(f"cannot connect: {said(error)}") from error
             self._kept[partition] = connection, driver
             await self._end_given_up(partition, driver)
         return self._kept[partition]
@@ -366,7 +338,7 @@ class Storage:
 
     async def _cut_off(self, statement: str, backend: int) -> None:
         async with self._engine.connect() as connection:
-            driver = (await connection.get_raw_connection()).driver_connection
+            driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
             await driver.fetch(statement, backend)
 
 
@@ -378,37 +350,7 @@ async def _changes(
 
 
 def _era(partition: int, era: int, sequence: int, went_back_to: int) -> Era:
-    return Era(
-        partition=partition, sequence=sequence, era=era, went_back_to=went_back_to, undone_up_to=sequence - 1
-    )
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Raise what the database raises as what it says about PostgreSQL and the batch."""
-    try:
-        yield
-    except (*_AWAY, *_LOST, asyncpg.PostgresError, SQLAlchemyError) as error:
-        raise _meaning(error)(_said(error)) from error
-
-
-def _meaning(error: BaseException) -> type[StorageError]:
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    # What a rule's session raises is the driver's error in a wrapper of SQLAlchemy's own.
-    cause = cause.__cause__ or cause if isinstance(error, DBAPIError) and cause is not None else cause
-    if isinstance(cause, _AWAY):
-        return Away
-    if isinstance(cause, _CROSSED):
-        return Crossed
-    # A value that does not fit is an InterfaceError of the driver's too.
-    lost = isinstance(cause, _LOST) and not isinstance(cause, ValueError)
-    if lost or (isinstance(error, DBAPIError) and error.connection_invalidated):
-        return ConnectionLost
-    return Refused
+    return Era(partition=partition, sequence=sequence, era=era, went_back_to=went_back_to, undone_up_to=sequence - 1)
 
 
 def _limited_tags(runs: Iterable[AnyRunRecord], needs: Needs) -> set[str]:

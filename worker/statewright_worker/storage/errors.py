@@ -18,8 +18,7 @@ class ConnectionLost(StorageError):
 
 
 class Crossed(StorageError):
-    """Something came in the batch's way: a lock, a deadlock, a statement that took too long, or a row that somebody else
-    wrote first."""
+    """Something came in the batch's way: a lock, a deadlock, a statement that took too long, or somebody else's row."""
 
 
 class Refused(StorageError):

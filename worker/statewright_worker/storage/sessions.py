@@ -7,7 +7,8 @@ import asyncpg
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from statewright_worker.storage.errors import Refused
+from statewright_worker.storage.errors import Away, ConnectionLost, Crossed, Refused
+from statewright_worker.storage.meaning import is_own_doing, meaning_of
 
 
 class RuleSession(AsyncSession):
@@ -62,6 +63,14 @@ class RuleSessions:
             await self._session.rollback()
         await self._close()
         return not self._driver.is_closed()
+
+    def raise_what_is_not_the_rules(self, error: BaseException | None) -> None:
+        """Raise what a rule met with in its session when that tells of PostgreSQL or of somebody else's lock, and not of
+        the rule: then the batch is to be tried again."""
+        if isinstance(error, SQLAlchemyError | asyncpg.PostgresError | asyncpg.InterfaceError):
+            meaning = meaning_of(error)
+            if meaning in (Away, ConnectionLost) or (meaning is Crossed and not is_own_doing(error)):
+                raise meaning(str(error)) from error
 
     async def _close(self) -> None:
         if self._session is not None:

@@ -57,7 +57,7 @@ BEGIN_ERA: Final = """
     SELECT begun.id, begun.era, begun.sequence, $4, clock_timestamp() FROM begun
     RETURNING era, sequence
 """
-READ_ERAS: Final = 'SELECT era, sequence, went_back_to FROM era WHERE partition = $1 ORDER BY sequence'
+READ_ERAS: Final = "SELECT era, sequence, went_back_to FROM era WHERE partition = $1 ORDER BY sequence"
 
 _BOOKKEEPING: Final[Columns] = (
     ("state_id", "uuid"),
@@ -274,7 +274,8 @@ READ_ANSWERS: Final = "SELECT request_id, digest, reply FROM answer WHERE reques
 
 
 def _page(table: str) -> str:
-    return f"""SELECT wanted.run_id, s.ordinal, {_STATE} FROM unnest($1::uuid[], $2::integer[]) AS wanted (run_id, after)
+    return f"""SELECT wanted.run_id, wanted.after, s.ordinal, {_STATE}
+        FROM unnest($1::uuid[], $2::integer[]) AS wanted (run_id, after)
         CROSS JOIN LATERAL (
             SELECT *, row_number() OVER in_order AS number,
                 sum(coalesce(octet_length(data::text), 0)) OVER in_order AS size
@@ -286,7 +287,7 @@ def _page(table: str) -> str:
 
 
 # One page of each history: so many states, whose data takes so many bytes, but one state at least.
-READ_HISTORY: Final = f"{_page('flow_run_state')} UNION ALL {_page('task_run_state')} ORDER BY 1, 2"
+READ_HISTORY: Final = f"{_page('flow_run_state')} UNION ALL {_page('task_run_state')} ORDER BY 1, 2, 3"
 
 READ_CACHE: Final = f"""
     SELECT newest.cache_key, newest.cache_expiration, {_STATE}

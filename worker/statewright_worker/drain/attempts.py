@@ -1,0 +1,183 @@
+"""What a failure means, and what follows: the one place that decides.
+
+| what failed | what follows |
+| --- | --- |
+| another drain holds the partition | give it back |
+| PostgreSQL is away, or takes no writes | wait, and try the same again; when that gets nowhere, the holder gives back |
+| something crossed the batch's way, or its connection broke | try again, a few times; then halve |
+| a request is known to have cost the batch its transaction | refuse that one, and try the rest again |
+| anything else | halve, until the guilty request stands alone, and refuse it |
+| Redis is away, or refuses for a reason that passes | wait, and try the same again while the partition is held |
+| Redis is full | the same, and before that delete what is answered |
+"""
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum, auto
+from typing import Final, TypeVar
+
+import structlog
+from redis.exceptions import OutOfMemoryError, ResponseError
+
+from statewright.connection import DROPPED, passing
+from statewright.messages import ErrorCode, ErrorReply
+from statewright_worker.drain.carrying_out import BatchSpoiled
+from statewright_worker.drain.decoding import Incoming, Malformed
+from statewright_worker.holding.hold import Hold
+from statewright_worker.observing.outages import Outage
+from statewright_worker.storage.errors import Away, ConnectionLost, Crossed, HoldLost, StorageError
+
+TRIES: Final = 3
+FIRST_PAUSE_SECONDS: Final = 0.05
+LONGEST_PAUSE_SECONDS: Final = 1.0
+
+log = structlog.get_logger()
+
+Taken = Incoming | Malformed
+Result = TypeVar("Result")
+
+
+class Follows(Enum):
+    """What follows from a failure of a batch."""
+
+    GIVE_BACK = auto()
+    WAIT = auto()
+    TRY_AGAIN = auto()
+    REFUSE = auto()
+    HALVE = auto()
+
+
+def what_follows(error: Exception) -> Follows:
+    """Return what follows when a batch's transaction has failed."""
+    match error:
+        case HoldLost():
+            return Follows.GIVE_BACK
+        case Away():
+            return Follows.WAIT
+        case ConnectionLost() | Crossed():
+            return Follows.TRY_AGAIN
+        case BatchSpoiled():
+            return Follows.REFUSE
+        case _:
+            return Follows.HALVE
+
+
+class HoldEnded(Exception):
+    """The hold was stopped while something was waited for; what was to be done is left to whoever comes next."""
+
+
+class _Pauses:
+    """Pauses that grow, at random, so that many who wait do not come at once."""
+
+    def __init__(self, hold: Hold) -> None:
+        self._hold = hold
+        self._longest = FIRST_PAUSE_SECONDS
+
+    async def pause(self) -> None:
+        """Wait a little longer than last time. Raises HoldEnded when the hold is stopped."""
+        await self._hold.pause(random.uniform(self._longest / 2, self._longest))
+        self._longest = min(2 * self._longest, LONGEST_PAUSE_SECONDS)
+        if not self._hold.held:
+            raise HoldEnded
+
+
+class Attempts:
+    """Carries a batch through, whatever happens on the way, for the drain of one partition."""
+
+    def __init__(self, hold: Hold, postgresql: Outage, redis: Outage) -> None:
+        self._hold = hold
+        self._postgresql = postgresql
+        self._redis = redis
+        self.condemned: dict[str, ErrorReply] = {}
+        """Requests that are refused, by the id of their entry, each with its answer; they are tried no more."""
+
+    async def carry_through(
+        self, taken: Sequence[Taken], transact: Callable[[Sequence[Taken]], Awaitable[Result]]
+    ) -> Result:
+        """Return what `transact` returns for as many of the requests as fit one transaction, at least for one.
+
+        Raises HoldLost or HoldEnded.
+        """
+        tries, pauses = TRIES, _Pauses(self._hold)
+        while True:
+            try:
+                done = await transact(taken)
+            except Exception as error:
+                follows = what_follows(error)
+                if follows is Follows.GIVE_BACK:
+                    raise
+                if follows is Follows.WAIT:
+                    self._postgresql.failed(error)
+                    await pauses.pause()
+                    continue
+                # PostgreSQL has answered: that is progress, of a kind.
+                self._hold.progressed()
+                if follows is Follows.TRY_AGAIN and tries > 1:
+                    tries -= 1
+                    await pauses.pause()
+                elif isinstance(error, BatchSpoiled):
+                    self._condemn(error.incoming, error.reply)
+                elif len(taken) > 1:
+                    taken = taken[: len(taken) // 2]
+                    # On the way down once each; the one that stands alone has all tries again.
+                    tries = TRIES if len(taken) == 1 else 1
+                elif self._refuse(taken[0], error):
+                    tries = TRIES
+                else:
+                    # Not even the refusal can be written, so it is not the request.
+                    self._postgresql.failed(error)
+                    await pauses.pause()
+            else:
+                self._hold.progressed()
+                self._postgresql.over()
+                return done
+
+    async def until_postgresql_takes_it(self, do: Callable[[], Awaitable[Result]]) -> Result:
+        """Return what `do` returns, however often PostgreSQL must be asked. Raises HoldLost or HoldEnded."""
+        pauses = _Pauses(self._hold)
+        while True:
+            try:
+                done = await do()
+            except HoldLost:
+                raise
+            except StorageError as error:
+                self._postgresql.failed(error)
+                await pauses.pause()
+            else:
+                self._hold.progressed()
+                self._postgresql.over()
+                return done
+
+    async def until_redis_takes_it(
+        self, do: Callable[[], Awaitable[Result]], make_room: Callable[[], Awaitable[object]]
+    ) -> Result:
+        """Return what `do` returns, however often Redis must be asked; `make_room` is done before when it is full.
+
+        Raises HoldEnded when the hold is stopped meanwhile, and ResponseError when Redis refuses for good.
+        """
+        pauses, full = _Pauses(self._hold), False
+        while True:
+            try:
+                if full:
+                    await make_room()
+                done = await do()
+            except (*DROPPED, ResponseError) as error:
+                if isinstance(error, ResponseError) and not passing(error):
+                    raise
+                self._redis.failed(error)
+                full = isinstance(error, OutOfMemoryError)
+                await pauses.pause()
+            else:
+                self._redis.over()
+                return done
+
+    def _refuse(self, one: Taken, error: Exception) -> bool:
+        if one.entry.id in self.condemned:
+            return False
+        log.error("a request could not be carried out", entry=one.entry.id, exc_info=error)
+        message = f"the request could not be carried out: {error}".replace("\x00", "")[:10_000]
+        self._condemn(one, ErrorReply(code=ErrorCode.NOT_WRITABLE, message=message))
+        return True
+
+    def _condemn(self, one: Taken, reply: ErrorReply) -> None:
+        self.condemned[one.entry.id] = reply

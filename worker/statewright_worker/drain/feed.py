@@ -1,0 +1,148 @@
+"""The feed: a partition's event stream as a projection of what PostgreSQL has, brought up to it whenever it is behind."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from statewright.events import Era
+from statewright_worker.drain.carrying_out import era_at
+from statewright_worker.orchestration.instrumentation_policies import event_body
+from statewright_worker.orchestration.records import StateChange
+from statewright_worker.publishing.streams import Appended, SequencedEvent, Streams, era, event
+from statewright_worker.storage.batches import Fence, Storage, TakenUp
+
+CHANGES_AT_A_TIME: Final = 200
+
+log = structlog.get_logger()
+
+
+class Feed:
+    """Knows how far the stream has got and how far PostgreSQL has; what lies between is brought piece by piece.
+
+    Requests are answered meanwhile: while the stream is behind, batches publish no events of their own.
+    """
+
+    def __init__(self, storage: Storage, streams: Streams, taken_up: TakenUp, kept: int) -> None:
+        self._storage = storage
+        self._streams = streams
+        self._fence: Fence = taken_up.fence
+        self._kept = kept
+        self._era = taken_up.era
+        self.eras: Sequence[Era] = ()
+        self.committed = taken_up.sequence
+        """The last sequence number that PostgreSQL has given."""
+        self._ends_with: int | None = None
+        """What the stream ends with; None when it is not known."""
+        self._brought = 0
+        """Up to where the stream has everything that there still is."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there are events that are not in the stream."""
+        return self._ends_with is None or self._brought < self.committed
+
+    @property
+    def ends_with(self) -> int:
+        """The sequence number with which the stream ends, as far as it is known."""
+        return self._ends_with or 0
+
+    async def begin(self) -> None:
+        """Look at where the stream ends. A stream that is ahead of PostgreSQL tells of what is not so any more.
+
+        Raises as Streams and Storage do.
+        """
+        if self._era:
+            self.eras = await self._storage.eras(self._fence.partition)
+        await self._look()
+
+    async def went_back(self, sequence: int) -> None:
+        """Begin a new era, because PostgreSQL has gone back to `sequence`. Raises as Storage does."""
+        published = max(self.committed, self.ends_with)
+        begun = await self._storage.begin_era(self._fence, sequence, published)
+        if begun is not None:
+            log.error(
+                "PostgreSQL went back in time: events that were published are not so any more, and a new era begins",
+                partition=begun.partition,
+                era=begun.era,
+                went_back_to=sequence,
+                undone_up_to=published,
+            )
+            self.eras = [*self.eras, begun]
+            self._brought, self.committed = published, begun.sequence
+
+    def events_of(self, changes: Sequence[StateChange], follows: int) -> list[SequencedEvent]:
+        """Return the events of a batch's changes, the first of which has the number behind `follows`."""
+        numbered = enumerate(changes, follows + 1)
+        number = self.eras[-1].era if self.eras else 0
+        return [event(sequence, self._body(change, sequence, number)) for sequence, change in numbered]
+
+    def wrote(self, up_to: int) -> None:
+        """Take note that a batch was committed whose last sequence number is `up_to`."""
+        self.committed = up_to
+
+    async def appended(self, appended: Appended) -> None:
+        """Take note of what became of events that were sent."""
+        if appended.done:
+            self._ends_with = self._brought = appended.ends_with or 0
+        else:
+            await self._found(appended.ends_with)
+
+    async def bring_some(self) -> None:
+        """Append the next events from PostgreSQL, as far back as the stream keeps them. Raises as Storage and Streams."""
+        if self._ends_with is None:
+            await self._look()
+        if self._ends_with is None or not self.is_behind:
+            return
+        after = max(self._brought, self.committed - self._kept)
+        changes = await self._storage.changes(self._fence.partition, after, self.committed, CHANGES_AT_A_TIME)
+        up_to = changes[-1][0] if len(changes) == CHANGES_AT_A_TIME else self.committed
+        events = self._told(changes, after, up_to)
+        self._tell_of_gap(events, after, up_to)
+        if events:
+            appended = await self._streams.append_events(self._ends_with, events)
+            if not appended.done:
+                await self._found(appended.ends_with)
+                return
+            self._ends_with = appended.ends_with
+        self._brought = up_to
+
+    async def _look(self) -> None:
+        await self._found(await self._streams.newest_event())
+
+    async def _found(self, ends_with: int | None) -> None:
+        self._ends_with = ends_with
+        if ends_with is None:
+            return
+        self._brought = ends_with
+        if ends_with > self.committed:
+            await self.went_back(self.committed)
+
+    def _told(self, changes: Sequence[tuple[int, StateChange]], after: int, up_to: int) -> list[SequencedEvent]:
+        told = [
+            event(sequence, self._body(change, sequence, era_at(self.eras, sequence))) for sequence, change in changes
+        ]
+        for begun in self.eras:
+            if after < begun.sequence <= up_to:
+                told.append(era(begun.sequence, begun.model_dump_json().encode()))
+        return sorted(told)
+
+    def _body(self, change: StateChange, sequence: int, number: int) -> bytes:
+        return event_body(change, self._fence.partition, sequence, number)
+
+    def _tell_of_gap(self, events: Sequence[SequencedEvent], after: int, up_to: int) -> None:
+        """Say which events are gone: their history was deleted, so that nobody will hear of them any more."""
+        missing = up_to - after - len(events) - sum(_shared(begun, after, up_to) for begun in self.eras)
+        if missing > 0:
+            log.warning(
+                "events are gone: their states were deleted from PostgreSQL",
+                partition=self._fence.partition,
+                after=after,
+                up_to=up_to,
+                missing=missing,
+            )
+
+
+def _shared(begun: Era, after: int, up_to: int) -> int:
+    """Return how many numbers behind `after`, up to `up_to`, belonged to events that were undone."""
+    return max(min(up_to, begun.undone_up_to) - max(after, begun.went_back_to), 0)

@@ -1,0 +1,63 @@
+"""A flood: more requests than a partition may have waiting, from producers that do not ask before they push."""
+
+from typing import Final
+
+import structlog
+from pydantic_core import to_json
+
+from statewright.channels import REQUEST_ID
+from statewright.messages import ErrorCode, ErrorReply
+from statewright_worker.drain.decoding import Place, decode
+from statewright_worker.publishing.streams import Backlog, Entry, Publication, Streams
+
+PATIENCE: Final = 2
+"""Clients ask before they push, but not at the same moment: only beyond so many times the bound is it a flood."""
+REFUSED_AT_A_TIME: Final = 500
+
+log = structlog.get_logger()
+
+
+class Flood:
+    """Refuses the newest requests of a backlog that is far beyond its bound: what was pushed earlier is kept."""
+
+    def __init__(self, streams: Streams, place: Place, max_backlog: int, max_backlog_bytes: int) -> None:
+        self._streams = streams
+        self._place = place
+        self._entries = PATIENCE * max_backlog
+        self._size = PATIENCE * max_backlog_bytes
+
+    async def stem(self) -> None:
+        """Refuse and delete what is too much, each request with an answer. Raises as Streams does."""
+        backlog = await self._streams.backlog()
+        refused = 0
+        while too_many := self._too_many(backlog):
+            entries = await self._streams.newest(min(too_many, REFUSED_AT_A_TIME))
+            if not entries:
+                break
+            await self._streams.publish(self._refusals(entries, backlog))
+            await self._streams.delete([entry.id for entry in entries])
+            refused += len(entries)
+            backlog = await self._streams.backlog()
+        if refused:
+            log.warning(
+                "a flood of requests: the newest were refused", partition=self._place.partition, refused=refused
+            )
+
+    def _too_many(self, backlog: Backlog) -> int:
+        if backlog.entries <= 1:
+            return 0
+        by_size = backlog.entries * max(backlog.size - self._size, 0) // max(backlog.size, 1)
+        return max(backlog.entries - self._entries, min(by_size, backlog.entries - 1))
+
+    def _refusals(self, entries: list[Entry], backlog: Backlog) -> Publication:
+        message = (
+            f"partition {self._place.partition} has {backlog.entries} unanswered requests of about {backlog.size} bytes,"
+            " more than it may have; this one was not carried out: push it again when others are answered"
+        )
+        body = to_json(ErrorReply(code=ErrorCode.OVERLOADED, message=message), exclude_none=True)
+        publication = Publication()
+        for entry in entries:
+            one = decode(entry, self._place)
+            if one.reply_to is not None and one.id is not None:
+                publication.replies.setdefault(one.reply_to, []).append((entry.fields[REQUEST_ID], body))
+        return publication

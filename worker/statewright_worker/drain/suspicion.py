@@ -1,0 +1,47 @@
+"""Suspicion: a request that ends its worker must not end all of them, one after the other."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+import structlog
+
+from statewright.messages import ErrorCode, ErrorReply
+from statewright_worker.drain.attempts import Attempts
+from statewright_worker.publishing.streams import Entry, Streams
+
+ENOUGH: Final = 3
+
+log = structlog.get_logger()
+
+
+class Suspicion:
+    """What to do with the requests that the previous holder was working on when it vanished.
+
+    Redis remembers which one was tried, and how often a holder has vanished over it. At first they are carried out as
+    always; when that ends another holder, one by one; one that has ended three on its own is refused.
+    """
+
+    def __init__(self, streams: Streams, attempts: Attempts) -> None:
+        self._streams = streams
+        self._attempts = attempts
+
+    async def portions(self, entries: Sequence[Entry]) -> AsyncIterator[Sequence[Entry]]:
+        """Yield the requests in portions that are to be carried out one after the other."""
+        suspect, times = await self._streams.suspect()
+        first = entries[0].id
+        if suspect is None or suspect not in {entry.id for entry in entries}:
+            await self._streams.suspect_of(first, 1)
+            yield entries
+        else:
+            for entry in entries:
+                tried = times + 1 if entry.id == suspect else 1
+                if tried > ENOUGH:
+                    self._refuse(entry, times)
+                await self._streams.suspect_of(entry.id, tried)
+                yield [entry]
+        await self._streams.suspect_nothing()
+
+    def _refuse(self, entry: Entry, times: int) -> None:
+        log.error("a request is refused: its workers vanished, one after the other", entry=entry.id, times=times)
+        message = f"{times} workers vanished while they carried this request out; it is not tried again"
+        self._attempts.condemned[entry.id] = ErrorReply(code=ErrorCode.NOT_WRITABLE, message=message)

@@ -1,0 +1,97 @@
+"""Maintenance: what is done once a minute by one of the workers, as jobs of arq's. The only module that knows arq.
+
+Nothing that a request waits for depends on it.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from arq.connections import ArqRedis
+from arq.cron import cron
+from arq.worker import Worker
+from redis.asyncio import ConnectionPool
+
+from statewright.channels import Channels
+from statewright_worker.observing.outages import Outage
+from statewright_worker.publishing.lifetimes import give_lifetimes
+
+POLL_SECONDS: Final = 1.0
+JOB_SECONDS: Final = 50
+AGAIN_SECONDS: Final = 1.0
+HEALTH_SECONDS: Final = 60
+
+Pool = Callable[[], ConnectionPool]
+
+
+class Maintenance:
+    """Hosts arq's worker, and starts it anew whenever Redis has ended it."""
+
+    def __init__(self, pool: Pool, channels: Channels, worker: str, reply_seconds: int, outage: Outage) -> None:
+        """Take what makes a pool of connections; arq closes the one that it is given."""
+        self._pool = pool
+        self._channels = channels
+        self._health = f"{channels.namespace}:health:{worker}"
+        self._reply_seconds = reply_seconds
+        self._outage = outage
+        logging.getLogger("arq").setLevel(logging.WARNING)
+
+    async def run(self, until: asyncio.Event) -> None:
+        """Run the jobs until `until` is set."""
+        while not until.is_set():
+            worker = self._worker()
+            try:
+                await _first_of(worker.async_run(), until.wait())
+                self._outage.over()
+            except Exception as error:
+                # Nothing depends on it at once: whatever it was, it is tried again.
+                self._outage.failed(error)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(AGAIN_SECONDS):
+                        await until.wait()
+            finally:
+                with suppress(Exception):
+                    await worker.close()
+
+    def _worker(self) -> Worker:
+        return Worker(
+            cron_jobs=[cron(_coroutine(self._sweep), name="sweep", second=0, timeout=JOB_SECONDS)],
+            queue_name=self._channels.queue,
+            redis_pool=ArqRedis(self._pool(), job_serializer=_to_json, job_deserializer=json.loads),
+            handle_signals=False,
+            max_jobs=1,
+            keep_result=0,
+            poll_delay=POLL_SECONDS,
+            health_check_key=self._health,
+            health_check_interval=HEALTH_SECONDS,
+            job_serializer=_to_json,
+            job_deserializer=json.loads,
+        )
+
+    async def _sweep(self, context: dict[str, Any]) -> None:
+        await give_lifetimes(context["redis"], self._channels, self._reply_seconds)
+
+
+async def _first_of(*waited: Awaitable[object]) -> None:
+    """Return when the first one ends, and cancel the others. Raises what that one raises."""
+    tasks = [asyncio.ensure_future(one) for one in waited]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _coroutine(job: Callable[[dict[str, Any]], Awaitable[None]]) -> Any:
+    # arq's protocol wants *args; a bound method of one argument serves.
+    return job
+
+
+def _to_json(job: dict[str, Any]) -> bytes:
+    return json.dumps(job).encode()

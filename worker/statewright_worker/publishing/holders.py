@@ -1,0 +1,116 @@
+"""Who holds which partition: one hash in Redis, looked at, renewed and taken from in one step."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis import Redis
+
+from statewright.channels import Channels
+from statewright_worker.publishing.scripts import script_command
+
+HOLD_MILLISECONDS: Final = 1_000
+"""After this long without renewal a worker is given up."""
+ANSWER_SECONDS: Final = 2.0
+KEPT_MILLISECONDS: Final = 86_400_000
+
+# The first write is one that frees memory: a full Redis refuses a script whose first write could need more, and holds
+# must outlive that. An entry that has run out tells that its holder vanished; one that is missing was given back.
+_LOOK: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+local me, ends, count, seeks = ARGV[1], now + ARGV[2], tonumber(ARGV[3]), ARGV[5] == '1'
+if seeks then redis.call('ZADD', KEYS[1], ends, me) else redis.call('ZREM', KEYS[1], me) end
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+redis.call('SET', KEYS[3], count)
+local holders = redis.call('HGETALL', KEYS[2])
+local held_by, held_until = {}, {}
+for i = 1, #holders, 2 do
+    held_by[holders[i]], held_until[holders[i]] = string.match(holders[i + 1], '^(%S+) (%d+)$')
+end
+local lost, taken, vanished, mine = {}, {}, {}, 0
+local function hold(partition)
+    mine = mine + 1
+    redis.call('HSET', KEYS[2], partition, me .. ' ' .. string.format('%.0f', ends))
+end
+for i = 6, #ARGV do
+    if held_by[ARGV[i]] == me then
+        hold(ARGV[i])
+        held_until[ARGV[i]] = ends
+    else
+        table.insert(lost, ARGV[i])
+    end
+end
+local live = redis.call('ZCARD', KEYS[1])
+local share = math.ceil(count / math.max(live, 1))
+for number = 0, count - 1 do
+    local partition = string.format('%.0f', number)
+    if not seeks or mine >= share then break end
+    if not held_until[partition] or tonumber(held_until[partition]) <= now then
+        table.insert(held_until[partition] and vanished or taken, partition)
+        hold(partition)
+    end
+end
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
+return {share, lost, taken, vanished}
+"""
+_RELEASE: Final = """
+for i = 2, #ARGV do
+    local holder = redis.call('HGET', KEYS[1], ARGV[i])
+    if holder and string.match(holder, '^%S+') == ARGV[1] then redis.call('HDEL', KEYS[1], ARGV[i]) end
+end
+return false
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look round has found."""
+
+    share: int
+    """How many partitions are this worker's part."""
+    lost: frozenset[int]
+    """Partitions that this worker believed to hold, and does not."""
+    taken: frozenset[int]
+    """Partitions that it holds from now on; whoever had them gave them back."""
+    vanished: frozenset[int]
+    """Partitions that it holds from now on; whoever had them is gone without a word."""
+
+
+class Holders:
+    """The holders of one deployment's partitions, as one worker sees them. Its calls block; they raise RedisError."""
+
+    def __init__(self, redis_url: str, channels: Channels, partitions: int, worker: str) -> None:
+        self._redis = Redis.from_url(
+            redis_url, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS, protocol=2
+        )
+        self._channels = channels
+        self._partitions = partitions
+        self._worker = worker
+
+    def look(self, held: Iterable[int], *, seeks: bool) -> Look:
+        """Renew what this worker holds and see what it has lost; if it `seeks`, count for the share and take what is
+        free, up to it."""
+        keys = [self._channels.workers, self._channels.holders, self._channels.partitions]
+        settings = (self._worker, HOLD_MILLISECONDS, self._partitions, KEPT_MILLISECONDS, int(seeks))
+        share, *found = self._run(_LOOK, keys, *settings, *sorted(held))
+        lost, taken, vanished = (frozenset(map(int, partitions)) for partitions in found)
+        return Look(share, lost, taken, vanished)
+
+    def release(self, partitions: Iterable[int]) -> None:
+        """Give partitions up, as far as they are still this worker's."""
+        self._run(_RELEASE, [self._channels.holders], self._worker, *sorted(partitions))
+
+    def leave(self) -> None:
+        """Say that this worker is gone, so that the others share its partitions at once."""
+        self._redis.zrem(self._channels.workers, self._worker)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._redis.close()
+
+    def _run(self, script: str, keys: list[str], *arguments: str | int) -> Any:
+        # redis-py declares no types for it.
+        run: Any = self._redis.execute_command
+        return run(*script_command(script, keys, *arguments))

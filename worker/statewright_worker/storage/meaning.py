@@ -1,0 +1,81 @@
+"""What an error of the driver's or of SQLAlchemy's says about PostgreSQL and the batch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from statewright_worker.storage.errors import Away, ConnectionLost, Crossed, Refused, StorageError
+
+# What tells of the server, and not of what the batch does.
+_AWAY: Final = (
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.DatabaseDroppedError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    # A standby, or a server that was told to take no writes.
+    asyncpg.ReadOnlySQLTransactionError,
+    PoolTimeout,
+)
+_LOST: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    # The driver lost its connection in the middle of an operation.
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+_CROSSED: Final = (
+    asyncpg.TransactionRollbackError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.UniqueViolationError,
+)
+_OWN_DOING: Final = (asyncpg.UniqueViolationError, asyncpg.QueryCanceledError)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise what the database raises as what it says about PostgreSQL and the batch."""
+    try:
+        yield
+    except (*_AWAY, *_LOST, asyncpg.PostgresError, SQLAlchemyError) as error:
+        raise meaning_of(error)(said(error)) from error
+
+
+def meaning_of(error: BaseException) -> type[StorageError]:
+    """Return what an error says."""
+    cause = _cause(error)
+    if isinstance(cause, _AWAY):
+        return Away
+    if isinstance(cause, _CROSSED):
+        return Crossed
+    # A value that does not fit is an InterfaceError of the driver's too.
+    lost = isinstance(cause, _LOST) and not isinstance(cause, ValueError)
+    if lost or (isinstance(error, DBAPIError) and error.connection_invalidated):
+        return ConnectionLost
+    return Refused
+
+
+def is_own_doing(error: BaseException) -> bool:
+    """Return whether what crossed a statement's way is the statement itself: it took too long, or repeats a row."""
+    return isinstance(_cause(error), _OWN_DOING)
+
+
+def said(error: BaseException) -> str:
+    """Return the error in one line."""
+    return f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def _cause(error: BaseException) -> BaseException:
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        # SQLAlchemy wraps the driver's error twice.
+        return error.orig.__cause__ or error.orig
+    return error
