@@ -79,11 +79,11 @@ class Deployment(Base):
 
     __tablename__ = "deployment"
 
-    only: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    single: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
     id: Mapped[UUID] = mapped_column(server_default=text("gen_random_uuid()"))
     namespace: Mapped[str]
 
-    __table_args__ = (CheckConstraint("only", name="only"),)
+    __table_args__ = (CheckConstraint("single", name="single"),)
 
 
 class _RunColumns:

@@ -22,11 +22,11 @@ def upgrade() -> None:
     )
     op.create_table(
         "deployment",
-        sa.Column("only", sa.Boolean(), server_default=sa.text("true"), nullable=False),
+        sa.Column("single", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("id", sa.Uuid(), server_default=sa.text("gen_random_uuid()"), nullable=False),
         sa.Column("namespace", sa.Text(), nullable=False),
-        sa.CheckConstraint("only", name=op.f("ck_deployment__only")),
-        sa.PrimaryKeyConstraint("only", name=op.f("pk_deployment")),
+        sa.CheckConstraint("single", name=op.f("ck_deployment__single")),
+        sa.PrimaryKeyConstraint("single", name=op.f("pk_deployment")),
     )
     op.create_table(
         "era",
