@@ -44,12 +44,12 @@ class Deployment:
         return Channels(self.namespace)
 
     def settings(self, **changes: Any) -> WorkerSettings:
-        return WorkerSettings.load(
-            database_url=self.database_url, redis_url=self.redis_url, namespace=self.namespace, **changes
-        )
+        own = {"database_url": self.database_url, "redis_url": self.redis_url, "namespace": self.namespace}
+        return WorkerSettings.load(**{**own, **changes})
 
     def client(self, **changes: Any) -> Client:
-        return Client(self.redis_url, namespace=self.namespace, **{"answer_timeout": 10, **changes})
+        own = {"redis_url": self.redis_url, "namespace": self.namespace, "answer_timeout": 10}
+        return Client(**{**own, **changes})
 
     @asynccontextmanager
     async def worker(self, **changes: Any) -> AsyncIterator[None]:

@@ -10,9 +10,10 @@ from redis.asyncio import Redis
 from statewright import Client, FlowRun, State
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
 from statewright.ids import partition_of
+from statewright_worker.publishing.streams import HEAD_BYTES
 from tests.deployment import Deployment
 
-MAX_BYTES = 4_000
+MAX_BYTES = 5_000
 RUN = str(uuid4())
 
 
@@ -104,7 +105,7 @@ async def test_a_bad_message_is_answered_and_kept(deployment: Deployment, body: 
 
     assert (reply["type"], reply["field"]) == ("error", field)
     assert letter_id == entry_id
-    assert letter[REQUEST_MESSAGE] == body
+    assert letter[REQUEST_MESSAGE] == body[:HEAD_BYTES]
     assert letter[b"reason"].decode() == reply["message"]
 
 

@@ -104,7 +104,7 @@ async def test_a_proposal_id_cannot_be_used_for_another_run(deployment: Deployme
         runs = [await client.create_flow_run("one"), await client.create_flow_run("other")]
         proposal = ids.new()
         await client.propose(runs[0], State.pending(), proposal_id=proposal)
-        with pytest.raises(ProposalConflict, match="another run"):
+        with pytest.raises(ProposalConflict, match="another content"):
             await client.propose(runs[1], State.pending(), proposal_id=proposal)
 
 

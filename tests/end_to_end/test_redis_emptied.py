@@ -42,10 +42,10 @@ async def test_a_client_that_starts_after_the_loss_finds_the_deployment(deployme
         async with deployment.client() as client, deployment.redis() as redis:
             await drive_one(client)
 
-            async def queued() -> bool:
-                return int(await redis.zcard(deployment.channels.queue)) == 8
+            async def held() -> bool:
+                return len(await deployment.holders(redis)) == 8
 
-            await until(queued)
+            await until(held)
 
 
 async def test_only_as_many_events_are_brought_back_as_the_stream_keeps(deployment: Deployment) -> None:

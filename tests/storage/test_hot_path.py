@@ -120,12 +120,12 @@ async def statements_for(opened: Storage, fence: Fence, size: int) -> int:
         for run in runs:
             work.create_run(run)
         await batch.write(work)
-    connection, driver = opened._kept[0]
-    counting = CountingDriver(driver)
-    opened._kept[0] = connection, counting
+    kept = opened._kept[0]
+    counting = CountingDriver(kept.driver)
+    opened._kept[0] = kept._replace(driver=counting)
     async with opened.batch(fence) as batch:
         await decide(batch, runs, State.running())
-    opened._kept[0] = connection, driver
+    opened._kept[0] = kept
     return counting.sent
 
 

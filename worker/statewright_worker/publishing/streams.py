@@ -230,7 +230,8 @@ class Streams:
 
     def _appended(self, answer: object, events: Sequence[SequencedEvent]) -> Appended:
         if isinstance(answer, ResponseError):
-            self._warn(self._events, "events cannot be published", answer)
+            if not passing(answer):
+                self._warn(self._events, "events cannot be published", answer)
             return Appended(False, None)
         self._unreachable.discard(self._events)
         return Appended(True, events[-1].sequence) if answer is None else Appended(False, _number(answer))

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -212,6 +212,14 @@ class Batch:
                 work.histories[row["run_id"]][row["after"]].append((row["ordinal"], state))
 
 
+class _Kept(NamedTuple):
+    """A connection that is kept for a partition, as SQLAlchemy and as the driver know it, and the process behind it."""
+
+    connection: AsyncConnection
+    driver: asyncpg.Connection
+    backend: int
+
+
 class Storage:
     """PostgreSQL as the drain uses it. No call waits for ever: what does not answer in time counts as lost."""
 
@@ -220,7 +228,7 @@ class Storage:
         self._engine = engine
         self._pooled = pooled
         self._begin = statements.BEGIN_POOLED if pooled else statements.BEGIN
-        self._kept: dict[int, tuple[AsyncConnection, asyncpg.Connection]] = {}
+        self._kept: dict[int, _Kept] = {}
         self._given_up: dict[int, int] = {}
         """Backends of connections that were given up, by partition: they may still hold its locks."""
 
@@ -288,12 +296,12 @@ class Storage:
         """Give back the connection on which the partition's transactions were made."""
         kept = self._kept.pop(partition, None)
         if kept is not None:
-            await kept[0].close()
+            await kept.connection.close()
 
     @asynccontextmanager
     async def _transaction(self, partition: int) -> AsyncIterator[tuple[AsyncConnection, asyncpg.Connection]]:
         with translated():
-            connection, driver = await self._connection(partition)
+            connection, driver, _ = await self._connection(partition)
             try:
                 await driver.execute(self._begin)
                 yield connection, driver
@@ -306,7 +314,7 @@ class Storage:
                 await self._give_up(partition)
                 raise
 
-    async def _connection(self, partition: int) -> tuple[AsyncConnection, asyncpg.Connection]:
+    async def _connection(self, partition: int) -> _Kept:
         """Return the partition's connection: taking one from the pool for each batch would cost more than it saves."""
         if partition not in self._kept:
             try:
@@ -316,16 +324,16 @@ class Storage:
             except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
                 # Whatever kept us from connecting is no fault of the batch's.
                 raise Away(f"cannot connect: {said(error)}") from error
-            self._kept[partition] = connection, driver
+            self._kept[partition] = _Kept(connection, driver, driver.get_server_pid())
             await self._end_given_up(partition, driver)
         return self._kept[partition]
 
     async def _give_up(self, partition: int) -> None:
         """Close the partition's connection without waiting for anybody."""
-        connection, driver = self._kept.pop(partition)
+        connection, driver, backend = self._kept.pop(partition)
         if not self._pooled:
             # A pooler names a backend that is not this one's.
-            self._given_up[partition] = driver.get_server_pid()
+            self._given_up[partition] = backend
         driver.terminate()
         await connection.invalidate()
         await connection.close()
