@@ -108,11 +108,11 @@ class NoAnswer(StatewrightError):
     """No answer came in time; asking again under the request's id is safe. `delivery` says how far it got."""
 
     def __init__(self, request_id: UUID, timeout: float | None, delivery: Delivery, problem: str = "") -> None:
-        """Take the seconds waited for, or None when the client was closed, and what Redis said last if it was bad."""
+        """Take the seconds waited for, or None when the client was closed, and what keeps the request."""
         when = "before the client was closed" if timeout is None else f"within {timeout:g} s"
         follows = (_WHAT_HAS_ENDED if timeout is None else _WHAT_FOLLOWS)[delivery]
         super().__init__(
-            f"request {request_id} was not answered {when}; {follows}{f' (Redis: {problem})' if problem else ''};"
+            f"request {request_id} was not answered {when}; {follows}{f' ({problem})' if problem else ''};"
             " proposing again with this proposal_id is safe and returns its one verdict"
         )
         self.proposal_id = request_id

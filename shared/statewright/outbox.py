@@ -240,7 +240,7 @@ class Outbox:
     async def _push_at_once(self) -> None:
         """Push what is in hand. Raises what Redis says when some of it stays in hand, to be tried again."""
         if not self._redis.is_connected:
-            await self._redis.connect()
+            await self._redis.connect(EXCHANGE_SECONDS)
         entries, was_uncertain = self._in_hand, self._uncertain
         self._uncertain = True
         answers = await self._answers_to(entries)

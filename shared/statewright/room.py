@@ -7,6 +7,7 @@ sent since; only where that comes near to the bound, or where it knows nothing, 
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
@@ -37,11 +38,13 @@ class Backlog:
 
     def __init__(self, bound: Bound) -> None:
         self._bound = bound
-        self._known_at = -KNOWN_SECONDS
+        self._known_at = -inf
         self._sent = 0
         self._sent_size = 0
         self.requests = 0
+        """How many there are: those that were there when Redis was asked, and those sent since."""
         self.size = 0
+        """How many bytes they take, about."""
 
     def learn(self, answers: Sequence[Any], now: float) -> None:
         """Take the answers to `asking`. Where Redis refuses them, the user may not ask: then there is no bound here."""
@@ -54,6 +57,8 @@ class Backlog:
 
     def count(self, requests: int, size: int) -> None:
         """Take note of what is being sent."""
+        self.requests += requests
+        self.size += size
         self._sent += requests
         self._sent_size += size
 
@@ -61,8 +66,8 @@ class Backlog:
         """Return whether to ask before so much more is sent."""
         return (
             now - self._known_at > KNOWN_SECONDS
-            or 2 * (self.requests + self._sent + requests) > self._bound.requests
-            or 2 * (self.size + self._sent_size + size) > self._bound.size
+            or 2 * (self.requests + requests) > self._bound.requests
+            or 2 * (self.size + size) > self._bound.size
         )
 
     def is_old(self, now: float) -> bool:
@@ -71,10 +76,7 @@ class Backlog:
 
     def has_room(self, size: int) -> bool:
         """Return whether a request of so many bytes may be sent; one always may where nothing else is."""
-        requests = self.requests + self._sent
-        return requests == 0 or (
-            requests < self._bound.requests and self.size + self._sent_size + size <= self._bound.size
-        )
+        return self.requests == 0 or (self.requests < self._bound.requests and self.size + size <= self._bound.size)
 
 
 def asking(stream: str) -> tuple[Command, Command]:
