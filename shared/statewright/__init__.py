@@ -1,13 +1,16 @@
 """Statewright: propose states, await verdicts, hear of every change."""
 
-from statewright.client import Client
+from statewright.client import Client, Proposal
 from statewright.errors import (
     ConfigurationError,
+    Delivery,
     InvalidMessage,
     InvalidRequest,
     MessageTooLarge,
     NoAnswer,
+    NotOpen,
     NotWritable,
+    Overloaded,
     PartitionCountMismatch,
     ProposalConflict,
     RedisUnavailable,
@@ -30,16 +33,20 @@ __all__ = [
     "Client",
     "ConcurrencyLimit",
     "ConfigurationError",
+    "Delivery",
     "Event",
     "FlowRun",
     "InvalidMessage",
     "InvalidRequest",
     "MessageTooLarge",
     "NoAnswer",
+    "NotOpen",
     "NotWritable",
+    "Overloaded",
     "PartitionCountMismatch",
     "Pending",
     "PendingRun",
+    "Proposal",
     "ProposalConflict",
     "ProposedState",
     "RedisUnavailable",
