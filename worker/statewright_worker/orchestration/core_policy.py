@@ -164,8 +164,9 @@ class SecureTaskConcurrencySlots(BaseOrchestrationRule):
 class ReleaseTaskConcurrencySlots(BaseOrchestrationRule):
     """Gives back the slots of a task run that has left RUNNING.
 
-    Deviation: it holds whichever state the run goes to in the end. The documented rule was skipped when another rule
-    had changed the proposed type, so a run that awaited its retry kept its slot and waited for itself.
+    Deviation: what counts is the state that was written. The documented rule was skipped when another rule had changed
+    the proposed type, so a run that awaited its retry kept its slot and waited for itself; and it gave the slots back
+    when RUNNING was forced on a run that was RUNNING, while the run went on.
     """
 
     FROM_STATES = frozenset({StateType.RUNNING})
@@ -177,7 +178,7 @@ class ReleaseTaskConcurrencySlots(BaseOrchestrationRule):
     async def after_transition(
         self, initial_state: State | None, validated_state: State | None, context: TaskOrchestrationContext
     ) -> None:
-        if validated_state is not initial_state:
+        if validated_state is not None and not validated_state.is_running():
             for limit in context.unit_of_work.limits_on(context.run.tags):
                 context.unit_of_work.release_slot(limit, context.run.id)
 
