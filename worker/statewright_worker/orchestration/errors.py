@@ -16,8 +16,10 @@ class RunMissing(OrchestrationError):
 
 
 class RuleError(OrchestrationError):
-    """A rule or a transform raised an exception, or took too long."""
+    """A rule or a transform raised an exception, or took too long; `__cause__` is what was raised."""
 
-    def __init__(self, rule: str, cause: BaseException) -> None:
+    def __init__(self, rule: str, cause: BaseException, *, blocked: bool = False) -> None:
         super().__init__(f"{rule} failed: {type(cause).__name__}: {cause}")
         self.rule = rule
+        self.blocked = blocked
+        """Whether it held up the worker, and so everything else that the worker does, for longer than it may."""
