@@ -83,8 +83,8 @@ ALL_RULES: Final = (
 def policy_of(rules: tuple[Governing, ...]) -> Policy:
     class Only(BaseOrchestrationPolicy):
         @staticmethod
-        def priority() -> tuple[Governing, ...]:
-            return rules
+        def priority() -> list[Governing]:
+            return list(rules)
 
     return Only
 

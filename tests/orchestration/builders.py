@@ -151,8 +151,8 @@ def events(work: UnitOfWork) -> list[Event]:
 def policy_of(*governing: Governing) -> type[BaseOrchestrationPolicy]:
     class Policy(BaseOrchestrationPolicy):
         @staticmethod
-        def priority() -> tuple[Governing, ...]:
-            return governing
+        def priority() -> list[Governing]:
+            return list(governing)
 
     return Policy
 

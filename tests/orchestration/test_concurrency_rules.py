@@ -6,8 +6,21 @@ import pytest
 
 from statewright import ProposedState, RunPolicy, SetStateStatus, State, StateType
 from statewright_worker.orchestration import Engine, OrchestrationSettings, UnitOfWork
+from statewright_worker.orchestration.core_policy import ReleaseTaskConcurrencySlots
 from statewright_worker.orchestration.records import LimitRecord, TaskRunRecord
-from tests.orchestration.builders import NOW, flow_run, limit_on, of_type, propose, put, seconds, task_run, work_with
+from tests.orchestration.builders import (
+    NOW,
+    acting,
+    engine_with,
+    flow_run,
+    limit_on,
+    of_type,
+    propose,
+    put,
+    seconds,
+    task_run,
+    work_with,
+)
 
 FULL = "Concurrency limit for the {} tag has been reached"
 ZERO = 'The concurrency limit on tag "{}" is 0 and will deadlock if the task tries to run again.'
@@ -185,13 +198,38 @@ async def test_a_scheduled_retry_releases() -> None:
     assert (await propose(work, run, State.running())).status is SetStateStatus.ACCEPT
 
 
-@pytest.mark.parametrize("state_type", StateType)
+@pytest.mark.parametrize("state_type", [t for t in StateType if t is not StateType.RUNNING])
 async def test_a_forced_change_out_of_running_releases(state_type: StateType) -> None:
     limit = limit_on("db", 1)
     work, run = await running_run(limit)
     await propose(work, run, of_type(state_type), force=True)
     assert run.state_type is state_type
     assert limit.holders == set()
+
+
+async def test_a_run_that_is_forced_to_run_while_it_runs_keeps_its_slots() -> None:
+    limit = limit_on("db", 1)
+    work, run = await running_run(limit)
+    other = task_run(tags=("db",))
+    work.runs[other.id] = other
+    verdict = await propose(work, run, State.running(), force=True)
+    assert (verdict.status, verdict.state) == (SetStateStatus.ACCEPT, run.state)
+    assert (limit.slots_held, limit.holders) == (1, {run.id})
+    assert (await propose(work, other, State.running())).status is SetStateStatus.WAIT
+    await propose(work, run, State.running(), force=True)
+    await propose(work, run, State.completed())
+    assert limit.holders == set()
+    assert (await propose(work, other, State.running())).status is SetStateStatus.ACCEPT
+
+
+@pytest.mark.parametrize("rejected_with", [State.running(message="another"), None])
+async def test_a_run_that_a_rule_keeps_running_keeps_its_slots(rejected_with: ProposedState | None) -> None:
+    limit = limit_on("db", 1)
+    work, run = await running_run(limit)
+    keeping = acting(lambda rule: rule.reject_transition(rejected_with, "stay"))
+    engine = engine_with(keeping, ReleaseTaskConcurrencySlots)
+    assert (await propose(work, run, State.completed(), engine=engine)).status is SetStateStatus.REJECT
+    assert (run.state_type, limit.holders) == (StateType.RUNNING, {run.id})
 
 
 @pytest.mark.parametrize("proposed", [State.running(), State.pending(), State.scheduled()])
@@ -209,6 +247,18 @@ async def test_a_subflow_that_moves_its_parent_out_of_running_releases_the_paren
     work.runs[subflow.id] = subflow
     await propose(work, subflow, State.completed())
     assert (parent.state_type, limit.holders) == (StateType.COMPLETED, set())
+
+
+async def test_a_subflow_that_enters_running_leaves_its_running_parent_the_slot() -> None:
+    limit = limit_on("db", 1)
+    work, parent = await running_run(limit)
+    subflow, other = flow_run(parent_task_run_id=parent.id), task_run(tags=("db",))
+    work.runs |= {subflow.id: subflow, other.id: other}
+    assert (await propose(work, subflow, State.running())).status is SetStateStatus.ACCEPT
+    assert (parent.state_count, parent.state_type, limit.holders) == (2, StateType.RUNNING, {parent.id})
+    assert (await propose(work, other, State.running())).status is SetStateStatus.WAIT
+    await propose(work, subflow, State.completed())
+    assert limit.holders == set()
 
 
 async def test_a_released_slot_serves_the_next_run_of_the_same_batch() -> None:

@@ -1,24 +1,32 @@
 """What happens when a rule raises or takes too long: an error that names it, and nothing else."""
 
 import asyncio
+import time
+from contextlib import suppress
 from copy import copy
 
 import pytest
 
 from statewright import SetStateStatus, State, StateType
-from statewright_worker.orchestration import OrchestrationError
+from statewright_worker.orchestration import BaseUniversalTransform, OrchestrationContext, OrchestrationError
 from statewright_worker.orchestration.core_policy import CacheInsertion, SecureTaskConcurrencySlots
 from statewright_worker.orchestration.errors import RuleError, RunMissing
 from statewright_worker.orchestration.rules import BaseOrchestrationRule
 from tests.orchestration.builders import (
+    Act,
+    abort,
     acting,
+    delay,
     engine_with,
     fail,
+    flow_context,
     flow_run,
     limit_on,
+    nothing,
     noting,
     propose,
     put,
+    reject,
     task_run,
     types,
     work_with,
@@ -100,6 +108,59 @@ async def test_the_rules_that_were_entered_clean_up_innermost_first() -> None:
     with pytest.raises(RuleError):
         await propose(work_with(run), run, State.running(), engine=engine)
     assert journal == ["A before", "B before", "B cleanup", "A cleanup"]
+
+
+async def test_a_rule_that_fails_on_entry_cleans_up_first_of_all() -> None:
+    journal: list[str] = []
+    run = flow_run()
+    engine = engine_with(noting("A", journal), noting("B", journal, before=fail), noting("C", journal))
+    with pytest.raises(RuleError, match="B failed"):
+        await propose(work_with(run), run, State.running(), engine=engine)
+    assert journal == ["A before", "B before", "B cleanup", "A cleanup"]
+
+
+@pytest.mark.parametrize("act", [abort, reject, delay])
+async def test_a_rule_that_fails_after_it_has_decided_cleans_up_too(act: Act) -> None:
+    async def decide_and_fail(rule: BaseOrchestrationRule) -> None:
+        await act(rule)
+        await fail(rule)
+
+    journal: list[str] = []
+    run = flow_run()
+    rule = noting("A", journal, before=decide_and_fail, to_states={StateType.RUNNING})
+    with pytest.raises(RuleError, match="A failed: KeyError"):
+        await propose(work_with(run), run, State.running(), engine=engine_with(rule))
+    assert journal == ["A before", "A cleanup"]
+
+
+async def test_a_rule_that_fails_on_exit_cleans_up() -> None:
+    journal: list[str] = []
+    run = flow_run()
+    engine = engine_with(noting("A", journal), noting("B", journal, after=fail), noting("C", journal))
+    with pytest.raises(RuleError, match="B failed"):
+        await propose(work_with(run), run, State.running(), engine=engine)
+    assert journal[3:] == ["C after", "B after", "B cleanup", "A cleanup"]
+
+
+async def test_a_cleanup_that_fails_is_not_tried_again() -> None:
+    journal: list[str] = []
+    run = flow_run()
+    engine = engine_with(noting("A", journal, cleanup=fail), acting(reject))
+    with pytest.raises(RuleError, match="A failed"):
+        await propose(work_with(run), run, State.running(), engine=engine)
+    assert journal == ["A before", "A cleanup"]
+
+
+@pytest.mark.parametrize("pair", [(None, StateType.FAILED), (StateType.PENDING, StateType.RUNNING)])
+async def test_a_rule_that_was_never_entered_has_nothing_to_clean_up(
+    pair: tuple[StateType | None, StateType | None],
+) -> None:
+    journal: list[str] = []
+    context = flow_context(None, State.running())
+    with pytest.raises(KeyError):
+        async with noting("A", journal, to_states={StateType.RUNNING})(context, *pair):
+            raise KeyError("broken")
+    assert journal == []
 
 
 async def test_rules_that_have_finished_do_not_clean_up_when_an_outer_one_fails() -> None:
@@ -205,6 +266,15 @@ async def test_the_rules_that_were_entered_clean_up_when_another_takes_too_long(
     assert journal == ["A before", "A cleanup"]
 
 
+async def test_a_rule_that_takes_too_long_cleans_up_itself() -> None:
+    journal: list[str] = []
+    run = flow_run()
+    engine = engine_with(noting("A", journal), noting("B", journal, before=for_ever), rule_timeout=0.001)
+    with pytest.raises(RuleError, match="B failed: TimeoutError"):
+        await propose(work_with(run), run, State.running(), engine=engine)
+    assert journal == ["A before", "B before", "B cleanup", "A cleanup"]
+
+
 async def test_a_cleanup_that_takes_too_long_as_well_holds_nobody_up() -> None:
     run = flow_run()
     engine = engine_with(acting(cleanup=for_ever), acting(for_ever), rule_timeout=0.001)
@@ -222,6 +292,121 @@ async def test_a_rules_own_timeout_is_an_exception_like_any_other() -> None:
     engine = engine_with(acting(impatient, name="Impatient"), rule_timeout=60)
     with pytest.raises(RuleError, match="Impatient failed: TimeoutError"):
         await propose(work_with(run), run, State.running(), engine=engine)
+
+
+async def test_a_rule_that_swallows_its_cancellation_is_found_out() -> None:
+    async def stubborn(rule: BaseOrchestrationRule) -> None:
+        with suppress(asyncio.CancelledError):
+            await for_ever(rule)
+
+    run = flow_run()
+    work = work_with(run)
+    engine = engine_with(acting(stubborn, name="Stubborn"), rule_timeout=0.001)
+    with pytest.raises(RuleError, match=r"Stubborn failed: TimeoutError: not done within 0\.001 s"):
+        await propose(work, run, State.running(), engine=engine)
+    assert run.state is None
+
+
+async def test_a_rule_whose_own_work_is_cancelled_does_not_end_the_worker() -> None:
+    async def awaiting_what_is_cancelled(rule: BaseOrchestrationRule) -> None:
+        work = asyncio.ensure_future(for_ever(rule))
+        work.cancel()
+        await work
+
+    journal: list[str] = []
+    run = flow_run()
+    engine = engine_with(noting("A", journal, before=awaiting_what_is_cancelled), rule_timeout=60)
+    with pytest.raises(RuleError, match="A failed: CancelledError"):
+        await propose(work_with(run), run, State.running(), engine=engine)
+    assert journal == ["A before", "A cleanup"]
+
+
+async def test_who_ends_the_worker_ends_the_rule_and_it_cleans_up() -> None:
+    journal: list[str] = []
+    run, begun = flow_run(), asyncio.Event()
+
+    async def begin(rule: BaseOrchestrationRule) -> None:
+        begun.set()
+        await for_ever(rule)
+
+    engine = engine_with(noting("A", journal, before=begin), rule_timeout=60)
+    deciding = asyncio.ensure_future(propose(work_with(run), run, State.running(), engine=engine))
+    await begun.wait()
+    deciding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await deciding
+    assert journal == ["A before", "A cleanup"]
+
+
+# -- blocking ----------------------------------------------------------------------------------------------------------
+
+
+async def block(rule: BaseOrchestrationRule) -> None:
+    time.sleep(0.03)  # noqa: ASYNC251  # what a rule must not do
+
+
+async def block_and_fail(rule: BaseOrchestrationRule) -> None:
+    await block(rule)
+    await fail(rule)
+
+
+async def block_and_wait(rule: BaseOrchestrationRule) -> None:
+    await block(rule)
+    await for_ever(rule)
+
+
+async def wait_and_block(rule: BaseOrchestrationRule) -> None:
+    await asyncio.sleep(0)
+    await block(rule)
+
+
+BLOCKED = r"^Blocking failed: HeldUp: it blocked the worker for [\d.]+ s, and may for 0\.02 s; .*asyncio\.to_thread$"
+
+
+@pytest.mark.parametrize("act", [block, block_and_fail, block_and_wait, wait_and_block])
+@pytest.mark.parametrize("hook", ["before", "after"])
+async def test_a_rule_that_blocks_the_worker_is_found_out(act: Act, hook: str) -> None:
+    journal: list[str] = []
+    run = flow_run()
+    before, after = (act, nothing) if hook == "before" else (nothing, act)
+    rules = noting("A", journal), noting("Blocking", journal, before=before, after=after), noting("C", journal)
+    work = work_with(run)
+    with pytest.raises(RuleError, match=BLOCKED) as raised:
+        await propose(work, run, State.running(), engine=engine_with(*rules, rule_timeout=0.02))
+    assert (raised.value.blocked, raised.value.rule) == (True, "Blocking")
+    assert raised.value.__cause__ is not None
+    assert journal[-2:] == ["Blocking cleanup", "A cleanup"]
+    assert (run.state, work.state_changes) == (None, [])
+
+
+async def test_a_cleanup_that_blocks_the_worker_is_found_out() -> None:
+    run = flow_run()
+    engine = engine_with(acting(cleanup=block), acting(fail, name="First"), rule_timeout=0.02)
+    with pytest.raises(RuleError, match="First failed: KeyError") as raised:
+        await propose(work_with(run), run, State.running(), engine=engine)
+    assert raised.value.blocked
+
+
+async def test_a_transform_of_a_users_own_that_blocks_the_worker_is_found_out() -> None:
+    class Blocking(BaseUniversalTransform):
+        async def before_transition(self, context: OrchestrationContext) -> None:
+            time.sleep(0.03)  # noqa: ASYNC251  # what a transform must not do
+
+    run = flow_run()
+    with pytest.raises(RuleError, match=BLOCKED):
+        await propose(work_with(run), run, State.running(), engine=engine_with(Blocking, rule_timeout=0.02))
+
+
+async def test_a_rule_that_waits_while_others_block_the_worker_is_not_blamed_for_it() -> None:
+    async def wait(rule: BaseOrchestrationRule) -> None:
+        asyncio.get_running_loop().call_soon(time.sleep, 0.03)
+        await asyncio.sleep(0)
+
+    run = flow_run()
+    engine = engine_with(acting(wait), acting(fail), rule_timeout=0.02)
+    with pytest.raises(RuleError) as raised:
+        await propose(work_with(run), run, State.running(), engine=engine)
+    assert not raised.value.blocked
 
 
 async def test_an_engine_governs_again_after_a_timeout() -> None:

@@ -37,8 +37,8 @@ class World:
 
     work: UnitOfWork
     runs: dict[str, AnyRunRecord]
-    slots_due: dict[UUID, UUID] = field(default_factory=dict)
-    """Which RUNNING state each task run last entered by a proposal of its own that was not forced."""
+    slots_due: set[UUID] = field(default_factory=set)
+    """The task runs that are RUNNING and asked for it: by a proposal of their own that was not forced."""
     counted_anew: set[UUID] = field(default_factory=set)
     """RUNNING states that a task run re-entered because its flow run is retried: its run count starts at 1 there."""
     counts_cleared: set[UUID] = field(default_factory=set)
@@ -50,9 +50,11 @@ class World:
     def note(self, step: Step, change: StateChange) -> None:
         """Note what the specification says of a change, seen from the proposal that brought it about."""
         proposed = self.runs[step.run]
+        if not change.state.is_running():
+            self.slots_due.discard(change.run.id)
         if change.run is proposed:
             if change.state.is_running() and not step.force and isinstance(proposed, TaskRunRecord):
-                self.slots_due[proposed.id] = change.state.id
+                self.slots_due.add(proposed.id)
                 if change.previous is not None and change.previous.is_final():
                     self.counted_anew.add(change.state.id)
         elif isinstance(change.run, TaskRunRecord) and change.run.flow_run_id == proposed.id:
@@ -229,13 +231,10 @@ OF_A_RUN: Final[list[Callable[[World, AnyRunRecord], None]]] = [
 
 
 def slots_are_held_by_the_runs_that_are_running_and_no_more_than_allowed(world: World) -> None:
-    """A run that was forced into RUNNING, or brought there by its subflow, never asked for a slot and holds none."""
+    """A run that was forced into RUNNING, or brought there by its subflow, never asked for a slot and takes none; one
+    that has its slots keeps them for as long as it is RUNNING, whatever happens to it there."""
     for limit in world.work.limits.values():
-        entitled = {
-            run.id
-            for run in world.runs.values()
-            if limit.tag in run.tags and run.state is not None and world.slots_due.get(run.id) == run.state.id
-        }
+        entitled = {run.id for run in world.runs.values() if limit.tag in run.tags and run.id in world.slots_due}
         assert all(run.state_type is StateType.RUNNING for run in world.runs.values() if run.id in entitled)
         assert limit.holders == entitled
         assert limit.slots_held == len(entitled) <= limit.concurrency_limit

@@ -1,6 +1,8 @@
 """What a rule can decide: reject, delay, abort, rename, and leave notes for later rules."""
 
+import math
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -9,6 +11,7 @@ from statewright_worker.orchestration import OrchestrationError, UnitOfWork
 from statewright_worker.orchestration.errors import RuleError
 from statewright_worker.orchestration.records import FlowRunRecord
 from statewright_worker.orchestration.rules import BaseOrchestrationRule
+from statewright_worker.orchestration.sealing import MAX_DELAY_SECONDS
 from tests.orchestration.builders import (
     IDS,
     NOW,
@@ -58,13 +61,54 @@ async def test_reject_writes_the_other_state_under_an_identity_and_date_of_its_o
     assert postponed.id != pending.id
 
 
-async def test_reject_takes_a_full_state_as_it_is() -> None:
+async def test_reject_writes_a_full_state_as_it_is_under_an_id_of_its_own() -> None:
     other = written(State.cancelled(), at=NOW - seconds(7))
     work, run = await pending_flow()
     rule = acting(lambda rule: rule.reject_transition(other, "cancelled"))
     verdict = await propose(work, run, State.running(), engine=engine_with(rule))
     assert verdict.state is not None
-    assert (verdict.state.id, verdict.state.timestamp) == (other.id, other.timestamp)
+    assert (verdict.state.type, verdict.state.timestamp) == (StateType.CANCELLED, other.timestamp)
+    assert verdict.state.id != other.id
+
+
+async def test_reject_with_an_earlier_state_of_the_run_writes_it_anew() -> None:
+    work, run = await pending_flow()
+    [pending] = history(work, run)
+    await put(work, run, State.running())
+    rule = acting(lambda rule: rule.reject_transition(pending, "back"))
+    verdict = await propose(work, run, State.completed(), engine=engine_with(rule))
+    assert (verdict.status, run.state_type, run.state_count) == (SetStateStatus.REJECT, StateType.PENDING, 3)
+    assert len({state.id for state in history(work, run)}) == 3
+
+
+async def test_reject_with_the_current_state_writes_nothing_and_returns_it() -> None:
+    work, run = await pending_flow()
+    current = run.state
+    rule = acting(lambda rule: rule.reject_transition(rule.context.initial_state, "stay"))
+    verdict = await propose(work, run, State.running(), engine=engine_with(rule))
+    assert (verdict.status, verdict.reason) == (SetStateStatus.REJECT, "stay")
+    assert verdict.state is run.state is current
+    assert len(history(work, run)) == 1
+
+
+async def test_reject_with_the_current_state_changed_writes_the_changed_one() -> None:
+    async def rest(rule: BaseOrchestrationRule) -> None:
+        assert rule.context.initial_state is not None
+        await rule.reject_transition(rule.context.initial_state.renamed("Resting"), "rest")
+
+    work, run = await pending_flow()
+    verdict = await propose(work, run, State.running(), engine=engine_with(acting(rest)))
+    assert (verdict.status, run.state_name, run.state_count) == (SetStateStatus.REJECT, "Resting", 2)
+    assert len({state.id for state in history(work, run)}) == 2
+
+
+async def test_a_full_state_is_dated_no_later_than_now_and_scheduled_for_some_time() -> None:
+    later = written(State.running(), at=NOW + seconds(7)).replaced(type=StateType.SCHEDULED)
+    work, run = await pending_flow()
+    rule = acting(lambda rule: rule.reject_transition(later, "later"))
+    await propose(work, run, State.running(), engine=engine_with(rule))
+    assert run.state is not None
+    assert (run.state.timestamp, run.state.state_details.scheduled_time) == (NOW, NOW)
 
 
 async def test_reject_without_a_state_writes_nothing_and_returns_the_current_one() -> None:
@@ -92,6 +136,46 @@ async def test_delay_writes_nothing_and_says_when_to_come_back() -> None:
     assert (verdict.status, verdict.reason, verdict.delay_seconds) == (SetStateStatus.WAIT, "later", 5)
     assert verdict.state is run.state is current
     assert len(history(work, run)) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"), [(0, 0), (2.9, 2), (86_400.0, 86_400), (10**12, MAX_DELAY_SECONDS), (10**400, MAX_DELAY_SECONDS)]
+)
+async def test_a_delay_is_told_in_whole_seconds_and_ten_years_at_most(asked: float, told: int) -> None:
+    work, run = await pending_flow()
+    rule = acting(lambda rule: rule.delay_transition(asked, "later"))
+    verdict = await propose(work, run, State.running(), engine=engine_with(rule))
+    assert (verdict.status, verdict.delay_seconds) == (SetStateStatus.WAIT, told)
+
+
+@pytest.mark.parametrize("asked", [-1, -0.5, math.nan, math.inf, -math.inf, "5", None, True, seconds(5)])
+async def test_a_delay_that_is_none_is_an_error_that_names_the_rule(asked: Any) -> None:
+    work, run = await pending_flow()
+    rule = acting(lambda rule: rule.delay_transition(asked, "later"), name="Delaying")
+    with pytest.raises(RuleError, match=r"Delaying failed: ValueError: the delay that it gave is .*; give seconds"):
+        await propose(work, run, State.running(), engine=engine_with(rule))
+    assert len(history(work, run)) == 1
+
+
+UNTELLABLE = pytest.mark.parametrize("text", ["NUL \x00", 5, None, "x" * 1_000_001])
+
+
+@UNTELLABLE
+@pytest.mark.parametrize("method", ["abort_transition", "delay_transition", "reject_transition"])
+async def test_a_reason_that_cannot_be_told_is_an_error_that_names_the_rule(method: str, text: Any) -> None:
+    first = {"abort_transition": (), "delay_transition": (5,), "reject_transition": (State.pending(),)}[method]
+    work, run = await pending_flow()
+    rule = acting(lambda rule: getattr(rule, method)(*first, text), name="Mumbling")
+    with pytest.raises(RuleError, match="Mumbling failed: ValueError: the reason that it gave is not valid"):
+        await propose(work, run, State.running(), engine=engine_with(rule))
+
+
+@UNTELLABLE
+async def test_a_name_that_no_state_can_have_is_an_error_that_names_the_rule(text: Any) -> None:
+    work, run = await pending_flow()
+    rule = acting(lambda rule: rule.rename_state(text), name="Naming")
+    with pytest.raises(RuleError, match="Naming failed: ValueError: the name that it gave the state is not valid"):
+        await propose(work, run, State.running(), engine=engine_with(rule))
 
 
 async def test_abort_writes_nothing() -> None:

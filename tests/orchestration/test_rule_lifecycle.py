@@ -273,10 +273,53 @@ async def test_a_rule_whose_transition_another_one_nullified_cleans_up_whatever_
     assert journal == ["Outer before", "Outer cleanup"]
 
 
-@pytest.mark.parametrize("question", ["invalid", "fizzled", "invalid_transition"])
-def test_a_rule_that_overrides_a_question_that_nobody_asks_is_refused(question: str) -> None:
-    async def answer(self: BaseOrchestrationRule) -> bool:
-        return False
+# -- questions that a rule answers itself ------------------------------------------------------------------------------
 
-    with pytest.raises(TypeError, match=f"Mistaken overrides {question}, .*deviates"):
-        type("Mistaken", (BaseOrchestrationRule,), {question: answer})
+
+def answering(question: str, answer: bool, journal: list[str]) -> type[BaseOrchestrationRule]:
+    """Return a rule class that answers one of the questions about itself, and notes its hooks."""
+
+    async def answer_it(self: BaseOrchestrationRule) -> bool:
+        return answer
+
+    return type("Answering", (noting("Answering", journal),), {question: answer_it})
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "journal"),
+    [
+        ("invalid", True, []),
+        ("invalid", False, ["Answering before", "Answering after"]),
+        ("fizzled", True, ["Answering before", "Answering cleanup"]),
+        ("fizzled", False, ["Answering before", "Answering after"]),
+        ("invalid_transition", True, []),
+        ("invalid_transition", False, ["Answering before", "Answering after"]),
+    ],
+)
+async def test_a_rule_may_answer_itself_whether_it_is_invalid_or_has_fizzled(
+    question: str, answer: bool, journal: list[str]
+) -> None:
+    noted: list[str] = []
+    run = flow_run()
+    verdict = await propose(
+        work_with(run), run, State.running(), engine=engine_with(answering(question, answer, noted))
+    )
+    assert noted == journal
+    assert verdict.rule_signature == (("Answering",) if journal else ())
+
+
+async def test_a_rule_that_says_it_has_not_fizzled_finishes_though_the_transition_changed() -> None:
+    noted: list[str] = []
+    run = flow_run()
+    engine = engine_with(answering("fizzled", False, noted), acting(reject))
+    verdict = await propose(work_with(run), run, State.running(), engine=engine)
+    assert noted == ["Answering before", "Answering after"]
+    assert verdict.finalization_signature == ("Acting", "Answering")
+
+
+async def test_a_rule_that_says_it_is_valid_is_entered_though_the_transition_changed() -> None:
+    noted: list[str] = []
+    run = flow_run()
+    engine = engine_with(acting(reject), answering("invalid", False, noted))
+    await propose(work_with(run), run, State.running(), engine=engine)
+    assert noted == ["Answering before", "Answering cleanup"]

@@ -1,5 +1,7 @@
 """WaitForScheduledTime, RetryFailedTasks and RetryFailedFlows."""
 
+from datetime import UTC, datetime
+
 import pytest
 from pydantic import ValidationError
 
@@ -44,6 +46,17 @@ async def test_less_than_a_second_left_is_no_delay(make_run: type, left: float) 
     work = work_with(run)
     await put(work, run, State.scheduled(NOW + seconds(left)))
     assert (await propose(work, run, State.running())).status is SetStateStatus.ACCEPT
+
+
+@MAKERS
+async def test_who_is_scheduled_for_the_end_of_time_is_told_to_wait_ten_years(make_run: type) -> None:
+    run = make_run()
+    work = work_with(run)
+    await put(work, run, State.scheduled(datetime(9999, 12, 31, tzinfo=UTC)))
+    verdict = await propose(work, run, State.running())
+    assert (verdict.status, verdict.delay_seconds) == (SetStateStatus.WAIT, 10 * 365 * 86_400)
+    work.now += seconds(10 * 365 * 86_400)
+    assert (await propose(work, run, State.running())).status is SetStateStatus.WAIT
 
 
 async def test_the_clock_that_decides_is_the_databases_and_not_the_proposals() -> None:

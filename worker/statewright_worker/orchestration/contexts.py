@@ -3,13 +3,15 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from statewright.runs import RunPolicy
 from statewright.states import ProposedState, State, StateType
 from statewright.verdicts import SetStateStatus
 from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, TaskRunRecord
+from statewright_worker.orchestration.sealing import sealed, thawed
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
+from statewright_worker.orchestration.watching import HeldUp
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,11 +21,14 @@ if TYPE_CHECKING:
 class StateAcceptDetails:
     """The proposed state is written."""
 
+    type: ClassVar[Literal["accept_details"]] = "accept_details"
+
 
 @dataclass(frozen=True, slots=True)
 class StateRejectDetails:
     """Another state is written instead, or none."""
 
+    type: ClassVar[Literal["reject_details"]] = "reject_details"
     reason: str
 
 
@@ -31,6 +36,7 @@ class StateRejectDetails:
 class StateAbortDetails:
     """Nothing is written, and the run should do nothing further."""
 
+    type: ClassVar[Literal["abort_details"]] = "abort_details"
     reason: str
 
 
@@ -38,6 +44,7 @@ class StateAbortDetails:
 class StateWaitDetails:
     """Nothing is written; the producer is asked to come back."""
 
+    type: ClassVar[Literal["wait_details"]] = "wait_details"
     delay_seconds: int
     reason: str
 
@@ -92,6 +99,12 @@ class OrchestrationContext(ABC):
     finalization_signature: list[str] = field(default_factory=list)
     at_work: type = object
     """The rule or transform that is being entered or left; errors name it."""
+    held_up: HeldUp | None = None
+    """How long a rule has held up the worker, once that is longer than it may."""
+    has_foreign_rules: bool = False
+    """Whether a user's rules govern it: what is in its states is frozen then."""
+    is_copy: bool = field(default=False, compare=False)
+    """Whether this is the copy that a hook was given."""
     response_status: SetStateStatus = SetStateStatus.ACCEPT
     response_details: StateResponseDetails = ACCEPTED
     settings: OrchestrationSettings = DEFAULT_SETTINGS
@@ -125,15 +138,12 @@ class OrchestrationContext(ABC):
         return policy
 
     @property
-    def session(self) -> "AsyncSession":
-        """A session on the batch's transaction, within a savepoint of this proposal.
+    def session(self) -> "AsyncSession | None":
+        """A session on the batch's transaction, within a savepoint of this proposal; None where there is no database.
 
-        Touch it only when a rule needs tables of its own: it costs round trips. Raises RuntimeError where the engine
-        runs without a database.
+        Touch it only when a rule needs tables of its own: it costs round trips.
         """
-        if self.sessions is None:
-            raise RuntimeError("this context has no database: rules under test get their facts from the unit of work")
-        return self.sessions.open()
+        return None if self.sessions is None else self.sessions.open()
 
     @abstractmethod
     async def flow_run(self) -> FlowRunRecord | None:
@@ -152,27 +162,36 @@ class OrchestrationContext(ABC):
         self.validated = True
 
     async def force_state(self, run: AnyRunRecord, state: ProposedState) -> None:
-        """Let another run enter `state` with the same transaction, governed by the minimal policy."""
+        """Let another run enter `state` with the same transaction, governed by the minimal policy.
+
+        Raises ValueError when a rule made the state and it is not valid.
+        """
         if self.transitions is None:
             raise RuntimeError("this context cannot bring about other transitions: it was made without an engine")
-        await self.transitions.force(self, run, state)
+        await self.transitions.force(self, run, sealed(state) if self.is_copy else state)
 
     def safe_copy(self) -> Self:
-        """Return a copy whose changes do not reach this context. States are immutable; the run is shared."""
+        """Return a copy whose changes do not reach this context, with states that may be changed; the run is shared."""
         duplicate = object.__new__(type(self))
         duplicate.__dict__.update(self.__dict__)
         duplicate.parameters = self.parameters.copy()
         duplicate.rule_signature = self.rule_signature.copy()
         duplicate.finalization_signature = self.finalization_signature.copy()
+        duplicate.initial_state = thawed(self.initial_state)
+        duplicate.proposed_state = thawed(self.proposed_state)
+        duplicate.validated_state = thawed(self.validated_state)
+        duplicate.is_copy = True
         return duplicate
 
-    def entry_context(self, *, guarded: bool = True) -> tuple[State | None, State | None, Self]:
-        """Return what a rule's `before_transition` is called with; unless `guarded`, this context and no copy of it."""
-        return self.initial_state, self.proposed_state, self.safe_copy() if guarded else self
+    def entry_context(self) -> tuple[State | None, State | None, Self]:
+        """Return what a rule's `before_transition` is called with: a safe copy, and the states of that copy."""
+        copy = self.safe_copy()
+        return copy.initial_state, copy.proposed_state, copy
 
-    def exit_context(self, *, guarded: bool = True) -> tuple[State | None, State | None, Self]:
-        """Return what a rule's `after_transition` and `cleanup` are called with, with a copy if `guarded`."""
-        return self.initial_state, self.validated_state, self.safe_copy() if guarded else self
+    def exit_context(self) -> tuple[State | None, State | None, Self]:
+        """Return what a rule's `after_transition` and `cleanup` are called with: a safe copy, and its states."""
+        copy = self.safe_copy()
+        return copy.initial_state, copy.validated_state, copy
 
 
 @dataclass(kw_only=True)

@@ -3,7 +3,6 @@
 Source of every rule's behaviour: the core policy page of the documented engine; where it deviates, the rule says so.
 """
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import ClassVar, Final
 
@@ -53,9 +52,11 @@ class CacheInsertion(BaseOrchestrationRule):
     async def after_transition(
         self, initial_state: State | None, validated_state: State | None, context: TaskOrchestrationContext
     ) -> None:
-        if validated_state is not None and validated_state.state_details.cache_key:
-            details = validated_state.state_details
-            entry = CacheEntry(validated_state.state_details.cache_key, details.cache_expiration, validated_state)
+        # What a subclass's hook is given is a copy, and the cache keeps what the run keeps.
+        written = self.context.validated_state
+        if written is not None and written.state_details.cache_key:
+            details = written.state_details
+            entry = CacheEntry(written.state_details.cache_key, details.cache_expiration, written)
             context.unit_of_work.add_cache_entry(entry)
 
 
@@ -164,20 +165,21 @@ class SecureTaskConcurrencySlots(BaseOrchestrationRule):
 class ReleaseTaskConcurrencySlots(BaseOrchestrationRule):
     """Gives back the slots of a task run that has left RUNNING.
 
-    Deviation: it holds whichever state the run goes to in the end. The documented rule was skipped when another rule
-    had changed the proposed type, so a run that awaited its retry kept its slot and waited for itself.
+    Deviation: what counts is the state that was written. The documented rule was skipped when another rule had changed
+    the proposed type, so a run that awaited its retry kept its slot and waited for itself; and it gave the slots back
+    when RUNNING was forced on a run that was RUNNING, while the run went on.
     """
 
     FROM_STATES = frozenset({StateType.RUNNING})
     TO_STATES = ALL_ORCHESTRATION_STATES
 
-    def deviates(self) -> bool:
+    def _deviates(self) -> bool:
         return self.context.initial_state_type is not self.from_state_type or self.context.proposed_state is None
 
     async def after_transition(
         self, initial_state: State | None, validated_state: State | None, context: TaskOrchestrationContext
     ) -> None:
-        if validated_state is not initial_state:
+        if validated_state is not None and not validated_state.is_running():
             for limit in context.unit_of_work.limits_on(context.run.tags):
                 context.unit_of_work.release_slot(limit, context.run.id)
 
@@ -278,7 +280,7 @@ class CoreFlowPolicy(BaseOrchestrationPolicy):
     """The default rules for flow runs."""
 
     @staticmethod
-    def priority() -> Sequence[Governing]:
+    def priority() -> list[Governing]:
         return [
             HandleFlowTerminalStateTransitions,
             PreventRedundantTransitions,
@@ -291,7 +293,7 @@ class CoreTaskPolicy(BaseOrchestrationPolicy):
     """The default rules for task runs: a cached result is taken even when the limits are full."""
 
     @staticmethod
-    def priority() -> Sequence[Governing]:
+    def priority() -> list[Governing]:
         return [
             CacheRetrieval,
             HandleTaskTerminalStateTransitions,
@@ -310,7 +312,7 @@ class MinimalFlowPolicy(BaseOrchestrationPolicy):
     """What governs a forced transition of a flow run: nothing."""
 
     @staticmethod
-    def priority() -> Sequence[Governing]:
+    def priority() -> list[Governing]:
         return []
 
 
@@ -318,5 +320,5 @@ class MinimalTaskPolicy(BaseOrchestrationPolicy):
     """What governs a forced transition of a task run: its slots are given back all the same."""
 
     @staticmethod
-    def priority() -> Sequence[Governing]:
+    def priority() -> list[Governing]:
         return [ReleaseTaskConcurrencySlots]

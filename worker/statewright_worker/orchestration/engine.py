@@ -1,10 +1,9 @@
 """The engine: governs one proposal, rules nested round bookkeeping nested round the write."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from packaging.version import Version
@@ -33,9 +32,11 @@ from statewright_worker.orchestration.errors import OrchestrationError, RuleErro
 from statewright_worker.orchestration.global_policy import GlobalFlowPolicy, GlobalTaskPolicy
 from statewright_worker.orchestration.instrumentation_policies import FlowInstrumentation, TaskInstrumentation
 from statewright_worker.orchestration.policies import BaseOrchestrationPolicy, Governing
-from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord
+from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, TaskRunRecord
 from statewright_worker.orchestration.rules import BaseOrchestrationRule, BaseUniversalTransform, is_built_in
+from statewright_worker.orchestration.sealing import freeze_data
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
+from statewright_worker.orchestration.watching import Hook, watched
 
 Policy = type[BaseOrchestrationPolicy]
 Pair = tuple[StateType | None, StateType | None]
@@ -54,8 +55,20 @@ class Step(NamedTuple):
     """A rule or transform of a compiled policy; the side on which it does nothing is spared."""
 
     governing: Governing
-    enter: Callable[[Any], Awaitable[object]] | None
-    leaves: bool
+    enter: Hook | None
+    leave: Hook | None
+
+
+class Compiled(NamedTuple):
+    """What governs a transition: what a policy says, and the steps made of it and of the bookkeeping."""
+
+    rules: tuple[Governing, ...]
+    steps: Sequence[Step]
+    has_foreign_rules: bool
+
+
+Entered = list[tuple[Governing, Hook, BaseOrchestrationRule | BaseUniversalTransform]]
+"""What was entered and has to be left, the outermost first."""
 
 
 class Proposal(NamedTuple):
@@ -79,18 +92,23 @@ class Engine:
         settings: OrchestrationSettings = DEFAULT_SETTINGS,
         rule_timeout: float | None = None,
     ) -> None:
-        """Take the policies that govern proposals without `force`. `rule_timeout` (seconds) bounds each transition."""
+        """Take the policies that govern proposals without `force`.
+
+        `rule_timeout` (seconds) bounds what a user's rules take for each transition, and once more what their cleanups
+        take after a failure.
+        """
         self._policies: dict[RunKind, Policy] = {RunKind.FLOW_RUN: flow_policy, RunKind.TASK_RUN: task_policy}
         self._settings = settings
         self._rule_timeout = rule_timeout
-        # Built-in rules never wait, so only a policy with rules of a user's own needs a clock beside it.
-        self._is_bounded = {kind: _has_foreign_rules(policy) for kind, policy in self._policies.items()}
-        self._compiled: dict[tuple[RunKind, bool, Pair], Sequence[Step]] = {}
+        # A built-in policy always says the same; a user's own is asked at each transition.
+        self._is_fixed = {kind: is_built_in(policy) for kind, policy in self._policies.items()}
+        self._compiled: dict[tuple[RunKind, bool, Pair], Compiled] = {}
 
     async def decide(self, proposal: Proposal, work: UnitOfWork, sessions: Sessions | None = None) -> Verdict:
         """Govern a proposal and return its verdict; what it does is in `work`, between `begin` and `commit`.
 
-        Raises RunMissing, or RuleError when a rule raises or takes too long; the caller then rolls `work` back.
+        Raises RunMissing, or RuleError when a rule or a policy raises or takes too long; the caller then rolls `work`
+        back.
         """
         run = work.run(proposal.run_id)
         if run is None:
@@ -99,10 +117,7 @@ class Engine:
         context = self._context(run, proposal.state.stamped(work.ids.new(), timestamp, work.now), work, sessions)
         if proposal.api_version is not None:
             context.parameters[API_VERSION] = Version(proposal.api_version)
-        if self._is_bounded[run.kind]:
-            await self._govern_in_time(context, proposal.force)
-        else:
-            await self._govern(context, proposal.force)
+        await self._govern(context, proposal.force)
         return _verdict(proposal, context)
 
     async def force(self, context: OrchestrationContext, run: AnyRunRecord, state: ProposedState) -> None:
@@ -127,74 +142,123 @@ class Engine:
             sessions=sessions,
         )
 
-    async def _govern_in_time(self, context: OrchestrationContext, force: bool) -> None:
-        try:
-            async with asyncio.timeout(self._rule_timeout):
-                await self._govern(context, force)
-        except TimeoutError as error:
-            too_long = TimeoutError(f"not done within {self._rule_timeout:g} s")
-            raise RuleError(context.at_work.__name__, too_long) from error
-
     async def _govern(self, context: OrchestrationContext, force: bool) -> None:
-        """Enter every rule in order, write the state, leave them in exactly the reverse order."""
-        initial, proposed = pair = (context.initial_state_type, context.proposed_state_type)
-        entered: list[BaseOrchestrationRule | BaseUniversalTransform] = []
+        """Let the transition pass through its rules; when one fails, let all that were entered clean up."""
+        compiled = self._governing(context.run.kind, force, (context.initial_state_type, context.proposed_state_type))
+        entered: Entered = []
         try:
-            for governing, enter, leaves in self._governing(context.run.kind, force, pair):
-                context.at_work = governing
-                rule = governing(context, initial, proposed)
-                if enter is not None:
-                    await enter(rule)
-                if leaves:
-                    entered.append(rule)
-            await context.validate_proposed_state()
-            while entered:
-                rule = entered.pop()
-                context.at_work = type(rule)
-                await rule.__aexit__(None, None, None)
-        except Exception as error:
-            failure = error if isinstance(error, OrchestrationError) else RuleError(context.at_work.__name__, error)
-            await _abandon(entered, failure)
-            raise failure from error
-        except asyncio.CancelledError as cancelled:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._rule_timeout):
-                    await _abandon(entered, cancelled)
+            if compiled.has_foreign_rules:
+                await self._pass_in_time(context, compiled.steps, entered)
+            else:
+                await _pass(context, compiled.steps, entered)
+        except (Exception, asyncio.CancelledError) as failure:
+            await self._abandon(context, entered, failure)
             raise
 
-    def _governing(self, kind: RunKind, force: bool, pair: Pair) -> Sequence[Step]:
+    async def _pass_in_time(self, context: OrchestrationContext, steps: Sequence[Step], entered: Entered) -> None:
+        """Let the transition pass through rules that may wait for ever, raise anything, and reach for everything."""
+        _freeze(context)
+        try:
+            async with asyncio.timeout(self._rule_timeout) as limit:
+                await _pass(context, steps, entered)
+            if limit.expired():
+                raise TimeoutError("a rule has caught its cancellation and gone on")
+        except TimeoutError as error:
+            raise _rule_error(context, TimeoutError(f"not done within {self._rule_timeout:g} s")) from error
+        except asyncio.CancelledError as cancelled:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Nobody cancels the worker: what the rule awaited was cancelled, and that is the rule's own affair.
+            raise _rule_error(context, cancelled) from cancelled
+
+    async def _abandon(self, context: OrchestrationContext, entered: Entered, failure: BaseException) -> None:
+        """Leave what was entered, innermost first, telling each of the failure; a second failure changes nothing."""
+        try:
+            async with asyncio.timeout(self._rule_timeout):
+                while entered:
+                    _, leave, rule = entered.pop()
+                    try:
+                        await leave(rule, type(failure), failure, None)
+                    except Exception as error:
+                        failure.add_note(f"while cleaning up: {error!r}")
+        except TimeoutError:
+            failure.add_note(f"while cleaning up: not done within {self._rule_timeout:g} s")
+        if isinstance(failure, RuleError):
+            failure.blocked = failure.blocked or context.held_up is not None
+
+    def _governing(self, kind: RunKind, force: bool, pair: Pair) -> Compiled:
         key = (kind, force, pair)
         compiled = self._compiled.get(key)
-        if compiled is None:
-            policies = (_MINIMAL[kind] if force else self._policies[kind], *_BOOKKEEPING[kind])
-            compiled = [_step(rule) for policy in policies for rule in policy.compile_transition_rules(*pair)]
-            self._compiled[key] = compiled
+        if compiled is not None and (force or self._is_fixed[kind]):
+            return compiled
+        policy = _MINIMAL[kind] if force else self._policies[kind]
+        try:
+            rules = tuple(policy.compile_transition_rules(*pair))
+            if compiled is None or compiled.rules != rules:
+                self._compiled[key] = compiled = self._compile(kind, rules, pair)
+        except Exception as error:
+            raise RuleError(policy.__name__, error) from error
         return compiled
 
+    def _compile(self, kind: RunKind, rules: tuple[Governing, ...], pair: Pair) -> Compiled:
+        bookkeeping = [rule for policy in _BOOKKEEPING[kind] for rule in policy.compile_transition_rules(*pair)]
+        steps = [self._step(governing) for governing in (*rules, *bookkeeping)]
+        return Compiled(rules, steps, has_foreign_rules=not all(is_built_in(rule) for rule in rules))
 
-def _step(governing: Governing) -> Step:
-    if issubclass(governing, BaseOrchestrationRule):
-        return Step(governing, governing.__aenter__, leaves=True)
-    acts_before = _overrides(governing, BaseUniversalTransform, "before_transition", "__aenter__")
-    acts_after = _overrides(governing, BaseUniversalTransform, "after_transition", "__aexit__")
-    return Step(governing, governing.__aenter__ if acts_before else None, leaves=acts_after)
+    def _step(self, governing: Governing) -> Step:
+        enter: Hook = governing.__aenter__
+        leave: Hook = governing.__aexit__
+        if not is_built_in(governing) and self._rule_timeout is not None:
+            return Step(governing, watched(enter, self._rule_timeout), watched(leave, self._rule_timeout))
+        if issubclass(governing, BaseOrchestrationRule) or not is_built_in(governing):
+            return Step(governing, enter, leave)
+        # Built-in transforms stay as they are, so which hooks they have is looked up once.
+        acts_before = _overrides(governing, BaseUniversalTransform, "before_transition", "__aenter__")
+        acts_after = _overrides(governing, BaseUniversalTransform, "after_transition", "__aexit__")
+        return Step(governing, enter if acts_before else None, leave if acts_after else None)
+
+
+async def _pass(context: OrchestrationContext, steps: Sequence[Step], entered: Entered) -> None:
+    """Enter every rule in order, write the state, leave them in exactly the reverse order."""
+    initial, proposed = context.initial_state_type, context.proposed_state_type
+    try:
+        for governing, enter, leave in steps:
+            context.at_work = governing
+            rule = governing(context, initial, proposed)
+            # Listed before it is entered, so that it cleans up after itself when it fails on the way in.
+            if leave is not None:
+                entered.append((governing, leave, rule))
+            if enter is not None:
+                await enter(rule)
+        await context.validate_proposed_state()
+        while entered:
+            context.at_work, leave, rule = entered[-1]
+            await leave(rule, None, None, None)
+            entered.pop()
+    except Exception as error:
+        if isinstance(error, OrchestrationError) and context.held_up is None:
+            raise
+        raise _rule_error(context, error) from error
+
+
+def _rule_error(context: OrchestrationContext, cause: BaseException) -> RuleError:
+    held_up = context.held_up
+    return RuleError(context.at_work.__name__, held_up or cause, blocked=held_up is not None)
 
 
 def _overrides(governing: type, base: type, *methods: str) -> bool:
     return any(getattr(governing, method) is not getattr(base, method) for method in methods)
 
 
-def _has_foreign_rules(policy: Policy) -> bool:
-    return not all(is_built_in(rule) for rule in policy.priority())
-
-
-async def _abandon(entered: list[BaseOrchestrationRule | BaseUniversalTransform], failure: BaseException) -> None:
-    """Leave what was entered, innermost first, telling each of the failure; a second failure changes nothing."""
-    while entered:
-        try:
-            await entered.pop().__aexit__(type(failure), failure, None)
-        except Exception as error:
-            failure.add_note(f"while cleaning up: {error!r}")
+def _freeze(context: OrchestrationContext) -> None:
+    """Freeze the data of the states that a rule can reach beside its copies."""
+    context.has_foreign_rules = True
+    freeze_data(context.initial_state)
+    freeze_data(context.proposed_state)
+    if isinstance(context.run, TaskRunRecord) and context.run.flow_run_id is not None:
+        flow_run = context.unit_of_work.runs.get(context.run.flow_run_id)
+        freeze_data(None if flow_run is None else flow_run.state)
 
 
 def _verdict(proposal: Proposal, context: OrchestrationContext) -> Verdict:

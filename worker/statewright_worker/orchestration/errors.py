@@ -16,9 +16,10 @@ class RunMissing(OrchestrationError):
 
 
 class RuleError(OrchestrationError):
-    """A rule or a transform raised an exception, or took too long; `blocked` when it kept the whole worker waiting."""
+    """A rule or a transform raised an exception, or took too long; `__cause__` is what was raised."""
 
     def __init__(self, rule: str, cause: BaseException, *, blocked: bool = False) -> None:
         super().__init__(f"{rule} failed: {type(cause).__name__}: {cause}")
         self.rule = rule
         self.blocked = blocked
+        """Whether it held up the worker, and so everything else that the worker does, for longer than it may."""

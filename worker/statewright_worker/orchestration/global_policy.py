@@ -180,7 +180,7 @@ class GlobalFlowPolicy(BaseOrchestrationPolicy):
     """The bookkeeping of a flow run's transition."""
 
     @staticmethod
-    def priority() -> Sequence[Governing]:
+    def priority() -> list[Governing]:
         return [
             *COMMON_GLOBAL_TRANSFORMS,
             UpdateSubflowParentTask,
@@ -194,5 +194,5 @@ class GlobalTaskPolicy(BaseOrchestrationPolicy):
     """The bookkeeping of a task run's transition."""
 
     @staticmethod
-    def priority() -> Sequence[Governing]:
+    def priority() -> list[Governing]:
         return [*COMMON_GLOBAL_TRANSFORMS, IncrementTaskRunCount]

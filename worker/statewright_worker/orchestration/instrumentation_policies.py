@@ -1,6 +1,5 @@
 """Instrumentation: what a change of state tells the world. It goes with every transition, forced ones included."""
 
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -36,7 +35,7 @@ class FlowInstrumentation(BaseOrchestrationPolicy):
     """The instrumentation of a flow run's transition."""
 
     @staticmethod
-    def priority() -> Sequence[Governing]:
+    def priority() -> list[Governing]:
         return [InstrumentFlowRunStateTransitions]
 
 
@@ -44,7 +43,7 @@ class TaskInstrumentation(BaseOrchestrationPolicy):
     """The instrumentation of a task run's transition."""
 
     @staticmethod
-    def priority() -> Sequence[Governing]:
+    def priority() -> list[Governing]:
         return [InstrumentTaskRunStateTransitions]
 
 

@@ -1,7 +1,6 @@
 """Policies: which rules govern a transition, in which order."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 from statewright.states import StateType
 from statewright_worker.orchestration.rules import BaseOrchestrationRule, BaseUniversalTransform
@@ -19,8 +18,9 @@ class BaseOrchestrationPolicy(ABC):
 
     @staticmethod
     @abstractmethod
-    def priority() -> Sequence[Governing]:
-        """Return the rules and transforms, the first one outermost."""
+    def priority() -> list[Governing]:
+        """Return the rules and transforms, the first one outermost. It is asked at each transition."""
+        return []
 
     @classmethod
     def compile_transition_rules(

@@ -4,20 +4,38 @@ from abc import ABC
 from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, ClassVar, Final, final
+from typing import Any, ClassVar, Final
 
 from statewright.states import TERMINAL_STATES, ProposedState, State, StateType
 from statewright.verdicts import SetStateStatus
 from statewright_worker.orchestration.contexts import (
+    FlowOrchestrationContext,
     OrchestrationContext,
     StateAbortDetails,
     StateRejectDetails,
     StateResponseDetails,
     StateWaitDetails,
+    TaskOrchestrationContext,
 )
 from statewright_worker.orchestration.errors import OrchestrationError
+from statewright_worker.orchestration.sealing import (
+    MAX_DELAY_SECONDS,
+    checked_delay,
+    checked_name,
+    checked_reason,
+    freeze_data,
+    sealed,
+)
 
-__all__ = ["ALL_ORCHESTRATION_STATES", "TERMINAL_STATES", "BaseOrchestrationRule", "BaseUniversalTransform"]
+__all__ = [
+    "ALL_ORCHESTRATION_STATES",
+    "TERMINAL_STATES",
+    "BaseOrchestrationRule",
+    "BaseUniversalTransform",
+    "FlowOrchestrationContext",
+    "OrchestrationContext",
+    "TaskOrchestrationContext",
+]
 
 ALL_ORCHESTRATION_STATES: Final[frozenset[StateType | None]] = frozenset({*StateType, None})
 """Every type that a run can be in or be proposed, None included."""
@@ -51,7 +69,10 @@ class BaseOrchestrationRule(_Governing):
     Source: `BaseOrchestrationRule` of the orchestration rules page. A subclass names the pairs that it governs in
     FROM_STATES and TO_STATES, and overrides some of `before_transition`, `after_transition` and `cleanup`. A rule that
     is invalid on entry does nothing at all; one whose transition others have changed since has *fizzled*, and cleans up
-    instead of finishing.
+    instead of finishing. So does one that was entered when it or another one raises.
+
+    The hooks of a user's rule get copies of the context and of the states, to change as they like. Built-in rules,
+    which are known to leave everything alone, get the context itself: copies cost more than most of them.
     """
 
     FROM_STATES: ClassVar[Collection[StateType | None]] = frozenset()
@@ -61,17 +82,14 @@ class BaseOrchestrationRule(_Governing):
     _acts_after: ClassVar[bool] = False
     _is_guarded: ClassVar[bool] = True
     _invalid_on_entry: bool | None = None
+    _has_cleaned_up: bool = False
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        # A hook that a rule does not have needs no context to be copied for it.
+        cls._is_guarded = not is_built_in(cls)
+        # Built-in rules stay as they are, so which hooks they have is looked up once.
         cls._acts_before = cls.before_transition is not BaseOrchestrationRule.before_transition
         cls._acts_after = cls.after_transition is not BaseOrchestrationRule.after_transition
-        # Of the built-in rules it is known that they leave the context alone, and a copy costs more than most of them.
-        cls._is_guarded = not is_built_in(cls)
-        for sealed in ("invalid", "fizzled", "invalid_transition"):
-            if getattr(cls, sealed) is not getattr(BaseOrchestrationRule, sealed):
-                raise TypeError(f"{cls.__name__} overrides {sealed}, which nobody asks; override deviates instead")
 
     # The hooks' arguments are `State | None` and the context's flow or task form; a rule narrows them to what its
     # FROM_STATES, its TO_STATES and its policy leave possible.
@@ -87,9 +105,11 @@ class BaseOrchestrationRule(_Governing):
 
     async def __aenter__(self) -> OrchestrationContext:
         context = self.context
-        if not self._is_invalid():
+        if self._is_guarded:
+            await self._enter_guarded()
+        elif not self._is_invalid():
             if self._acts_before:
-                await self.before_transition(*context.entry_context(guarded=self._is_guarded))
+                await self.before_transition(context.initial_state, context.proposed_state, context)
             context.rule_signature.append(type(self).__name__)
         return context
 
@@ -97,82 +117,137 @@ class BaseOrchestrationRule(_Governing):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         context = self.context
-        if self._is_invalid():
-            return
-        if exc_type is not None or self.deviates():
-            await self.cleanup(*context.exit_context(guarded=self._is_guarded))
-        else:
-            if self._acts_after:
-                await self.after_transition(*context.exit_context(guarded=self._is_guarded))
-            context.finalization_signature.append(type(self).__name__)
+        if exc_type is not None:
+            await self._give_up()
+        elif self._is_guarded:
+            await self._leave_guarded()
+        elif not self._is_invalid():
+            if self._deviates():
+                await self._clean_up()
+            else:
+                if self._acts_after:
+                    await self.after_transition(context.initial_state, context.validated_state, context)
+                context.finalization_signature.append(type(self).__name__)
 
-    @final
+    async def _enter_guarded(self) -> None:
+        if await self.invalid():
+            return
+        self._invalid_on_entry = False
+        # A hook that a rule does not have needs no context to be copied for it.
+        if _is_overridden(self.before_transition, BaseOrchestrationRule.before_transition):
+            await self.before_transition(*self.context.entry_context())
+        self.context.rule_signature.append(type(self).__name__)
+
+    async def _leave_guarded(self) -> None:
+        if await self.invalid():
+            return
+        if await self.fizzled():
+            await self._clean_up()
+        else:
+            if _is_overridden(self.after_transition, BaseOrchestrationRule.after_transition):
+                await self.after_transition(*self.context.exit_context())
+            self.context.finalization_signature.append(type(self).__name__)
+
+    async def _give_up(self) -> None:
+        was_entered = self._invalid_on_entry is False
+        if was_entered and not self._has_cleaned_up:
+            await self._clean_up()
+
+    async def _clean_up(self) -> None:
+        self._has_cleaned_up = True
+        context = self.context
+        if self._is_guarded:
+            await self.cleanup(*context.exit_context())
+        else:
+            await self.cleanup(context.initial_state, context.validated_state, context)
+
     async def invalid(self) -> bool:
         """Return whether the rule has nothing to say here: its pair is not among those it governs, or the context's
         transition was another one already when the rule was entered."""
-        return self._is_invalid()
+        if self.from_state_type not in self.FROM_STATES or self.to_state_type not in self.TO_STATES:
+            return True
+        if self._invalid_on_entry is None:
+            self._invalid_on_entry = await self.invalid_transition()
+        return self._invalid_on_entry
 
-    @final
     async def fizzled(self) -> bool:
         """Return whether the rule was valid on entry and somebody else has changed the transition since."""
-        return not self._is_invalid() and self.deviates()
+        return not await self.invalid() and await self.invalid_transition()
 
-    @final
     async def invalid_transition(self) -> bool:
         """Return whether the context's transition differs from the one that the rule stands for."""
-        return self.deviates()
+        return self._deviates()
 
-    def deviates(self) -> bool:
-        """Return whether the context's transition differs from the one that the rule stands for.
-
-        What `invalid` and `fizzled` ask; a rule for which another transition is as good overrides it.
-        """
-        initial, proposed = self.context.initial_state, self.context.proposed_state
-        return self.from_state_type is not (None if initial is None else initial.type) or self.to_state_type is not (
-            None if proposed is None else proposed.type
-        )
+    # Built-in rules override none of the three questions, and are asked without the cost of awaiting an answer.
 
     def _is_invalid(self) -> bool:
         if self.from_state_type not in self.FROM_STATES or self.to_state_type not in self.TO_STATES:
             return True
         if self._invalid_on_entry is None:
-            self._invalid_on_entry = self.deviates()
+            self._invalid_on_entry = self._deviates()
         return self._invalid_on_entry
 
-    async def reject_transition(self, state: State | ProposedState | None, reason: str) -> None:
-        """Write `state` instead of the proposed one; with None write nothing and keep the current state.
+    def _deviates(self) -> bool:
+        initial, proposed = self.context.initial_state, self.context.proposed_state
+        return self.from_state_type is not (None if initial is None else initial.type) or self.to_state_type is not (
+            None if proposed is None else proposed.type
+        )
 
-        Raises RuntimeError after validation, and OrchestrationError when there is neither a state to write nor a
-        current one.
+    async def reject_transition(self, state: State | ProposedState | None, reason: str) -> None:
+        """Write `state` instead of the proposed one; with None, or the state that the run is in, write nothing.
+
+        The state is written under an id of its own, unless it is the proposed one, changed. Raises RuntimeError after
+        validation, ValueError when the state or the reason is not valid, and OrchestrationError when there is neither
+        a state to write nor a current one.
         """
         self._check_not_validated()
+        if self._is_guarded:
+            state, reason = None if state is None else sealed(state), checked_reason(reason)
         if state is None and self.context.initial_state is None:
             raise OrchestrationError(
                 f"{type(self).__name__} rejected a run's first state without naming another, so there is no state to"
                 " return; abort the transition instead, or reject it with a state"
             )
-        if isinstance(state, ProposedState):
-            work = self.context.unit_of_work
-            state = state.stamped(work.ids.new(), work.now, work.now)
-        self._decide(state, SetStateStatus.REJECT, StateRejectDetails(reason))
+        self._decide(self._to_be_written(state), SetStateStatus.REJECT, StateRejectDetails(reason))
 
-    async def delay_transition(self, delay_seconds: int, reason: str) -> None:
-        """Write nothing and ask the producer to propose again in `delay_seconds`.
+    def _to_be_written(self, state: State | ProposedState | None) -> State | None:
+        if state is None or state == self.context.initial_state:
+            return None
+        work, proposed = self.context.unit_of_work, self.context.proposed_state
+        timestamp, state_id = work.now, None
+        if isinstance(state, State):
+            # Its id may be that of a state that was written long ago; what the engine made for this proposal is free.
+            state_id = state.id if proposed is not None and proposed.id == state.id else None
+            timestamp, state = min(state.timestamp, work.now), state.as_proposed()
+        return state.stamped(state_id or work.ids.new(), timestamp, work.now)
 
-        Raises RuntimeError after validation.
+    async def delay_transition(self, delay_seconds: float, reason: str) -> None:
+        """Write nothing and ask the producer to propose again in `delay_seconds`, rounded down, ten years at most.
+
+        Raises RuntimeError after validation, and ValueError when the delay or the reason is not valid.
         """
-        self._decide(None, SetStateStatus.WAIT, StateWaitDetails(delay_seconds, reason))
+        if self._is_guarded:
+            delay_seconds, reason = checked_delay(delay_seconds), checked_reason(reason)
+        details = StateWaitDetails(min(int(delay_seconds), MAX_DELAY_SECONDS), reason)
+        self._decide(None, SetStateStatus.WAIT, details)
 
     async def abort_transition(self, reason: str) -> None:
-        """Write nothing and tell the producer to do nothing further. Raises RuntimeError after validation."""
+        """Write nothing and tell the producer to do nothing further.
+
+        Raises RuntimeError after validation, and ValueError when the reason is not valid.
+        """
+        if self._is_guarded:
+            reason = checked_reason(reason)
         self._decide(None, SetStateStatus.ABORT, StateAbortDetails(reason))
 
     async def rename_state(self, state_name: str) -> None:
         """Give the proposed state another name; its type, and so every rule, stays.
 
-        Raises RuntimeError after validation.
+        Raises RuntimeError after validation, and ValueError when no state can have the name.
         """
         self._check_not_validated()
+        if self._is_guarded:
+            state_name = checked_name(state_name)
         if self.context.proposed_state is not None:
             self.context.proposed_state = self.context.proposed_state.renamed(state_name)
 
@@ -184,6 +259,8 @@ class BaseOrchestrationRule(_Governing):
         self._check_not_validated()
         # The rule now stands for the transition that it made, so it does not fizzle by its own doing.
         self.to_state_type = state.type if state is not None else None
+        if self.context.has_foreign_rules:
+            freeze_data(state)
         self.context.proposed_state = state
         self.context.response_status = status
         self.context.response_details = details
@@ -191,6 +268,10 @@ class BaseOrchestrationRule(_Governing):
     def _check_not_validated(self) -> None:
         if self.context.validated:
             raise RuntimeError(f"{type(self).__name__}: the transition is already validated and cannot be changed")
+
+
+def _is_overridden(hook: Any, original: Any) -> bool:
+    return getattr(hook, "__func__", None) is not original
 
 
 class BaseUniversalTransform(_Governing):
