@@ -1,6 +1,9 @@
 """Policies of a user's own, as tests name them in the settings."""
 
 import asyncio
+import os
+import signal
+import time
 from typing import Any
 
 from sqlalchemy import text
@@ -54,3 +57,25 @@ class HouseFlowPolicy(BaseOrchestrationPolicy):
     @staticmethod
     def priority() -> list[Governing]:
         return [SpendBudget, Misbehave, *CoreFlowPolicy.priority()]
+
+
+class Harm(BaseOrchestrationRule):
+    """Harms its worker as the run's name says: no limit of time reaches it."""
+
+    FROM_STATES = frozenset({None})
+    TO_STATES = frozenset({StateType.RUNNING})
+
+    async def before_transition(self, initial_state: Any, proposed_state: Any, context: Any) -> None:
+        match context.run.name:
+            case "blocks":
+                time.sleep(6)
+            case "kills":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+class HarmfulFlowPolicy(BaseOrchestrationPolicy):
+    """The default rules, and before them one that may harm its worker."""
+
+    @staticmethod
+    def priority() -> list[Governing]:
+        return [Harm, *CoreFlowPolicy.priority()]

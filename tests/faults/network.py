@@ -68,11 +68,10 @@ class Link:
         socket_folder = parse_qs(target.query).get("host")
         if socket_folder:
             return await asyncio.open_unix_connection(f"{socket_folder[0]}/.s.PGSQL.5432")
-        return await asyncio.open_connection(target.hostname, target.port or (6379 if "redis" in target.scheme else 5432))
+        default = 6379 if "redis" in target.scheme else 5432
+        return await asyncio.open_connection(target.hostname, target.port or default)
 
-    async def _forward(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, back: bool = False
-    ) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, back: bool = False) -> None:
         with suppress(OSError):
             while data := await reader.read(CHUNK):
                 if back and self._left_on_the_way_back is not None:

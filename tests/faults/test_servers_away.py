@@ -37,46 +37,57 @@ async def shared_by(deployment: Deployment, redis: Redis, workers: int) -> None:
 async def test_a_worker_that_has_lost_postgresql_in_silence_gives_its_partitions_to_others(
     deployment: Deployment,
 ) -> None:
-    async with link_to(deployment.database_url) as link, deployment.worker(database_url=link.url), deployment.worker():
-        async with deployment.redis() as redis, deployment.client() as client:
-            await shared_by(deployment, redis, 2)
-            runs = await started(client, 40)
-            link.fall_silent()
-            assert await all_accepted(client, runs, State.pending())
-            # Its share is the other one's meanwhile.
-            await shared_by(deployment, redis, 1)
-            assert await all_accepted(client, runs, State.running())
-            link.speak_again()
-            await shared_by(deployment, redis, 2)
-            assert await all_accepted(client, runs, State.completed())
+    async with (
+        link_to(deployment.database_url) as link,
+        deployment.worker(database_url=link.url),
+        deployment.worker(),
+        deployment.redis() as redis,
+        deployment.client() as client,
+    ):
+        await shared_by(deployment, redis, 2)
+        runs = await started(client, 40)
+        link.fall_silent()
+        assert await all_accepted(client, runs, State.pending())
+        # Its share is the other one's meanwhile.
+        await shared_by(deployment, redis, 1)
+        assert await all_accepted(client, runs, State.running())
+        link.speak_again()
+        await shared_by(deployment, redis, 2)
+        assert await all_accepted(client, runs, State.completed())
 
 
 async def test_a_worker_alone_waits_for_a_postgresql_that_fell_silent(deployment: Deployment) -> None:
-    async with link_to(deployment.database_url) as link, deployment.worker(database_url=link.url):
-        async with deployment.client() as client:
-            runs = await started(client, 10)
-            link.fall_silent()
-            proposed = [client.propose(run, State.pending(), timeout=60) for run in runs]
+    async with (
+        link_to(deployment.database_url) as link,
+        deployment.worker(database_url=link.url),
+        deployment.client() as client,
+    ):
+        runs = await started(client, 10)
+        link.fall_silent()
+        proposed = [client.propose(run, State.pending(), timeout=60) for run in runs]
 
-            async def given_back() -> bool:
-                return not await deployment.holders(redis)
+        async def given_back() -> bool:
+            return not await deployment.holders(redis)
 
-            async with deployment.redis() as redis:
-                await until(given_back)
-            link.speak_again()
-            assert all([(await pending).accepted for pending in proposed])
+        async with deployment.redis() as redis:
+            await until(given_back)
+        link.speak_again()
+        assert all([(await pending).accepted for pending in proposed])
 
 
 async def test_a_redis_that_falls_silent_is_noticed_by_workers(deployment: Deployment) -> None:
-    async with link_to(deployment.redis_url) as link, deployment.worker(redis_url=link.url):
-        async with deployment.client() as client:
-            runs = await started(client, 10)
-            link.fall_silent()
-            proposed = [client.propose(run, State.pending(), timeout=60) for run in runs]
-            await asyncio.gather(*(pending.pushed() for pending in proposed))
-            link.cut()
-            link.speak_again()
-            assert all([(await pending).accepted for pending in proposed])
+    async with (
+        link_to(deployment.redis_url) as link,
+        deployment.worker(redis_url=link.url),
+        deployment.client() as client,
+    ):
+        runs = await started(client, 10)
+        link.fall_silent()
+        proposed = [client.propose(run, State.pending(), timeout=60) for run in runs]
+        await asyncio.gather(*(pending.pushed() for pending in proposed))
+        link.cut()
+        link.speak_again()
+        assert all([(await pending).accepted for pending in proposed])
 
 
 async def test_a_database_that_takes_no_writes_is_waited_for(deployment: Deployment) -> None:
@@ -114,19 +125,22 @@ async def drop_connections(deployment: Deployment) -> None:
 
 async def test_a_backend_that_is_stuck_sending_is_cut_off_by_whoever_takes_over(deployment: Deployment) -> None:
     """It is active, so no time limit of the server's ends its transaction, and it holds the partition."""
-    async with link_to(deployment.database_url) as link, deployment.worker(database_url=link.url, partitions=1):
-        async with deployment.client() as client:
-            runs = await started(client, 20)
-            large = State.completed(data="x" * 900_000)
-            assert await all_accepted(client, runs, large)
-            link.fall_silent_after(2_000_000)
-            # Told with the state that each is in, so that PostgreSQL has much to send.
-            proposed = [client.propose(run, State.pending(), timeout=WORKERS_BOUND) for run in runs]
-            await until(lambda: stuck_sending(deployment))
-            async with deployment.worker():
-                assert not any([(await pending).accepted for pending in proposed])
-            assert not await stuck_sending(deployment)
-            link.speak_again()
+    async with (
+        link_to(deployment.database_url) as link,
+        deployment.worker(database_url=link.url, partitions=1),
+        deployment.client() as client,
+    ):
+        runs = await started(client, 20)
+        large = State.completed(data="x" * 900_000)
+        assert await all_accepted(client, runs, large)
+        link.fall_silent_after(2_000_000)
+        # Told with the state that each is in, so that PostgreSQL has much to send.
+        proposed = [client.propose(run, State.pending(), timeout=WORKERS_BOUND) for run in runs]
+        await until(lambda: stuck_sending(deployment))
+        async with deployment.worker():
+            assert not any([(await pending).accepted for pending in proposed])
+        assert not await stuck_sending(deployment)
+        link.speak_again()
 
 
 async def stuck_sending(deployment: Deployment) -> bool:

@@ -1,4 +1,4 @@
-"""The feed: a partition's event stream as a projection of what PostgreSQL has, brought up to it whenever it is behind."""
+"""The feed: a partition's event stream as a projection of what PostgreSQL has."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -89,7 +89,10 @@ class Feed:
             await self._found(appended.ends_with)
 
     async def bring_some(self) -> None:
-        """Append the next events from PostgreSQL, as far back as the stream keeps them. Raises as Storage and Streams."""
+        """Append the next events from PostgreSQL, as far back as the stream keeps them.
+
+        Raises as Storage and Streams do.
+        """
         if self._ends_with is None:
             await self._look()
         if self._ends_with is None or not self.is_behind:
@@ -122,10 +125,8 @@ class Feed:
         told = [
             event(sequence, self._body(change, sequence, era_at(self.eras, sequence))) for sequence, change in changes
         ]
-        for begun in self.eras:
-            if after < begun.sequence <= up_to:
-                told.append(era(begun.sequence, begun.model_dump_json().encode()))
-        return sorted(told)
+        begun = [known for known in self.eras if after < known.sequence <= up_to]
+        return sorted([*told, *(era(known.sequence, known.model_dump_json().encode()) for known in begun)])
 
     def _body(self, change: StateChange, sequence: int, number: int) -> bytes:
         return event_body(change, self._fence.partition, sequence, number)

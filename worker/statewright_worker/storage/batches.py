@@ -320,7 +320,7 @@ class Storage:
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     connection = await self._engine.connect()
-                    driver = (await connection.get_raw_connection()).driver_connection
+                    driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
             except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
                 # Whatever kept us from connecting is no fault of the batch's.
                 raise Away(f"cannot connect: {said(error)}") from error
