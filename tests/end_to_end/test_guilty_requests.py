@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,8 @@ async def test_a_request_that_ends_its_workers_is_refused_in_the_end(deployment:
         while not answered.done():
             worker = deployment.spawn_worker(**policy)
             ended = asyncio.create_task(asyncio.to_thread(worker.wait))
-            await asyncio.wait({ended, answered}, return_when=asyncio.FIRST_COMPLETED)
+            waited: set[asyncio.Future[Any]] = {ended, answered}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():
                 os.kill(worker.pid, signal.SIGTERM)
                 await ended

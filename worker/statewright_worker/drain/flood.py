@@ -51,8 +51,8 @@ class Flood:
 
     def _refusals(self, entries: list[Entry], backlog: Backlog) -> Publication:
         message = (
-            f"partition {self._place.partition} has {backlog.entries} unanswered requests of about {backlog.size} bytes,"
-            " more than it may have; this one was not carried out: push it again when others are answered"
+            f"partition {self._place.partition} has {backlog.entries} unanswered requests of about {backlog.size}"
+            " bytes, more than it may have; this one was not carried out: push it again when others are answered"
         )
         body = to_json(ErrorReply(code=ErrorCode.OVERLOADED, message=message), exclude_none=True)
         publication = Publication()

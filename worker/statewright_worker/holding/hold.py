@@ -52,6 +52,11 @@ class Hold:
         if self._busy_since is not None:
             self._busy_since = self._clock()
 
+    def excuse(self, seconds: float) -> None:
+        """Say that for so long there could be no progress, because the event loop did not turn."""
+        if self._busy_since is not None:
+            self._busy_since += seconds
+
     def idle(self) -> None:
         """Say that there is no work."""
         self._busy_since = None

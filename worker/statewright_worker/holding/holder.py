@@ -37,6 +37,8 @@ class Holder:
         self._holds: dict[int, Hold] = {}
         self._drains: dict[int, asyncio.Task[None]] = {}
         self._recovering: asyncio.Task[None] | None = None
+        self._clock = asyncio.get_running_loop().time
+        self._judged = self._clock()
         self._lookout: Lookout
 
     async def run(self, until: asyncio.Event) -> None:
@@ -83,6 +85,7 @@ class Holder:
 
     def _judge(self) -> None:
         """Give everything back when some work gets nowhere: what it needs is needed by all the rest as well."""
+        self._excuse_what_the_loop_held_up()
         stalled = [hold for hold in self._holds.values() if hold.seconds_without_progress > STALL_SECONDS]
         if not stalled:
             return
@@ -95,9 +98,16 @@ class Holder:
             log.warning("no progress: every partition is given back", partitions=sorted(self._holds))
             self._recovering = asyncio.create_task(self._recover())
 
+    def _excuse_what_the_loop_held_up(self) -> None:
+        now = self._clock()
+        late, self._judged = now - self._judged - LOOK_SECONDS, now
+        if late > LOOK_SECONDS:
+            for hold in self._holds.values():
+                hold.excuse(late)
+
     async def _recover(self) -> None:
-        while not await self._can_work():
-            await asyncio.sleep(PROBE_SECONDS)  # noqa: ASYNC110  # a server that comes back tells nobody
+        while not await self._can_work():  # noqa: ASYNC110  # a server that comes back tells nobody
+            await asyncio.sleep(PROBE_SECONDS)
         log.info("PostgreSQL takes writes again: partitions are taken up")
         self._lookout.seeks = True
         self._recovering = None

@@ -147,8 +147,8 @@ class Backlog(NamedTuple):
 class Streams:
     """Redis as the drain of one partition uses it.
 
-    Every method raises what `statewright.connection.DROPPED` lists when Redis does not answer, and ResponseError when it
-    refuses for a reason that passes.
+    Every method raises what `statewright.connection.DROPPED` lists when Redis does not answer, and ResponseError when
+    it refuses for a reason that passes.
     """
 
     def __init__(self, pool: ConnectionPool, channels: Channels, partition: int, bounds: StreamBounds) -> None:
@@ -292,7 +292,7 @@ class Streams:
             self._warn(key, "an answer or a dead letter cannot be delivered", refusal)
 
     async def _keep_dead_letter(self, command: Command) -> None:
-        """Keep a letter whose id lies below that of an older one, unless it is there already: ids are the producers'."""
+        """Keep a letter whose id lies below an older one's, unless it is there already: producers may choose ids."""
         name, key, maxlen, about, kept, entry_id, *fields = command
         if not await self._redis.ask("XRANGE", key, entry_id, entry_id):
             await self._redis.exchange((name, key, maxlen, about, kept, "*", DEAD_LETTER_ENTRY, entry_id, *fields))

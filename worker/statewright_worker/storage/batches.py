@@ -235,8 +235,8 @@ class Storage:
     async def take_up(self, partition: int) -> TakenUp:
         """Make the caller the partition's only writer.
 
-        A transaction of the previous writer that does not end soon is cut off: its worker may be frozen, and its backend
-        stuck where no time limit of the server's reaches it. Raises Away, ConnectionLost or Crossed.
+        A transaction of the previous writer that does not end soon is cut off: its worker may be frozen, and its
+        backend stuck where no time limit of the server's reaches it. Raises Away, ConnectionLost or Crossed.
         """
         async with self._transaction(partition) as (_, driver):
             backend = await driver.fetchval(statements.BACKEND)

@@ -65,8 +65,10 @@ class RuleSessions:
         return not self._driver.is_closed()
 
     def raise_what_is_not_the_rules(self, error: BaseException | None) -> None:
-        """Raise what a rule met with in its session when that tells of PostgreSQL or of somebody else's lock, and not of
-        the rule: then the batch is to be tried again."""
+        """Raise what a rule met with in its session when that tells of PostgreSQL or of somebody else's lock.
+
+        It is not the rule's fault, so the batch is to be tried again.
+        """
         if isinstance(error, SQLAlchemyError | asyncpg.PostgresError | asyncpg.InterfaceError):
             meaning = meaning_of(error)
             if meaning in (Away, ConnectionLost) or (meaning is Crossed and not is_own_doing(error)):
