@@ -37,6 +37,10 @@ class Misbehave(BaseOrchestrationRule):
     FROM_STATES = frozenset({None, StateType.PENDING})
     TO_STATES = frozenset({StateType.RUNNING})
 
+    async def after_transition(self, initial_state: Any, validated_state: Any, context: Any) -> None:
+        if validated_state.data is not None:
+            validated_state.data["late"] = object()
+
     async def before_transition(self, initial_state: Any, proposed_state: Any, context: Any) -> None:
         match context.run.name:
             case "raise":
@@ -45,6 +49,17 @@ class Misbehave(BaseOrchestrationRule):
                 await asyncio.sleep(3_600)
             case "fizzle":
                 await self.reject_transition(State.pending(), "Not yet.")
+            case "stay":
+                await self.reject_transition(initial_state, "Not now.")
+            case "copy":
+                proposed_state.data["secret"] = "spoiled"
+                changed = proposed_state.model_copy()
+                changed.name = "Changed"
+                changed.data = {"rows": [1]}
+                await self.reject_transition(changed, "Not so.")
+                changed.data["rows"].append(object())
+            case "spoil":
+                proposed_state.data["secret"] = object()
             case "bad sql":
                 await context.session.execute(text("SELECT * FROM nowhere"))
             case "slow sql":

@@ -3,10 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import pytest
 
-from statewright import Client, FlowRun, RuleFailed, SetStateStatus, State, Verdict
+from statewright import (
+    Client,
+    FlowRun,
+    ProposedState,
+    RuleFailed,
+    SetStateStatus,
+    State,
+    StateType,
+    Verdict,
+)
 from tests.deployment import Deployment
 
 POLICY = f"{__package__}.house_policies:HouseFlowPolicy"
@@ -43,6 +53,37 @@ async def test_a_rule_that_fizzles_after_it_wrote_cleans_up(deployment: Deployme
         verdict = await client.propose(run, State.running())
     assert (verdict.status, verdict.state and verdict.state.name) == (SetStateStatus.REJECT, "Pending")
     assert await budget_left(deployment) == 2
+
+
+async def test_a_rule_that_rejects_with_the_current_state_leaves_the_run_in_it(deployment: Deployment) -> None:
+    async with house(deployment, budget=2) as client:
+        [run] = await run_named(client, "stay")
+        pending = await client.propose(run, State.pending())
+        verdict = await client.propose(run, State.running())
+        history = await client.read_run(run)
+    assert (verdict.status, verdict.reason, verdict.state) == (SetStateStatus.REJECT, "Not now.", pending.state)
+    assert history.states == (pending.state,)
+
+
+@pytest.mark.parametrize(("name", "stored"), [("copy", {"rows": [1]}), ("spoil", {"secret": "kept"})])
+async def test_what_a_rule_changes_in_its_copies_is_not_stored(
+    deployment: Deployment, name: str, stored: object
+) -> None:
+    proposed = ProposedState(type=StateType.RUNNING, data={"secret": "kept"})
+    async with house(deployment, budget=2) as client:
+        [run] = await run_named(client, name)
+        verdict = await client.propose(run, proposed)
+        history = await client.read_run(run)
+    assert [state.data for state in history.states] == [stored]
+    assert history.states[-1] == verdict.state
+
+
+async def test_a_run_that_is_due_at_the_end_of_time_is_told_to_wait_ten_years(deployment: Deployment) -> None:
+    async with house(deployment, budget=2) as client:
+        [run] = await run_named(client, "patient")
+        await client.propose(run, State.scheduled(datetime(9999, 12, 31, tzinfo=UTC)))
+        verdict = await client.propose(run, State.running())
+    assert (verdict.status, verdict.delay_seconds) == (SetStateStatus.WAIT, 10 * 365 * 86_400)
 
 
 @pytest.mark.parametrize(

@@ -335,13 +335,13 @@ async def test_a_policy_adds_to_the_one_that_it_derives_from() -> None:
     assert verdict.rule_signature == ("Last",)
 
 
-def changeable(rules: list[Governing]) -> Engine:
+def changeable(rules: list[Governing], rule_timeout: float = 60) -> Engine:
     class Changeable(BaseOrchestrationPolicy):
         @staticmethod
         def priority() -> list[Governing]:
             return rules
 
-    return Engine(flow_policy=Changeable, rule_timeout=60)
+    return Engine(flow_policy=Changeable, rule_timeout=rule_timeout)
 
 
 async def test_a_policy_is_asked_at_each_transition() -> None:
@@ -363,8 +363,7 @@ async def test_a_policy_is_asked_at_each_transition() -> None:
 
 async def test_a_rule_that_a_policy_takes_up_later_is_bounded_in_time() -> None:
     rules: list[Governing] = []
-    engine, run = changeable(rules), flow_run()
-    engine._rule_timeout = 0.001
+    engine, run = changeable(rules, rule_timeout=0.1), flow_run()
     work = work_with(run)
     await propose(work, run, State.running(), engine=engine)
     rules.append(acting(lambda rule: asyncio.sleep(3_600), name="Slow"))
