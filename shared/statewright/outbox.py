@@ -79,6 +79,10 @@ class Outbox:
         self._waiting: deque[_Outgoing] = deque()
         self._held: dict[int, deque[_Held]] = {}
         self._in_hand: list[_Outgoing] = []
+        self._size = 0
+        """How many bytes are in hand."""
+        self._news: tuple[int, ...] = ()
+        """The partitions to ask about behind the next push."""
         self._uncertain = False
         """Whether what is in hand may have reached Redis."""
         self._problem = ""
@@ -153,32 +157,56 @@ class Outbox:
 
     async def _work_off(self, entries: list[_Outgoing]) -> None:
         self._in_hand, self._uncertain = entries, False
-        self._in_hand = await self._with_room(entries)
+        self._news = ()
+        asked = self._count(entries)
+        if asked or self._held:
+            await self._find_room(entries, asked)
         if self._in_hand:
             await self._insist(self._push_at_once)
 
     async def _insist(self, do: Callable[[], Awaitable[Result]]) -> Result:
+        """Return what `do` returns, however long it takes until Redis can."""
+        try:
+            return await do()
+        except DROPPED_OR_REFUSED as error:
+            self._note(error)
+
         async def attempt() -> Result:
             try:
-                result = await do()
+                return await do()
             except DROPPED_OR_REFUSED as error:
-                self._problem = f"Redis: {error or type(error).__name__}"
+                self._note(error)
                 raise
-            self._problem = ""
-            return result
 
-        return await persist(attempt, on=DROPPED_OR_REFUSED)
+        result = await persist(attempt, on=DROPPED_OR_REFUSED)
+        self._problem = ""
+        return result
+
+    def _note(self, error: Exception) -> None:
+        self._problem = f"Redis: {error or type(error).__name__}"
 
     # Room: who may leave.
 
-    async def _with_room(self, entries: list[_Outgoing]) -> list[_Outgoing]:
-        """Return those, and those held until now, that may leave; hold or refuse the others."""
+    def _count(self, entries: list[_Outgoing]) -> list[int]:
+        """Count the entries, and return the partitions that are to be asked about."""
+        asked = []
         now = self._loop.time()
-        sums = _sums(entries)
-        doubtful = set(self._held)
-        doubtful.update(p for p, (count, size) in sums.items() if self._backlogs[p].is_doubtful(count, size, now))
-        if doubtful:
-            await self._insist(lambda: self._ask_about(doubtful))
+        size = 0
+        for entry in entries:
+            size += entry.size
+            if self._backlogs[entry.partition].count(entry.size, now):
+                asked.append(entry.partition)
+        self._size = size
+        return asked
+
+    async def _find_room(self, entries: list[_Outgoing], asked: list[int]) -> None:
+        """Keep in hand what may leave, and take what was held until now; hold or refuse the others."""
+        now = self._loop.time()
+        doubtful = {*self._held, *(partition for partition in asked if self._backlogs[partition].is_doubtful(now))}
+        self._news = tuple({*asked} - doubtful)
+        if not doubtful:
+            return
+        await self._insist(lambda: self._ask_about(doubtful))
         leaving = []
         for entry in entries:
             if entry.partition in doubtful:
@@ -186,13 +214,12 @@ class Outbox:
                 self._held.setdefault(entry.partition, deque()).append(held)
             else:
                 leaving.append(entry)
-        for partition, (count, size) in sums.items():
-            if partition not in doubtful:
-                self._backlogs[partition].count(count, size)
         for partition in doubtful:
             leaving += self._let_in(partition)
+        self._in_hand = leaving
+        self._size = sum(entry.size for entry in leaving)
+        for partition in doubtful:
             await self._refuse_the_overdue(partition)
-        return leaving
 
     async def _ask_about(self, partitions: Iterable[int]) -> None:
         asked = list(partitions)
@@ -200,6 +227,8 @@ class Outbox:
         self._learn(asked, await self._redis.exchange(*commands))
 
     def _learn(self, partitions: Sequence[int], answers: Sequence[Any]) -> None:
+        if not partitions:
+            return
         now = self._loop.time()
         for number, partition in enumerate(partitions):
             self._backlogs[partition].learn(answers[2 * number : 2 * number + 2], now)
@@ -210,7 +239,7 @@ class Outbox:
         # The oldest first, and nobody before it: what is sent to one tree takes effect in the order of the calls.
         while held and size < PIPELINE_BYTES and backlog.has_room(held[0].entry.size):
             entry = held.popleft().entry
-            backlog.count(1, entry.size)
+            backlog.count(entry.size, 0.0)
             size += entry.size
             yield entry
 
@@ -245,17 +274,17 @@ class Outbox:
         self._uncertain = True
         answers = await self._answers_to(entries)
         self._uncertain = was_uncertain
-        again = [
-            (entry, answer)
-            for entry, answer in zip(entries, answers, strict=True)
-            if isinstance(answer, ResponseError) and not self._is_over(entry, answer)
-        ]
+        refusals = []
+        self._in_hand = []
         for entry, answer in zip(entries, answers, strict=True):
-            if not (isinstance(answer, ResponseError) or entry.pushed.done()):
-                entry.pushed.set_result(None)
-        self._in_hand = [entry for entry, _ in again]
-        if again:
-            raise again[0][1]
+            if not isinstance(answer, ResponseError):
+                if not entry.pushed.done():
+                    entry.pushed.set_result(None)
+            elif not self._is_over(entry, answer):
+                self._in_hand.append(entry)
+                refusals.append(answer)
+        if refusals:
+            raise refusals[0]
 
     def _is_over(self, entry: _Outgoing, refusal: ResponseError) -> bool:
         """Tell whoever waits for the request that it was refused, unless it is to be tried again."""
@@ -272,25 +301,22 @@ class Outbox:
 
     async def _answers_to(self, entries: list[_Outgoing]) -> list[Any]:
         commands = [self._command(entry) for entry in entries]
-        now = self._loop.time()
-        news = [
-            partition for partition in {entry.partition for entry in entries} if self._backlogs[partition].is_old(now)
-        ]
-        asked = [*chain.from_iterable(asking(self._streams[partition]) for partition in news)]
-        seconds = EXCHANGE_SECONDS + sum(entry.size for entry in entries) / SLOWEST_BYTES_PER_SECOND
+        # Behind them, where it costs no round trip.
+        news = [command for partition in self._news for command in asking(self._streams[partition])]
+        seconds = EXCHANGE_SECONDS + self._size / SLOWEST_BYTES_PER_SECOND
         if 1 < len(commands) <= TOGETHER:
             # The drain would wake up at the first of them, and spend a transaction on it alone.
-            answers, told = await self._in_one_instant(commands, asked, seconds)
+            answers, told = await self._in_one_instant(commands, news, seconds)
         else:
-            together = await self._redis.exchange(*commands, *asked, seconds=seconds)
+            together = await self._redis.exchange(*commands, *news, seconds=seconds)
             answers, told = together[: len(commands)], together[len(commands) :]
-        self._learn(news, told)
+        self._learn(self._news, told)
         return answers
 
     async def _in_one_instant(
-        self, commands: list[Command], asked: list[Command], seconds: float
+        self, commands: list[Command], news: list[Command], seconds: float
     ) -> tuple[list[Any], list[Any]]:
-        together = await self._redis.exchange(("MULTI",), *commands, ("EXEC",), *asked, seconds=seconds)
+        together = await self._redis.exchange(("MULTI",), *commands, ("EXEC",), *news, seconds=seconds)
         begun, *queued = together[: len(commands) + 1]
         executed, *told = together[len(commands) + 1 :]
         if isinstance(begun, ResponseError):
@@ -304,15 +330,6 @@ class Outbox:
     def _command(self, entry: _Outgoing) -> Command:
         fields: Iterator[Argument] = chain.from_iterable(entry.fields.items())
         return ("XADD", self._streams[entry.partition], "*", *fields)
-
-
-def _sums(entries: Iterable[_Outgoing]) -> dict[int, tuple[int, int]]:
-    """Return per partition how many requests there are, and their bytes."""
-    sums: dict[int, tuple[int, int]] = {}
-    for entry in entries:
-        count, size = sums.get(entry.partition, (0, 0))
-        sums[entry.partition] = count + 1, size + entry.size
-    return sums
 
 
 def _meaning(refusal: ResponseError) -> str:

@@ -34,17 +34,16 @@ class Bound:
 class Backlog:
     """What is known of one partition's unanswered requests."""
 
-    __slots__ = ("_bound", "_known_at", "_sent", "_sent_size", "requests", "size")
+    __slots__ = ("_bound", "_known_until", "_look_at", "_look_requests", "_look_size", "requests", "size")
 
     def __init__(self, bound: Bound) -> None:
         self._bound = bound
-        self._known_at = -inf
-        self._sent = 0
-        self._sent_size = 0
         self.requests = 0
         """How many there are: those that were there when Redis was asked, and those sent since."""
         self.size = 0
         """How many bytes they take, about."""
+        self._look_at = self._known_until = -inf
+        self._look_requests = self._look_size = 0
 
     def learn(self, answers: Sequence[Any], now: float) -> None:
         """Take the answers to `asking`. Where Redis refuses them, the user may not ask: then there is no bound here."""
@@ -52,27 +51,20 @@ class Backlog:
         if self.requests == 0:
             # What an empty stream takes is no backlog.
             self.size = 0
-        self._sent = self._sent_size = 0
-        self._known_at = now
+        self._known_until = now + KNOWN_SECONDS
+        self._look_at = now + NEWS_SECONDS
+        self._look_requests = min(self.requests + NEWS_REQUESTS, self._bound.requests // 2)
+        self._look_size = min(self.size + NEWS_BYTES, self._bound.size // 2)
 
-    def count(self, requests: int, size: int) -> None:
-        """Take note of what is being sent."""
-        self.requests += requests
+    def count(self, size: int, now: float) -> bool:
+        """Take note of a request of so many bytes that is to be sent; return whether to ask, before it or behind it."""
+        self.requests += 1
         self.size += size
-        self._sent += requests
-        self._sent_size += size
+        return self.requests > self._look_requests or now > self._look_at or self.size > self._look_size
 
-    def is_doubtful(self, requests: int, size: int, now: float) -> bool:
-        """Return whether to ask before so much more is sent."""
-        return (
-            now - self._known_at > KNOWN_SECONDS
-            or 2 * (self.requests + requests) > self._bound.requests
-            or 2 * (self.size + size) > self._bound.size
-        )
-
-    def is_old(self, now: float) -> bool:
-        """Return whether to ask behind the next push."""
-        return now - self._known_at > NEWS_SECONDS or self._sent > NEWS_REQUESTS or self._sent_size > NEWS_BYTES
+    def is_doubtful(self, now: float) -> bool:
+        """Return whether to ask before what was counted is sent, rather than behind it."""
+        return now > self._known_until or 2 * self.requests > self._bound.requests or 2 * self.size > self._bound.size
 
     def has_room(self, size: int) -> bool:
         """Return whether a request of so many bytes may be sent; one always may where nothing else is."""

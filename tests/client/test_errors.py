@@ -11,6 +11,7 @@ from statewright import (
     InvalidRequest,
     MessageTooLarge,
     NoAnswer,
+    Overloaded,
     PartitionCountMismatch,
     RequestFailed,
     StatewrightError,
@@ -52,8 +53,21 @@ def test_errors_about_numbers_say_both_numbers() -> None:
     assert all(part in str(mismatch) for part in ("4", "STATEWRIGHT_PARTITIONS=8"))
 
 
-def test_no_answer_says_under_which_id_to_ask_again() -> None:
-    error = NoAnswer(ID, 2.5, Delivery.UNANSWERED)
-    assert (error.proposal_id, error.timeout) == (ID, 2.5)
-    assert str(ID) in str(error)
-    assert "2.5 s" in str(error)
+def test_an_invalid_request_can_be_told_in_plain_words() -> None:
+    error = InvalidRequest("run", "must be an id")
+    assert (error.field, str(error)) == ("run", "run: must be an id")
+
+
+@pytest.mark.parametrize("delivery", Delivery)
+def test_no_answer_says_under_which_id_to_ask_again_and_how_far_the_request_got(delivery: Delivery) -> None:
+    error = NoAnswer(ID, 2.5, delivery, "Redis: LOADING")
+    assert (error.proposal_id, error.timeout, error.delivery) == (ID, 2.5, delivery)
+    assert all(part in str(error) for part in (str(ID), "within 2.5 s", "(Redis: LOADING)"))
+    assert ("queued" in str(error)) is (delivery is Delivery.UNANSWERED)
+    assert ("not sent" in str(error)) is (delivery is Delivery.NOT_SENT)
+
+
+def test_who_has_no_room_is_told_how_much_is_unanswered_for_how_long() -> None:
+    error = Overloaded.unsent(ID, 3, unanswered=10_000, size=2_000_000, oldest_seconds=12.34)
+    assert (error.partition, error.unanswered, error.bytes, error.oldest_seconds) == (3, 10_000, 2_000_000, 12.34)
+    assert all(part in str(error) for part in ("partition 3", "10000", "2000000", "12.3 s", "STATEWRIGHT_MAX_BACKLOG"))

@@ -32,6 +32,9 @@ def test_without_any_setting_a_local_redis_is_meant() -> None:
         ("STATEWRIGHT_PARTITIONS", "16", 16),
         ("STATEWRIGHT_MAX_MESSAGE_BYTES", "2048", 2048),
         ("STATEWRIGHT_ANSWER_TIMEOUT", "2.5", 2.5),
+        ("STATEWRIGHT_MAX_BACKLOG", "100", 100),
+        ("STATEWRIGHT_MAX_BACKLOG_BYTES", "2048", 2048),
+        ("STATEWRIGHT_WAIT_FOR_ROOM", "2.5", 2.5),
     ],
 )
 def test_every_setting_can_come_from_the_environment(
@@ -56,6 +59,10 @@ WRONG = [
     ("STATEWRIGHT_NAMESPACE", "{braces}"),
     ("STATEWRIGHT_NAMESPACE", ""),
     ("STATEWRIGHT_NAMESPACE", "x" * 65),
+    ("STATEWRIGHT_MAX_BACKLOG", "0"),
+    ("STATEWRIGHT_MAX_BACKLOG_BYTES", "1000"),
+    ("STATEWRIGHT_WAIT_FOR_ROOM", "-1"),
+    ("STATEWRIGHT_WAIT_FOR_ROOM", "nan"),
     ("STATEWRIGHT_PARTITIONS", "0"),
     ("STATEWRIGHT_PARTITIONS", "1025"),
     ("STATEWRIGHT_PARTITIONS", "eight"),
