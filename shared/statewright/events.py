@@ -41,7 +41,7 @@ class RelatedResource(Frozen):
 class Transition(Frozen):
     """The types that the change led from and to; `from_type` is None for a run's first state."""
 
-    from_type: StateType | None
+    from_type: StateType | None = None
     to_type: StateType
 
 
