@@ -13,7 +13,7 @@ from pydantic import Field, StringConstraints, TypeAdapter
 from statewright.events import Era, Event
 from statewright.runs import ConcurrencyLimit, FlowRun, RunHistory, RunPolicy, TaskRun
 from statewright.states import ProposedState
-from statewright.values import MAX_PARTITIONS, MAX_POSITION, Frozen, Name, Tags, Text
+from statewright.values import MAX_PARTITIONS, MAX_POSITION, Frozen, Message, Name, Tags
 from statewright.verdicts import Verdict
 
 PROTOCOL_VERSION: Final = 1
@@ -163,8 +163,8 @@ class ErrorReply(Frozen):
 
     type: Literal["error"] = "error"
     code: ErrorCode
-    message: Text
-    field: Text | None = None
+    message: Message
+    field: Message | None = None
 
 
 Reply = VerdictReply | RunReply | HistoryReply | EventsReply | LimitReply | ErrorReply

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any, Self
 from uuid import UUID
 
-from statewright.values import CacheKey, Frozen, Json, Moment, Name, Text
+from statewright.values import CacheKey, Frozen, Json, Message, Moment, Name
 
 
 class StateType(StrEnum):
@@ -97,7 +97,7 @@ class ProposedState(Frozen, _StateKind):
     type: StateType
     name: Name | None = None
     timestamp: Moment | None = None
-    message: Text | None = None
+    message: Message | None = None
     data: Json = None
     state_details: StateDetails = NO_DETAILS
 
@@ -125,7 +125,7 @@ class State(Frozen, _StateKind):
     type: StateType
     name: Name
     timestamp: Moment
-    message: Text | None = None
+    message: Message | None = None
     data: Json = None
     state_details: StateDetails = NO_DETAILS
 

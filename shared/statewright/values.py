@@ -4,10 +4,19 @@ import math
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+)
 
 MAX_NAME_LENGTH = 200
-MAX_TEXT_LENGTH = 1_000_000
+MAX_MESSAGE_LENGTH = 250_000
 MAX_CACHE_KEY_LENGTH = 2_000
 MAX_TAGS = 100
 MAX_JSON_DEPTH = 100
@@ -16,6 +25,7 @@ MAX_PARTITIONS = 1_024
 MAX_POSITION = 2**63 - 1
 """The greatest number of an event within its partition, and more than a run can have states."""
 
+_ROOM_FOR_THE_NOTE = 40
 _NO_NUL = r"^[^\x00]*$"
 
 
@@ -96,11 +106,36 @@ def _check_text(text: str) -> None:
         raise ValueError("contains a lone surrogate, which is no Unicode text") from None
 
 
+def truncated(message: str, keep: int) -> str:
+    """Return `message`, or its first and last halves with a note between when it is longer than `keep` characters.
+
+    A message that the note would hardly make shorter stays as it is, and so does one that was cut before.
+    """
+    omitted = len(message) - keep
+    if omitted <= _ROOM_FOR_THE_NOTE:
+        return message
+    half = keep // 2
+    return f"{message[:half]}...{omitted} characters left out...{message[-half:]}"
+
+
+def _sayable(message: Any) -> Any:
+    """Return the text with what PostgreSQL cannot store escaped as in JSON, and cut where it is too long."""
+    if not isinstance(message, str):
+        return message
+    if "\x00" in message:
+        message = message.replace("\x00", "\\u0000")
+    if not message.isascii():
+        # What UTF-8 cannot express is half of a surrogate pair.
+        message = message.encode(errors="backslashreplace").decode()
+    return truncated(message, MAX_MESSAGE_LENGTH)
+
+
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 """A point in time with its zone, kept in UTC. A naive datetime is refused: nobody can know what it means."""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH, pattern=_NO_NUL)]
-Text = Annotated[str, StringConstraints(max_length=MAX_TEXT_LENGTH, pattern=_NO_NUL)]
+Message = Annotated[str, BeforeValidator(_sayable)]
+"""What somebody is to read. It is never refused: what cannot be stored is escaped, and what is too long is cut."""
 CacheKey = Annotated[str, StringConstraints(max_length=MAX_CACHE_KEY_LENGTH, pattern=_NO_NUL)]
 Tags = Annotated[tuple[Name, ...], Field(max_length=MAX_TAGS)]
 Json = Annotated[JsonValue, AfterValidator(_storable)]

@@ -1,5 +1,6 @@
 """Field types: what PostgreSQL and JSON cannot hold is refused where it enters, in words that say why."""
 
+import re
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -7,15 +8,16 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from statewright import RunPolicy, State, StateDetails, StateType
+from statewright.events import TRUNCATE_MESSAGES_AT, truncated
 from statewright.values import (
     MAX_CACHE_KEY_LENGTH,
+    MAX_MESSAGE_LENGTH,
     MAX_NAME_LENGTH,
-    MAX_TEXT_LENGTH,
     CacheKey,
     Json,
+    Message,
     Moment,
     Name,
-    Text,
 )
 
 MOMENT: TypeAdapter[datetime] = TypeAdapter(Moment)
@@ -125,9 +127,7 @@ def test_text_that_is_not_unicode_is_refused_in_data(data: Any) -> None:
 # -- text --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("kind", "longest"), [(Name, MAX_NAME_LENGTH), (Text, MAX_TEXT_LENGTH), (CacheKey, MAX_CACHE_KEY_LENGTH)]
-)
+@pytest.mark.parametrize(("kind", "longest"), [(Name, MAX_NAME_LENGTH), (CacheKey, MAX_CACHE_KEY_LENGTH)])
 def test_text_has_a_greatest_length(kind: Any, longest: int) -> None:
     text: TypeAdapter[str] = TypeAdapter(kind)
     assert text.validate_python("ä" * longest) == "ä" * longest
@@ -135,14 +135,14 @@ def test_text_has_a_greatest_length(kind: Any, longest: int) -> None:
         text.validate_python("ä" * (longest + 1))
 
 
-@pytest.mark.parametrize("kind", [Name, Text, CacheKey])
+@pytest.mark.parametrize("kind", [Name, CacheKey])
 @pytest.mark.parametrize("text", ["\x00", "before\x00", "\x00after", "line\nline\x00\nline\n", "\ud800"])
 def test_text_contains_neither_nul_nor_what_is_not_unicode(kind: Any, text: str) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(kind).validate_python(text)
 
 
-@pytest.mark.parametrize("kind", [Name, Text, CacheKey])
+@pytest.mark.parametrize("kind", [Name, Message, CacheKey])
 def test_text_may_have_several_lines_and_any_script(kind: Any) -> None:
     text = "erste\r\nzweite\n\t漢字 \U0001f3c3\n"
     assert TypeAdapter(kind).validate_python(text) == text
@@ -152,6 +152,66 @@ def test_a_name_is_not_empty_but_a_cache_key_may_be() -> None:
     with pytest.raises(ValidationError, match="at least 1"):
         TypeAdapter(Name).validate_python("")
     assert TypeAdapter(CacheKey).validate_python("") == ""
+
+
+# -- messages ----------------------------------------------------------------------------------------------------------
+
+MESSAGE: TypeAdapter[str] = TypeAdapter(Message)
+LEFT_OUT = re.compile(r"\.\.\.(\d+) characters left out\.\.\.")
+
+
+@pytest.mark.parametrize(
+    ("message", "kept"),
+    [
+        ("a\x00b", r"a\u0000b"),
+        ("\x00\x00", r"\u0000\u0000"),
+        ("\ud800", r"\ud800"),
+        ("ä\udfffö \U0001f3c3", "ä\\udfffö \U0001f3c3"),
+        ("\x00ä\ud800", r"\u0000ä\ud800"),
+        ("plain\n\x1b[31mred\x7f", "plain\n\x1b[31mred\x7f"),
+    ],
+)
+def test_what_a_message_cannot_hold_is_escaped_and_never_refused(message: str, kept: str) -> None:
+    assert MESSAGE.validate_python(message) == kept
+    assert State.failed(message=message).message == kept
+    assert MESSAGE.validate_json(MESSAGE.dump_json(kept)) == kept
+
+
+def test_a_nul_in_a_message_is_escaped_on_the_wire_too() -> None:
+    assert MESSAGE.validate_json('"a\\u0000b"', strict=True) == r"a\u0000b"
+
+
+@pytest.mark.parametrize("left_out", [41, 99, 100, 1_750_000])
+def test_a_long_message_is_cut_in_its_middle(left_out: int) -> None:
+    half = MAX_MESSAGE_LENGTH // 2
+    message = "ä" * half + "x" * left_out + "ö" * half
+    cut = MESSAGE.validate_python(message)
+    assert cut == "ä" * half + f"...{left_out} characters left out..." + "ö" * half
+    assert len(cut) <= len(message)
+
+
+@pytest.mark.parametrize("beyond", [0, 1, 2, 26, 27, 28, 40])
+def test_a_message_that_a_note_would_hardly_shorten_stays_as_it_is(beyond: int) -> None:
+    message = "ä" * (MAX_MESSAGE_LENGTH + beyond)
+    assert MESSAGE.validate_python(message) == message
+    assert truncated("ä" * (TRUNCATE_MESSAGES_AT + beyond)) == "ä" * (TRUNCATE_MESSAGES_AT + beyond)
+
+
+@pytest.mark.parametrize("length", [*range(100_000, 100_200), 1_000_000])
+def test_no_message_becomes_longer_when_it_is_cut_and_what_was_cut_is_not_cut_again(length: int) -> None:
+    cut = truncated("x" * length)
+    assert cut is not None
+    assert len(cut) <= length
+    assert truncated(cut) == cut
+    for note in LEFT_OUT.finditer(cut):
+        assert cut == "x" * 50_000 + note[0] + "x" * 50_000
+        assert int(note[1]) == length - 100_000
+
+
+@pytest.mark.parametrize("message", [7, b"bytes", ["a"], True])
+def test_a_message_is_text(message: object) -> None:
+    with pytest.raises(ValidationError):
+        MESSAGE.validate_python(message, strict=True)
 
 
 # -- run policies ------------------------------------------------------------------------------------------------------
