@@ -4,11 +4,12 @@ A request is one stream entry with the fields of `channels.REQUEST_*`; its JSON 
 field of an entry on the producer's reply stream: its name is the request's id, its value one of `Reply`.
 """
 
+import json
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
-from pydantic import Field, StringConstraints, TypeAdapter
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from statewright.events import Era, Event
 from statewright.runs import ConcurrencyLimit, FlowRun, RunHistory, RunPolicy, TaskRun
@@ -102,6 +103,7 @@ Request = Annotated[
     CreateFlowRun | CreateTaskRun | Propose | ReadRun | ReadEvents | SetLimit | ReadLimit, Field(discriminator="type")
 ]
 REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Request)
+MESSAGE: Final[TypeAdapter[str]] = TypeAdapter(Message)
 
 
 class ErrorCode(StrEnum):
@@ -174,3 +176,33 @@ REPLY: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discrimina
 def encode(request: Request) -> bytes:
     """Return the JSON body of a request. What is None is left out, except where None is the message."""
     return request.model_dump_json(exclude_none=request.type != "set_limit").encode()
+
+
+def request_from(body: bytes) -> Request:
+    """Return the request that a JSON body carries. Raises ValidationError, naming the field.
+
+    Half of a surrogate pair makes a text no Unicode; in a state's message it is escaped, elsewhere refused.
+    """
+    try:
+        return REQUEST.validate_json(body, strict=True)
+    except ValidationError:
+        mended = _with_its_message_escaped(body)
+        if mended is None:
+            raise
+    return REQUEST.validate_json(mended, strict=True)
+
+
+def _with_its_message_escaped(body: bytes) -> str | None:
+    """Return the body as JSON again, its state's message escaped, when that has half of a surrogate pair."""
+    try:
+        # The standard library's parser takes what is no Unicode. Only here: it is far slower than pydantic's.
+        request = json.loads(body)
+        message = request["state"]["message"]
+        message.encode()
+    except UnicodeEncodeError:
+        request["state"]["message"] = MESSAGE.validate_python(message)
+        return json.dumps(request)
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        # Whatever else is wrong with it, pydantic has said in better words.
+        return None
+    return None

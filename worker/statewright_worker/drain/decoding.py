@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
-from statewright.messages import REQUEST, ErrorCode, ErrorReply, Request
+from statewright.messages import ErrorCode, ErrorReply, Request, request_from
 from statewright_worker.publishing.streams import Entry
 
 _REPLY_TO: Final = re.compile(rb"^[A-Za-z0-9_.-]{1,64}\Z")
@@ -86,7 +86,7 @@ def _request(entry: Entry, max_message_bytes: int) -> Request:
         name = min(unknown).decode(errors="replace")[:100]
         raise _BadEntry(name, f"the entry has a field {name!r} that the protocol does not know")
     try:
-        return REQUEST.validate_json(body, strict=True)
+        return request_from(body)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
         field = "type" if problem["type"].startswith("union_tag") else _path(problem["loc"])
