@@ -2,7 +2,7 @@
 
 import math
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import (
     AfterValidator,
@@ -13,6 +13,7 @@ from pydantic import (
     Field,
     JsonValue,
     StringConstraints,
+    ValidationError,
 )
 
 MAX_NAME_LENGTH = 200
@@ -27,6 +28,14 @@ MAX_POSITION = 2**63 - 1
 
 _ROOM_FOR_THE_NOTE = 40
 _NO_NUL = r"^[^\x00]*$"
+
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
+
+_make: Any = type.__call__
 
 
 class Frozen(BaseModel):
@@ -63,6 +72,26 @@ class Frozen(BaseModel):
         set_attribute(value, "__pydantic_extra__", None)
         set_attribute(value, "__pydantic_private__", None)
         return value
+
+
+class _MadeByHand(ModelMetaclass):
+    """What calling a class does, which is not what decoding does: pydantic makes values within others by itself."""
+
+    def __call__(cls, *arguments: Any, **fields: Any) -> Any:  # noqa: N805 (a metaclass: its instances are classes)
+        try:
+            return _make(cls, *arguments, **fields)
+        except ValidationError as error:
+            # Errors know messages, and messages know values.
+            from statewright.errors import InvalidRequest
+
+            raise InvalidRequest(error) from None
+
+
+class Offered(Frozen, metaclass=_MadeByHand):
+    """A value that a producer or a rule makes out of its own arguments: wrong ones raise InvalidRequest.
+
+    Where it is decoded, alone or within a message, they raise pydantic's ValidationError like those of every value.
+    """
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -120,7 +149,9 @@ def truncated(message: str, keep: int) -> str:
 
 def _sayable(message: Any) -> Any:
     """Return the text with what PostgreSQL cannot store escaped as in JSON, and cut where it is too long."""
-    if not isinstance(message, str):
+    if isinstance(message, bytes):
+        message = message.decode(errors="backslashreplace")
+    elif not isinstance(message, str):
         return message
     if "\x00" in message:
         message = message.replace("\x00", "\\u0000")

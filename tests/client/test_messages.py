@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from statewright import (
     ConcurrencyLimit,
     FlowRun,
+    InvalidRequest,
     ProposedState,
     RunHistory,
     RunKind,
@@ -203,7 +204,7 @@ def test_data_that_can_be_proposed_can_also_be_read(depth: int) -> None:
 
 
 def test_data_that_is_nested_too_deep_is_refused() -> None:
-    with pytest.raises(ValidationError, match="nested deeper than 100 levels"):
+    with pytest.raises(InvalidRequest, match="nested deeper than 100 levels"):
         State.completed(data=nested(MAX_JSON_DEPTH))
 
 

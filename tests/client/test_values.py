@@ -1,14 +1,19 @@
 """Field types: what PostgreSQL and JSON cannot hold is refused where it enters, in words that say why."""
 
+import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from uuid import UUID
 
 import pytest
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from statewright import RunPolicy, State, StateDetails, StateType
+from statewright import InvalidRequest, ProposedState, RunPolicy, State, StateDetails, StateType, Verdict
 from statewright.events import TRUNCATE_MESSAGES_AT, truncated
+from statewright.messages import CreateFlowRun, Propose
+from statewright.runs import MAX_PAUSE_KEYS, MAX_RETRIES, MAX_RETRY_DELAYS
 from statewright.values import (
     MAX_CACHE_KEY_LENGTH,
     MAX_MESSAGE_LENGTH,
@@ -19,7 +24,9 @@ from statewright.values import (
     Moment,
     Name,
 )
+from statewright.verdicts import MAX_DELAY_SECONDS
 
+ID = UUID("01a200ef-06bf-7500-83c5-73e04725151e")
 MOMENT: TypeAdapter[datetime] = TypeAdapter(Moment)
 JSON: TypeAdapter[Any] = TypeAdapter(Json)
 NAN, INFINITY = float("nan"), float("inf")
@@ -36,7 +43,7 @@ def test_a_moment_without_a_time_zone_is_refused(naive: object) -> None:
 
 
 def test_a_naive_scheduled_time_is_refused_when_the_state_is_made() -> None:
-    with pytest.raises(ValidationError, match="timezone"):
+    with pytest.raises(InvalidRequest, match="timezone"):
         State.scheduled(datetime(2030, 1, 1))  # noqa: DTZ001
 
 
@@ -85,7 +92,7 @@ def test_microseconds_survive_the_wire() -> None:
     ["\x00", "a\x00b", ["\x00"], {"key": "\x00"}, {"\x00": 1}, {"a": [{"b": ["c", {"d\x00": None}]}]}, [[[["x\x00"]]]]],
 )
 def test_a_nul_is_refused_anywhere_in_data(data: Any) -> None:
-    with pytest.raises(ValidationError, match="NUL character"):
+    with pytest.raises(InvalidRequest, match="NUL character"):
         State.completed(data=data)
 
 
@@ -93,7 +100,7 @@ def test_a_nul_is_refused_anywhere_in_data(data: Any) -> None:
 def test_a_number_that_json_cannot_express_is_refused_anywhere_in_data(number: float) -> None:
     anywhere: list[Any] = [number, [1, number], {"a": number}, {"a": [[{"b": number}]]}]
     for data in anywhere:
-        with pytest.raises(ValidationError, match="NaN or infinity"):
+        with pytest.raises(InvalidRequest, match="NaN or infinity"):
             State.failed(data=data)
 
 
@@ -105,7 +112,7 @@ def test_such_a_number_is_refused_on_the_wire_too(body: str) -> None:
 
 @pytest.mark.parametrize("data", [b"bytes", {1, 2}, object(), datetime(2030, 1, 1, tzinfo=UTC), {1: 2}, {"a": (1, 2)}])
 def test_data_that_is_not_json_is_refused(data: Any) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(InvalidRequest):
         State.completed(data=data)
 
 
@@ -120,7 +127,7 @@ def test_everything_else_that_json_knows_is_kept_as_it_is(data: Any) -> None:
 
 @pytest.mark.parametrize("data", ["\ud800", ["\udfff"], {"\ud800": 1}])
 def test_text_that_is_not_unicode_is_refused_in_data(data: Any) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(InvalidRequest):
         State.completed(data=data)
 
 
@@ -168,6 +175,7 @@ LEFT_OUT = re.compile(r"\.\.\.(\d+) characters left out\.\.\.")
         ("\ud800", r"\ud800"),
         ("ä\udfffö \U0001f3c3", "ä\\udfffö \U0001f3c3"),
         ("\x00ä\ud800", r"\u0000ä\ud800"),
+        (b"a\x00\xffb", r"a\u0000\xffb"),
         ("plain\n\x1b[31mred\x7f", "plain\n\x1b[31mred\x7f"),
     ],
 )
@@ -208,7 +216,7 @@ def test_no_message_becomes_longer_when_it_is_cut_and_what_was_cut_is_not_cut_ag
         assert int(note[1]) == length - 100_000
 
 
-@pytest.mark.parametrize("message", [7, b"bytes", ["a"], True])
+@pytest.mark.parametrize("message", [7, ["a"], True])
 def test_a_message_is_text(message: object) -> None:
     with pytest.raises(ValidationError):
         MESSAGE.validate_python(message, strict=True)
@@ -228,11 +236,25 @@ def test_a_message_is_text(message: object) -> None:
         {"retry_jitter_factor": -1},
         {"retry_type": "sometimes"},
         {"attempts": 3},
+        {"retries": MAX_RETRIES + 1},
+        {"retry_delay": (1,) * (MAX_RETRY_DELAYS + 1)},
+        {"pause_keys": frozenset(map(str, range(MAX_PAUSE_KEYS + 1)))},
+        {"pause_keys": frozenset({"k" * (MAX_NAME_LENGTH + 1)})},
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
+def test_a_policy_that_makes_no_sense_is_refused_by_its_field(fields: dict[str, Any]) -> None:
+    [name] = fields
+    with pytest.raises(InvalidRequest, match=f"^{name}") as raised:
         RunPolicy(**fields)
+    assert raised.value.field.startswith(name)
+
+
+def test_a_policy_may_be_as_large_as_its_bounds_say() -> None:
+    RunPolicy(
+        retries=MAX_RETRIES,
+        retry_delay=(1,) * MAX_RETRY_DELAYS,
+        pause_keys=frozenset(map(str, range(MAX_PAUSE_KEYS))),
+    )
 
 
 def test_values_cannot_be_changed_and_know_their_fields() -> None:
@@ -244,5 +266,55 @@ def test_values_cannot_be_changed_and_know_their_fields() -> None:
 
 
 def test_a_number_that_no_parser_would_take_back_is_refused() -> None:
-    with pytest.raises(ValidationError, match="more than 1024 bits"):
+    with pytest.raises(InvalidRequest, match="more than 1024 bits"):
         State.completed(data=[10**5_000])
+
+
+# -- made by hand or decoded -------------------------------------------------------------------------------------------
+
+NAIVE = datetime(2030, 1, 1)  # noqa: DTZ001
+MADE_BY_HAND: dict[str, tuple[Callable[[], object], str]] = {
+    "scheduled": (lambda: State.scheduled(NAIVE), "scheduled_time"),
+    "awaiting_retry": (lambda: State.awaiting_retry(NAIVE), "scheduled_time"),
+    "pending": (lambda: State.pending(message=7), "message"),  # type: ignore[arg-type]
+    "running": (lambda: State.running(cache_key="k" * (MAX_CACHE_KEY_LENGTH + 1)), "cache_key"),
+    "completed": (lambda: State.completed(data=[NAN]), "data"),
+    "failed": (lambda: State.failed(data="\x00"), "data"),
+    "cancelled": (lambda: State.cancelled(message=[]), "message"),  # type: ignore[arg-type]
+    "crashed": (lambda: State.crashed(message=1.5), "message"),  # type: ignore[arg-type]
+    "paused": (lambda: State.paused(timeout_at=NAIVE), "pause_timeout"),
+    "name": (lambda: State.scheduled(name=""), "name"),
+    "details": (lambda: StateDetails(pause_key=""), "pause_key"),
+    "proposed": (lambda: ProposedState(type="WALKING"), "type"),
+    "policy": (lambda: RunPolicy(retries="many"), "retries"),
+}
+
+
+@pytest.mark.parametrize(("make", "field"), MADE_BY_HAND.values(), ids=MADE_BY_HAND)
+def test_what_is_made_out_of_wrong_arguments_is_refused_by_the_field(make: Callable[[], object], field: str) -> None:
+    with pytest.raises(InvalidRequest, match=field) as raised:
+        make()
+    assert raised.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (RunPolicy, '{"retries": -1}'),
+        (CreateFlowRun, f'{{"run_id": "{ID}", "name": "n", "policy": {{"retries": -1}}}}'),
+        (Propose, f'{{"run_id": "{ID}", "state": {{"type": "RUNNING", "state_details": {{"pause_key": ""}}}}}}'),
+        (ProposedState, '{"type": "WALKING"}'),
+    ],
+)
+def test_what_is_decoded_is_refused_as_pydantic_refuses(kind: type[BaseModel], body: str) -> None:
+    with pytest.raises(ValidationError):
+        kind.model_validate_json(body)
+    with pytest.raises(ValidationError):
+        kind.model_validate(json.loads(body))
+
+
+@pytest.mark.parametrize("seconds", [-1, MAX_DELAY_SECONDS + 1])
+def test_a_verdict_tells_no_delay_that_no_database_can_hold(seconds: int) -> None:
+    body = f'{{"proposal_id": "{ID}", "run_id": "{ID}", "status": "WAIT", "delay_seconds": {seconds}}}'
+    with pytest.raises(ValidationError, match="delay_seconds"):
+        Verdict.model_validate_json(body)
