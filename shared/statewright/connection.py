@@ -3,12 +3,19 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from math import inf
 from typing import Any, Final, TypeVar
 
 import hiredis
 from redis.asyncio import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import (
+    ExecAbortError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
@@ -17,9 +24,32 @@ from statewright.channels import following
 Result = TypeVar("Result")
 
 DROPPED: Final = (RedisConnectionError, RedisTimeoutError, OSError)
-"""What is raised when a connection is lost or refused: worth another try, unlike an answer that says no."""
+"""What is raised when a connection is lost, refused or silent: worth another try, unlike an answer that says no."""
 
 CONNECT_TIMEOUT_SECONDS: Final = 5
+EXCHANGE_SECONDS: Final = 5.0
+"""How long Redis may take for what is sent to it together, unless it is told to block; longer means that it is gone."""
+
+BUSY_SECONDS: Final = 0.1
+
+_CODES: Final = {
+    ExecAbortError: "EXECABORT",
+    NoPermissionError: "NOPERM",
+    OutOfMemoryError: "OOM",
+    ReadOnlyError: "READONLY",
+}
+_ANOTHER_SERVER: Final = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH"})
+"""The refusals of a server that no longer serves, or no longer knows us: worth another connection."""
+_PASSING: Final = _ANOTHER_SERVER | {
+    "BUSY",
+    "EXECABORT",
+    "LOADING",
+    "MISCONF",
+    "NOPERM",
+    "NOREPLICAS",
+    "OOM",
+    "TRYAGAIN",
+}
 
 Argument = str | int | bytes
 Command = tuple[Argument, ...]
@@ -44,7 +74,7 @@ class _Packing:
 def connection_pool(url: str) -> ConnectionPool:
     """Return a pool for `url` (redis://, rediss:// or unix://) that connects when it is first used.
 
-    A command may block for as long as it likes: a dead peer is noticed by keep-alive, not by a read timeout.
+    A command may block for as long as it likes: who uses a connection says how long it waits for an answer.
     """
     keepalive = {} if url.startswith("unix://") else {"socket_keepalive": True}
     pool: ConnectionPool = ConnectionPool.from_url(url, socket_connect_timeout=CONNECT_TIMEOUT_SECONDS, **keepalive)
@@ -65,36 +95,130 @@ class HeldConnection:
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
         self._connection: Any = None
+        self._due: float | None = None
+        """When the answers that are waited for must be there, by the loop's clock."""
+        self._watch: asyncio.TimerHandle | None = None
+        self._looks_at = inf
+        """When the watch looks whether they are."""
+        self._doubted: float | None = None
+        self._overdue = False
+        self._moved = False
+        """Whether Redis said that another server is to be asked."""
 
-    async def exchange(self, *commands: Command) -> list[Any]:
+    async def exchange(self, *commands: Command, seconds: float = EXCHANGE_SECONDS) -> list[Any]:
         """Send the commands together, and return their answers as Redis gave them; what it refused is a ResponseError
         in the place of an answer.
 
-        Raises what is in DROPPED when the connection is lost; some of the commands may have been carried out then.
+        Raises what is in DROPPED when the connection is lost, and when not all answers are there within `seconds`
+        (commands that block take as long as they block on top); some of the commands may have been carried out then.
         """
-        if self._connection is None:
-            self._connection = await self._pool.get_connection()
         connection = self._connection
-        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-        return [await _answer(connection) for _ in commands]
+        if connection is None or not connection.is_connected:
+            connection = await self._connect(seconds)
+        self._due = due = asyncio.get_running_loop().time() + seconds
+        if due < self._looks_at:
+            # One timer outlives many exchanges: to make one for each costs a good part of what the exchange does.
+            self._look_at(due)
+        answers: list[Any] = []
+        try:
+            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            for _ in commands:
+                try:
+                    answers.append(await connection.read_response())
+                except ResponseError as refusal:
+                    answers.append(refusal)
+                    self._moved = self._moved or _code(refusal) in _ANOTHER_SERVER
+        except DROPPED:
+            if self._overdue:
+                raise _overdue(seconds) from None
+            raise
+        finally:
+            self._due = None
+        if self._moved:
+            await self._leave(connection)
+        return answers
 
-    async def ask(self, *command: Argument) -> Any:
-        """Send one command and return its answer. Raises ResponseError when Redis refuses it."""
-        [answer] = accepted(await self.exchange(command))
+    async def ask(self, *command: Argument, seconds: float = EXCHANGE_SECONDS) -> Any:
+        """Send one command and return its answer. Raises as `exchange` does, and ResponseError when Redis refuses."""
+        [answer] = accepted(await self.exchange(command, seconds=seconds))
         return answer
 
     async def close(self) -> None:
         """Give the connection back."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._looks_at = inf
         if self._connection is not None:
             connection, self._connection = self._connection, None
             await self._pool.release(connection)
 
+    async def _connect(self, seconds: float) -> Any:
+        # The pool's own way holds a lock meanwhile: one server that says nothing would stop everybody.
+        connection = self._connection = self._connection or _taken_from(self._pool)
+        self._overdue = False
+        try:
+            async with asyncio.timeout(seconds):
+                await self._pool.ensure_connection(connection)
+        except BaseException as error:
+            # Half made, it may still wait for an answer to AUTH or SELECT: nobody is to use it as it is.
+            await connection.disconnect(nowait=True)
+            if isinstance(error, TimeoutError):
+                raise _overdue(seconds) from None
+            raise
+        return connection
 
-async def _answer(connection: Any) -> Any:
-    try:
-        return await connection.read_response()
-    except ResponseError as refusal:
-        return refusal
+    async def _leave(self, connection: Any) -> None:
+        # The next try connects anew, and finds whoever serves now.
+        self._moved = False
+        await connection.disconnect(nowait=True)
+
+    def _look_at(self, due: float) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = asyncio.get_running_loop().call_at(due, self._look)
+        self._looks_at = due
+
+    def _look(self) -> None:
+        self._looks_at = inf
+        if self._due is None:
+            return
+        now = asyncio.get_running_loop().time()
+        if self._due > now:
+            self._look_at(self._due)
+        elif self._doubted == self._due:
+            self._cut()
+        else:
+            # It may be this process that was busy: what has arrived meanwhile is to be read before.
+            self._doubted = self._due
+            self._look_at(now + BUSY_SECONDS)
+
+    def _cut(self) -> None:
+        """Drop the connection at once; what waits to be written would keep a mere close waiting for a dead peer."""
+        self._overdue = True
+        writer = self._connection and self._connection._writer
+        if writer is not None:
+            writer.transport.abort()
+
+
+def _taken_from(pool: Any) -> Any:
+    return pool.get_available_connection()
+
+
+def _overdue(seconds: float) -> RedisTimeoutError:
+    return RedisTimeoutError(f"no answer within {seconds:g} s")
+
+
+def passing(refusal: ResponseError) -> bool:
+    """Return whether a refusal concerns the state of the server or the user's rights, which pass or can be mended.
+
+    The same command may be taken later. All others concern the command itself or the key: asking again is in vain.
+    """
+    return _code(refusal) in _PASSING
+
+
+def _code(refusal: ResponseError) -> str:
+    # redis-py leaves the first word out where it has a class for it.
+    return _CODES.get(type(refusal)) or str(refusal).partition(" ")[0]
 
 
 def accepted(answers: list[Any]) -> list[Any]:

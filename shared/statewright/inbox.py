@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
-from statewright.connection import HeldConnection, cancel, entries_of, persist, reading, trimming
+from statewright.connection import EXCHANGE_SECONDS, HeldConnection, cancel, entries_of, persist, reading, trimming
 
 BLOCK_MILLISECONDS: Final = 5_000
 REPLIES_PER_READ: Final = 1_000
@@ -58,7 +58,8 @@ class Inbox:
             # What was received is deleted now and then, so that the stream stays short.
             await self._redis.ask(*trimming(self._stream, position.decode()))
             self._received = 0
-        read = await self._redis.ask(*reading(self._stream, position, REPLIES_PER_READ, BLOCK_MILLISECONDS))
+        waiting = reading(self._stream, position, REPLIES_PER_READ, BLOCK_MILLISECONDS)
+        read = await self._redis.ask(*waiting, seconds=BLOCK_MILLISECONDS / 1_000 + EXCHANGE_SECONDS)
         for entry_id, fields in entries_of(read):
             self._received += len(fields)
             for request_id, body in fields.items():

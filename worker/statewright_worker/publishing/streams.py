@@ -15,7 +15,16 @@ from statewright.channels import (
     Channels,
     sequence_of,
 )
-from statewright.connection import Argument, Command, HeldConnection, accepted, entries_of, reading, trimming
+from statewright.connection import (
+    EXCHANGE_SECONDS,
+    Argument,
+    Command,
+    HeldConnection,
+    accepted,
+    entries_of,
+    reading,
+    trimming,
+)
 from statewright_worker.publishing.scripts import script_command
 
 START: Final = "0-0"
@@ -96,7 +105,7 @@ class Streams:
         if after != START:
             commands.insert(0, trimming(self._proposals, after))
         # In one round trip: a request whose answer is out must not be carried out again by whoever comes after a crash.
-        answers = await self._redis.exchange(*commands)
+        answers = await self._redis.exchange(*commands, seconds=block_milliseconds / 1_000 + EXCHANGE_SECONDS)
         return [Entry(entry_id.decode(), fields) for entry_id, fields in entries_of(accepted(answers)[-1])]
 
     async def publish(self, publication: Publication) -> int | None:
