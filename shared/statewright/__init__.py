@@ -3,6 +3,8 @@
 from statewright.client import Client
 from statewright.errors import (
     ConfigurationError,
+    EraBegan,
+    EventsMissed,
     InvalidMessage,
     InvalidRequest,
     MessageTooLarge,
@@ -30,7 +32,9 @@ __all__ = [
     "Client",
     "ConcurrencyLimit",
     "ConfigurationError",
+    "EraBegan",
     "Event",
+    "EventsMissed",
     "FlowRun",
     "InvalidMessage",
     "InvalidRequest",

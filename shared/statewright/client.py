@@ -1,7 +1,7 @@
 """The client: create runs, propose states, read, set limits and subscribe, through Redis alone."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -26,8 +26,10 @@ from statewright.inbox import Inbox
 from statewright.messages import (
     CreateFlowRun,
     CreateTaskRun,
+    EventsReply,
     LimitRequest,
     Propose,
+    ReadEvents,
     ReadLimit,
     ReadRun,
     Request,
@@ -40,7 +42,7 @@ from statewright.pending import Answer, Pending, PendingRun, Sent
 from statewright.runs import ConcurrencyLimit, FlowRun, Run, RunHistory, RunPolicy, TaskRun
 from statewright.settings import ClientSettings
 from statewright.states import ProposedState
-from statewright.subscription import Subscription
+from statewright.subscription import Subscription, positions_from
 from statewright.verdicts import Verdict
 
 RunReference = UUID | Run | PendingRun[Any]
@@ -205,15 +207,18 @@ class Client:
         """Read the limit on `tag` and the runs that hold its slots; None when there is no limit."""
         return self._send_to_limit(_checked(ReadLimit, tag=tag))
 
-    async def subscribe(self, *, since: dict[int, int] | None = None) -> Subscription:
+    async def subscribe(self, *, since: Mapping[int, int] | Mapping[str, int] | None = None) -> Subscription:
         """Return a subscription to all events from now on, or after the sequence numbers `since` per partition.
 
-        A partition that `since` leaves out is read from its oldest kept event.
+        `since` is what `Subscription.positions` was, also after it was JSON. What is behind a position and no longer in
+        Redis is asked of the engine, which a subscriber needs a producer's rights for. A partition that `since` leaves
+        out is read from its oldest kept event. Raises InvalidRequest when `since` names no partition or no position.
         """
-        partitions = range(self._partitions)
-        if since is None:
-            return await Subscription.from_now(self._redis, self._channels, partitions)
-        return Subscription(self._redis, self._channels, {p: since.get(p, 0) for p in partitions})
+        positions = None if since is None else positions_from(since, self._partitions)
+        pool, patience = self._redis.connection_pool, self._settings.answer_timeout
+        subscription = Subscription(pool, self._channels, self._read_events, patience)
+        await subscription.begin(range(self._partitions), positions)
+        return subscription
 
     def _run_id(self, parent_id: UUID | None, idempotency_key: str | None) -> UUID:
         if idempotency_key is not None:
@@ -229,6 +234,10 @@ class Client:
     ) -> PendingRun[Answer]:
         partition = partition_of(message.run_id, self._partitions)
         return PendingRun(self._send(message, partition, request_id, timeout), read, message.run_id)
+
+    def _read_events(self, partition: int, after: int, seconds: float | None) -> Pending[EventsReply]:
+        message = ReadEvents(partition=partition, after=after)
+        return Pending(self._send(message, partition, timeout=seconds), lambda reply: reply)
 
     def _send_to_limit(self, message: LimitRequest) -> Pending[ConcurrencyLimit | None]:
         partition = partition_of_tag(message.tag, self._partitions)

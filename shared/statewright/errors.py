@@ -8,6 +8,8 @@ StatewrightError
 ├── MessageTooLarge
 ├── NoAnswer                    no worker answered in time; asking again under the same id is safe
 ├── UnreadableAnswer            a worker of another version answered in a form that this client does not know
+├── EventsMissed                a subscription cannot tell some events; it goes on behind them
+├── EraBegan                    events that a subscription told no longer happened; it goes on behind them
 └── RequestFailed               the engine refused the request; nothing was written for it
     ├── InvalidMessage
     ├── RunNotFound
@@ -17,11 +19,15 @@ StatewrightError
     └── NotWritable
 """
 
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from pydantic import ValidationError
 
 from statewright.messages import ErrorCode, ErrorReply
+
+if TYPE_CHECKING:
+    from statewright.events import Era
 
 
 class StatewrightError(Exception):
@@ -47,10 +53,13 @@ class PartitionCountMismatch(ConfigurationError):
 class InvalidRequest(StatewrightError):
     """An argument is not what the protocol says; nothing was sent."""
 
-    def __init__(self, error: ValidationError) -> None:
-        problem = error.errors()[0]
-        self.field = ".".join(map(str, problem["loc"]))
-        super().__init__(f"{self.field}: {problem['msg']}")
+    def __init__(self, wrong: ValidationError | str, problem: str = "") -> None:
+        """Take what pydantic found, or the name of a field and what is wrong with it."""
+        if isinstance(wrong, ValidationError):
+            first = wrong.errors()[0]
+            wrong, problem = ".".join(map(str, first["loc"])), first["msg"]
+        super().__init__(f"{wrong}: {problem}")
+        self.field = wrong
 
 
 class RedisUnavailable(StatewrightError):
@@ -87,6 +96,38 @@ class UnreadableAnswer(StatewrightError):
     def __init__(self, request_id: UUID, problem: str) -> None:
         super().__init__(f"the answer to request {request_id} cannot be read; is this client too old? {problem}")
         self.request_id = request_id
+
+
+class EventsMissed(StatewrightError):
+    """Events `first` to `last` of a partition no longer exist, or may not be asked for; the subscription goes on."""
+
+    def __init__(self, partition: int, first: int, last: int) -> None:
+        super().__init__(
+            f"events {first} to {last} of partition {partition} no longer exist, or the engine could not be asked for"
+            f" them; the subscription goes on behind them; to ask again, begin one at position {first - 1}"
+        )
+        self.partition = partition
+        self.first = first
+        self.last = last
+
+
+class EraBegan(StatewrightError):
+    """PostgreSQL went back in time, so that events which were told no longer happened; the subscription goes on.
+
+    They are the events of `partition` above `went_back_to` and up to `undone_up_to`. What follows belongs to the era
+    `era`; `sequence` is the place of this message among the events.
+    """
+
+    def __init__(self, began: "Era") -> None:
+        super().__init__(
+            f"the database went back in time: the events of partition {began.partition} above {began.went_back_to} and"
+            f" up to {began.undone_up_to} told of changes that no longer exist; era {began.era} begins"
+        )
+        self.partition = began.partition
+        self.sequence = began.sequence
+        self.era = began.era
+        self.went_back_to = began.went_back_to
+        self.undone_up_to = began.undone_up_to
 
 
 class RequestFailed(StatewrightError):
