@@ -1,15 +1,18 @@
 """Statewright: propose states, await verdicts, hear of every change."""
 
-from statewright.client import Client
+from statewright.client import Client, Proposal
 from statewright.errors import (
     ConfigurationError,
+    Delivery,
     EraBegan,
     EventsMissed,
     InvalidMessage,
     InvalidRequest,
     MessageTooLarge,
     NoAnswer,
+    NotOpen,
     NotWritable,
+    Overloaded,
     PartitionCountMismatch,
     ProposalConflict,
     RedisUnavailable,
@@ -32,6 +35,7 @@ __all__ = [
     "Client",
     "ConcurrencyLimit",
     "ConfigurationError",
+    "Delivery",
     "EraBegan",
     "Event",
     "EventsMissed",
@@ -40,10 +44,13 @@ __all__ = [
     "InvalidRequest",
     "MessageTooLarge",
     "NoAnswer",
+    "NotOpen",
     "NotWritable",
+    "Overloaded",
     "PartitionCountMismatch",
     "Pending",
     "PendingRun",
+    "Proposal",
     "ProposalConflict",
     "ProposedState",
     "RedisUnavailable",

@@ -1,22 +1,26 @@
 """The client: create runs, propose states, read, set limits and subscribe, through Redis alone."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 from uuid import UUID
 
 from pydantic import ValidationError
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, wait_fixed
 
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
-from statewright.connection import DROPPED, connection_pool
+from statewright.connection import DROPPED, EXCHANGE_SECONDS, HeldConnection, connection_pool
 from statewright.errors import (
     ConfigurationError,
     InvalidRequest,
     MessageTooLarge,
+    NotOpen,
     PartitionCountMismatch,
     RedisUnavailable,
     StatewrightError,
@@ -39,19 +43,32 @@ from statewright.messages import (
 )
 from statewright.outbox import Outbox
 from statewright.pending import Answer, Pending, PendingRun, Sent
+from statewright.room import Bound
 from statewright.runs import ConcurrencyLimit, FlowRun, Run, RunHistory, RunPolicy, TaskRun
 from statewright.settings import ClientSettings
 from statewright.states import ProposedState
 from statewright.subscription import Subscription, positions_from
 from statewright.verdicts import Verdict
 
-RunReference = UUID | Run | PendingRun[Any]
-"""A run, its id, or a request about it that is still under way."""
+RunReference = UUID | str | Run | PendingRun[Any]
+"""A run, its id (also as text), or a request about it that is still under way."""
 
-PARTITIONS_TIMEOUT_SECONDS: Final = 10.0
 PARTITIONS_POLL_SECONDS: Final = 0.05
 
+MAX_TEXT_SHOWN: Final = 100
+
 Message = TypeVar("Message", bound=Request)
+
+
+class Proposal(NamedTuple):
+    """One of the proposals of `Client.propose_many`; what is None is as that call says for all of them."""
+
+    run: RunReference
+    state: ProposedState
+    force: bool | None = None
+    api_version: str | None = None
+    proposal_id: UUID | str | None = None
+    timeout: float | None = None
 
 
 class Client:
@@ -64,8 +81,13 @@ class Client:
             run = await client.create_flow_run("nightly")
             verdict = await client.propose(run, State.running())
 
-    Requests raise `MessageTooLarge` before anything is sent. Awaiting an answer raises `NoAnswer` after the timeout,
-    `RequestFailed` and its subclasses when the engine refuses, and `RedisUnavailable` when Redis does.
+    A client belongs to the event loop and the process in which it was opened; a process that is forked off opens one of
+    its own. While Redis is away, requests wait within the client.
+
+    Requests raise `InvalidRequest`, `MessageTooLarge` and `NotOpen` before anything is sent. Awaiting an answer raises
+    `NoAnswer` after the timeout, which says how far the request got; `RequestFailed` and its subclasses when the engine
+    refuses, of which `Overloaded` says that the request's partition has too many unanswered ones; and
+    `RedisUnavailable` when Redis refuses.
     """
 
     def __init__(
@@ -76,43 +98,76 @@ class Client:
         partitions: int | None = None,
         answer_timeout: float | None = None,
         max_message_bytes: int | None = None,
+        max_backlog: int | None = None,
+        max_backlog_bytes: int | None = None,
+        wait_for_room: float | None = None,
         ids: IdSource | None = None,
     ) -> None:
-        """Take what is given, and the rest from `STATEWRIGHT_*`; raises ConfigurationError on a wrong setting."""
+        """Take what is given, and the rest from `STATEWRIGHT_*`; raises ConfigurationError on a wrong setting.
+
+        Where more than `max_backlog` requests of a partition are unanswered, or where they take more than
+        `max_backlog_bytes`, a request waits for room, `wait_for_room` seconds at most, and is refused with `Overloaded`
+        before it is sent. Those behind it in its partition wait with it, those of other partitions do not.
+        """
         self._settings = ClientSettings.load(
             redis_url=redis_url,
             namespace=namespace,
             partitions=partitions,
             answer_timeout=answer_timeout,
             max_message_bytes=max_message_bytes,
+            max_backlog=max_backlog,
+            max_backlog_bytes=max_backlog_bytes,
+            wait_for_room=wait_for_room,
         )
         self._ids = ids or IdSource()
         self._channels = Channels(self._settings.namespace)
-        self._name = self._ids.new().hex
         self._partitions = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Where the client is open."""
+        self._process: int | None = None
+        """Who opened it, once it was opened."""
 
     async def __aenter__(self) -> Self:
-        """Connect. Raises ConfigurationError when no worker has ever run, RedisUnavailable when Redis is away."""
+        """Connect.
+
+        Raises ConfigurationError when no worker announces itself within `answer_timeout`, RedisUnavailable when Redis
+        is away or refuses, and NotOpen when the client is open already.
+        """
+        if self._loop is not None:
+            raise NotOpen(f"the client is open already{self._elsewhere()}; make another one")
         async with AsyncExitStack() as stack:
             self._redis = Redis(connection_pool=connection_pool(self._settings.redis_url.get_secret_value()))
             stack.push_async_callback(self._redis.aclose, close_connection_pool=True)
+            pool = self._redis.connection_pool
             self._partitions = await self._fixed_partitions()
-            self._outbox = Outbox(self._redis.connection_pool)
-            self._inbox = Inbox(self._redis.connection_pool, self._channels.replies(self._name))
+            # Only now: who was forked off meanwhile must not read the same answers.
+            self._name = self._ids.new().hex
+            self._inbox = Inbox(pool, self._channels.replies(self._name))
             stack.push_async_callback(self._inbox.close)
+            streams = [self._channels.proposals(partition) for partition in range(self._partitions)]
+            bound = Bound(self._settings.max_backlog, self._settings.max_backlog_bytes)
+            self._outbox = Outbox(pool, streams, bound, self._settings.wait_for_room)
             stack.push_async_callback(self._outbox.close, self._settings.answer_timeout)
             self._stack = stack.pop_all()
+        self._loop, self._process = asyncio.get_running_loop(), os.getpid()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Disconnect, once Redis holds everything that was sent; what is still unanswered goes on without us."""
+        """Disconnect, once Redis holds everything that was sent; what is still unanswered goes on without us.
+
+        What Redis does not hold after `answer_timeout` seconds fails with NoAnswer, which says whether it was sent.
+        """
+        self._check_that_it_is_open()
+        self._loop = None
         await self._stack.aclose()
 
     @property
     def partitions(self) -> int:
-        """The number of partitions of the deployment."""
+        """The number of partitions of the deployment. Raises NotOpen before the client was opened."""
+        if self._process is None:
+            raise self._not_open()
         return self._partitions
 
     def create_flow_run(
@@ -127,7 +182,7 @@ class Client:
         idempotency_key: str | None = None,
     ) -> PendingRun[FlowRun]:
         """Create a flow run; with `parent_task_run` a subflow. The same idempotency key returns the same run."""
-        parent_id = _id_of(parent_task_run) if parent_task_run else None
+        parent_id = None if parent_task_run is None else _id_of(parent_task_run, "parent_task_run")
         message = _checked(
             CreateFlowRun,
             run_id=self._run_id(parent_id, idempotency_key),
@@ -154,7 +209,7 @@ class Client:
 
         An idempotency key is unique within the flow run; the same key returns the same task run.
         """
-        flow_run_id = _id_of(flow_run) if flow_run else None
+        flow_run_id = None if flow_run is None else _id_of(flow_run, "flow_run")
         message = _checked(
             CreateTaskRun,
             run_id=self._run_id(flow_run_id, idempotency_key),
@@ -173,24 +228,37 @@ class Client:
         *,
         force: bool = False,
         api_version: str | None = None,
-        proposal_id: UUID | None = None,
+        proposal_id: UUID | str | None = None,
         timeout: float | None = None,
     ) -> PendingRun[Verdict]:
         """Propose that `run` enter `state`.
 
         `force` applies the minimal policy only. `proposal_id` is the proposal's idempotency key: sent again, it gets
-        the verdict that it got before. `timeout` is in seconds; the setting `answer_timeout` is the default.
+        the verdict that it got before. `timeout` is in seconds, from when the answer is awaited; 0 does not wait; the
+        setting `answer_timeout` is the default.
         """
         message = _checked(Propose, run_id=_id_of(run), state=state, force=force, api_version=api_version)
-        return self._send_to_run(message, lambda reply: reply.verdict, proposal_id, timeout)
+        request_id = None if proposal_id is None else _uuid_of(proposal_id, "proposal_id")
+        return self._send_to_run(message, lambda reply: reply.verdict, request_id, _checked_timeout(timeout))
 
     async def propose_many(
-        self, proposals: Iterable[tuple[RunReference, ProposedState]]
+        self,
+        proposals: Iterable[Proposal | tuple[RunReference, ProposedState]],
+        *,
+        force: bool = False,
+        api_version: str | None = None,
+        timeout: float | None = None,
     ) -> list[Verdict | StatewrightError]:
-        """Propose many states in one round trip; return a verdict or an error for each, in the order given."""
-        pending = [self.propose(run, state) for run, state in proposals]
-        answers = await asyncio.gather(*pending, return_exceptions=True)
-        return [_verdict_or_error(answer) for answer in answers]
+        """Propose many states in one round trip; return a verdict or an error for each, in the order given.
+
+        Each is a pair of a run and a state, or a `Proposal`, whose own options go before those that hold for all. One
+        that is wrong is an error in its place, and keeps none of the others from being sent.
+        """
+        self._check_that_it_is_open()
+        options = {"force": force, "api_version": api_version, "timeout": timeout}
+        sent = [self._proposed(number, proposal, options) for number, proposal in enumerate(list(proposals))]
+        answers = iter(await asyncio.gather(*(one for one in sent if isinstance(one, Pending)), return_exceptions=True))
+        return [_verdict_or_error(next(answers)) if isinstance(one, Pending) else one for one in sent]
 
     def read_run(self, run: RunReference) -> PendingRun[RunHistory]:
         """Read a run with its history, as they are after everything sent before to its tree."""
@@ -214,6 +282,7 @@ class Client:
         Redis is asked of the engine, which a subscriber needs a producer's rights for. A partition that `since` leaves
         out is read from its oldest kept event. Raises InvalidRequest when `since` names no partition or no position.
         """
+        self._check_that_it_is_open()
         positions = None if since is None else positions_from(since, self._partitions)
         pool, patience = self._redis.connection_pool, self._settings.answer_timeout
         subscription = Subscription(pool, self._channels, self._read_events, patience)
@@ -222,6 +291,8 @@ class Client:
 
     def _run_id(self, parent_id: UUID | None, idempotency_key: str | None) -> UUID:
         if idempotency_key is not None:
+            if not isinstance(idempotency_key, str):
+                raise InvalidRequest("idempotency_key", f"must be a text, not {_shown(idempotency_key)}")
             return id_from_key(idempotency_key, parent_id)
         return self._ids.new(tag=None if parent_id is None else tree_tag(parent_id))
 
@@ -232,6 +303,7 @@ class Client:
         request_id: UUID | None = None,
         timeout: float | None = None,
     ) -> PendingRun[Answer]:
+        self._check_that_it_is_open()
         partition = partition_of(message.run_id, self._partitions)
         return PendingRun(self._send(message, partition, request_id, timeout), read, message.run_id)
 
@@ -240,6 +312,7 @@ class Client:
         return Pending(self._send(message, partition, timeout=seconds), lambda reply: reply)
 
     def _send_to_limit(self, message: LimitRequest) -> Pending[ConcurrencyLimit | None]:
+        self._check_that_it_is_open()
         partition = partition_of_tag(message.tag, self._partitions)
         return Pending(self._send(message, partition), lambda reply: reply.limit)
 
@@ -255,48 +328,112 @@ class Client:
         reply = self._inbox.expect(named)
         return Sent(
             request_id,
-            pushed=self._outbox.put(self._channels.proposals(partition), fields, reply),
+            pushed=self._outbox.put(partition, fields, len(body), reply),
             reply=reply,
-            timeout=timeout or self._settings.answer_timeout,
+            timeout=self._settings.answer_timeout if timeout is None else timeout,
+            delivery_of=self._outbox.delivery_of,
         )
 
-    async def _announced_partitions(self) -> bytes:
-        announced: bytes = await self._redis.get(self._channels.partitions)
-        return announced
+    def _proposed(self, number: int, proposal: Any, options: dict[str, Any]) -> PendingRun[Verdict] | StatewrightError:
+        try:
+            return self.propose(**{**options, **_given(number, proposal)})
+        except StatewrightError as error:
+            return error
+
+    def _check_that_it_is_open(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise NotOpen(
+                "a client is used within the event loop in which it was opened; none is running here"
+            ) from None
+        if loop is not self._loop:
+            raise self._not_open()
+
+    def _not_open(self) -> NotOpen:
+        if self._process is None:
+            return NotOpen("the client is not open yet: use it within `async with Client() as client:`")
+        if self._loop is None and self._process == os.getpid():
+            return NotOpen("the client is closed: use it within its `async with`, or open it again")
+        return NotOpen(f"the client was opened{self._elsewhere()}; open one of its own here")
+
+    def _elsewhere(self) -> str:
+        if self._process != os.getpid():
+            return " in another process"
+        return "" if self._loop is asyncio.get_running_loop() else " in another event loop"
 
     async def _fixed_partitions(self) -> int:
+        redis = HeldConnection(self._redis.connection_pool)
         try:
-            actual = int(await _until_announced()(self._announced_partitions))
+            actual = int(await self._announced(partial(self._ask_for_partitions, redis)))
         except RetryError:
             raise ConfigurationError(
                 f"no worker has announced itself in namespace {self._settings.namespace!r} of this Redis within"
-                f" {PARTITIONS_TIMEOUT_SECONDS:g} s; start one with `statewright worker` or `statewright dev`"
+                f" {self._settings.answer_timeout:g} s; start one with `statewright worker` or `statewright dev`"
             ) from None
         except DROPPED as error:
             raise RedisUnavailable(f"cannot reach Redis (STATEWRIGHT_REDIS_URL): {error}") from error
+        except ResponseError as refusal:
+            raise RedisUnavailable(f"Redis refused to tell the number of partitions: {refusal}") from refusal
+        finally:
+            await redis.close()
         configured = self._settings.partitions
         if configured not in (None, actual):
             raise PartitionCountMismatch(configured or 0, actual)
         return actual
 
+    async def _ask_for_partitions(self, redis: HeldConnection) -> bytes | None:
+        seconds = min(EXCHANGE_SECONDS, self._settings.answer_timeout)
+        answer: bytes | None = await redis.ask("GET", self._channels.partitions, seconds=seconds)
+        return answer
 
-def _until_announced() -> AsyncRetrying:
-    return AsyncRetrying(
-        retry=retry_if_result(lambda announced: announced is None),
-        wait=wait_fixed(PARTITIONS_POLL_SECONDS),
-        stop=stop_after_delay(PARTITIONS_TIMEOUT_SECONDS),
-    )
+    def _announced(self, ask: Callable[[], Awaitable[bytes | None]]) -> Awaitable[bytes]:
+        retrying = AsyncRetrying(
+            retry=retry_if_result(lambda announced: announced is None),
+            wait=wait_fixed(PARTITIONS_POLL_SECONDS),
+            stop=stop_after_delay(self._settings.answer_timeout),
+        )
+        return retrying(ask)
 
 
 def _tuple_of(tags: Sequence[str]) -> object:
-    # A text is a sequence of texts as well; left as it is, it is refused with a sentence.
-    return tags if isinstance(tags, str) else tuple(tags)
+    # A text is a sequence of texts as well; left as it is, it is refused with a sentence, like what is none.
+    return tuple(tags) if isinstance(tags, Iterable) and not isinstance(tags, str) else tags
 
 
-def _id_of(run: RunReference) -> UUID:
-    if isinstance(run, UUID):
-        return run
-    return run.run_id if isinstance(run, PendingRun) else run.id
+def _id_of(run: RunReference, argument: str = "run") -> UUID:
+    if isinstance(run, PendingRun):
+        return run.run_id
+    return run.id if isinstance(run, Run) else _uuid_of(run, argument)
+
+
+def _uuid_of(value: UUID | str, argument: str) -> UUID:
+    if isinstance(value, UUID):
+        return value
+    try:
+        return UUID(value)
+    except (ValueError, AttributeError, TypeError):
+        raise InvalidRequest(argument, f"must be an id (a UUID, also as text), not {_shown(value)}") from None
+
+
+def _checked_timeout(timeout: float | None) -> float | None:
+    if timeout is None or (isinstance(timeout, int | float) and timeout >= 0):
+        return timeout
+    raise InvalidRequest("timeout", f"must be 0 seconds or more, not {_shown(timeout)}")
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:MAX_TEXT_SHOWN]
+
+
+def _given(number: int, proposal: Any) -> dict[str, Any]:
+    try:
+        given = Proposal(*proposal)
+    except TypeError:
+        raise InvalidRequest(
+            f"proposals.{number}", f"must be a Proposal or a pair of a run and a state, not {_shown(proposal)}"
+        ) from None
+    return {name: value for name, value in given._asdict().items() if value is not None}
 
 
 def _checked(message: Callable[..., Message], **fields: Any) -> Message:

@@ -14,6 +14,7 @@ from redis.exceptions import (
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisError,
     ResponseError,
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -25,6 +26,9 @@ Result = TypeVar("Result")
 
 DROPPED: Final = (RedisConnectionError, RedisTimeoutError, OSError)
 """What is raised when a connection is lost, refused or silent: worth another try, unlike an answer that says no."""
+
+DROPPED_OR_REFUSED: Final = (RedisError, OSError)
+"""All that a server can do to us: worth another try for whoever has nobody to tell."""
 
 CONNECT_TIMEOUT_SECONDS: Final = 5
 EXCHANGE_SECONDS: Final = 5.0
@@ -114,7 +118,8 @@ class HeldConnection:
         """
         connection = self._connection
         if connection is None or not connection.is_connected:
-            connection = await self._connect(seconds)
+            await self.connect(seconds)
+            connection = self._connection
         self._due = due = asyncio.get_running_loop().time() + seconds
         if due < self._looks_at:
             # One timer outlives many exchanges: to make one for each costs a good part of what the exchange does.
@@ -143,16 +148,16 @@ class HeldConnection:
         [answer] = accepted(await self.exchange(command, seconds=seconds))
         return answer
 
-    async def close(self) -> None:
-        """Give the connection back."""
-        if self._watch is not None:
-            self._watch.cancel()
-            self._looks_at = inf
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            await self._pool.release(connection)
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection, as far as is known."""
+        return self._connection is not None and bool(self._connection.is_connected)
 
-    async def _connect(self, seconds: float) -> Any:
+    async def connect(self, seconds: float = EXCHANGE_SECONDS) -> None:
+        """Connect. `exchange` does it by itself; who does it before knows that nothing was sent when it fails.
+
+        Raises what is in DROPPED, also when it takes longer than `seconds`.
+        """
         # The pool's own way holds a lock meanwhile: one server that says nothing would stop everybody.
         connection = self._connection = self._connection or _taken_from(self._pool)
         self._overdue = False
@@ -165,7 +170,15 @@ class HeldConnection:
             if isinstance(error, TimeoutError):
                 raise _overdue(seconds) from None
             raise
-        return connection
+
+    async def close(self) -> None:
+        """Give the connection back."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._looks_at = inf
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await self._pool.release(connection)
 
     async def _leave(self, connection: Any) -> None:
         # The next try connects anew, and finds whoever serves now.
@@ -245,18 +258,18 @@ def entries_of(read: Any) -> list[StreamEntry]:
     return [(entry_id, dict(zip(flat[::2], flat[1::2], strict=True))) for entry_id, flat in entries]
 
 
-async def persist(do: Callable[[], Awaitable[Result]]) -> Result:
-    """Return what `do` returns; while the connection is dropped, do it again, in pauses that grow to one second."""
+async def persist(do: Callable[[], Awaitable[Result]], on: tuple[type[BaseException], ...] = DROPPED) -> Result:
+    """Return what `do` returns; while it raises what is in `on`, do it again, in pauses that grow to one second."""
     try:
         return await do()
-    except DROPPED:
+    except on:
         # Only now: what manages retries costs more than a command to Redis does.
-        return await _again(do)
+        return await _again(do, on)
 
 
-async def _again(do: Callable[[], Awaitable[Result]]) -> Result:
+async def _again(do: Callable[[], Awaitable[Result]], on: tuple[type[BaseException], ...]) -> Result:
     retrying = AsyncRetrying(
-        retry=retry_if_exception_type(DROPPED), wait=wait_random_exponential(multiplier=0.05, max=1), reraise=True
+        retry=retry_if_exception_type(on), wait=wait_random_exponential(multiplier=0.05, max=1), reraise=True
     )
     async for attempt in retrying:
         with attempt:

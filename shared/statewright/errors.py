@@ -4,30 +4,35 @@ StatewrightError
 ├── ConfigurationError          a setting is wrong, or the deployment has no partitions yet
 │   └── PartitionCountMismatch
 ├── InvalidRequest              an argument is not what the protocol says; nothing was sent
-├── RedisUnavailable            Redis did not answer, and asking again did not help
+├── NotOpen                     the client is not open here; nothing was sent
+├── RedisUnavailable            Redis did not answer and asking again did not help, or it refused the request
 ├── MessageTooLarge
-├── NoAnswer                    no worker answered in time; asking again under the same id is safe
+├── NoAnswer                    no answer came in time; says how far the request got; asking again under its id is safe
 ├── UnreadableAnswer            a worker of another version answered in a form that this client does not know
 ├── EventsMissed                a subscription cannot tell some events; it goes on behind them
 ├── EraBegan                    events that a subscription told no longer happened; it goes on behind them
-└── RequestFailed               the engine refused the request; nothing was written for it
+└── RequestFailed               the request was refused; nothing was written for it
     ├── InvalidMessage
     ├── RunNotFound
     ├── RunConflict
     ├── ProposalConflict
     ├── RuleFailed
-    └── NotWritable
+    ├── NotWritable
+    └── Overloaded              too many requests of its partition are unanswered
 """
 
-from typing import TYPE_CHECKING
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from pydantic import ValidationError
 
-from statewright.messages import ErrorCode, ErrorReply
-
 if TYPE_CHECKING:
+    # The values that messages are made of raise errors themselves.
     from statewright.events import Era
+    from statewright.messages import ErrorReply
 
 
 class StatewrightError(Exception):
@@ -51,7 +56,7 @@ class PartitionCountMismatch(ConfigurationError):
 
 
 class InvalidRequest(StatewrightError):
-    """An argument is not what the protocol says; nothing was sent."""
+    """An argument is not what the protocol says; nothing was sent. `field` names it."""
 
     def __init__(self, wrong: ValidationError | str, problem: str = "") -> None:
         """Take what pydantic found, or the name of a field and what is wrong with it."""
@@ -62,8 +67,12 @@ class InvalidRequest(StatewrightError):
         self.field = wrong
 
 
+class NotOpen(StatewrightError):
+    """The client is not open where it was used; nothing was sent."""
+
+
 class RedisUnavailable(StatewrightError):
-    """Redis did not answer, and asking again did not help."""
+    """Redis did not answer and asking again did not help, or it refused the request."""
 
 
 class MessageTooLarge(StatewrightError):
@@ -78,16 +87,40 @@ class MessageTooLarge(StatewrightError):
         self.limit = limit
 
 
-class NoAnswer(StatewrightError):
-    """No worker answered in time; the request may still be carried out, and asking again under its id is safe."""
+class Delivery(StrEnum):
+    """How far a request has got, as far as its client knows."""
 
-    def __init__(self, request_id: UUID, timeout: float) -> None:
+    NOT_SENT = "not sent"
+    UNCONFIRMED = "sent and unconfirmed"
+    UNANSWERED = "confirmed and unanswered"
+
+
+_WHAT_FOLLOWS: Final = {
+    Delivery.NOT_SENT: "it was not sent; this client keeps it and sends it as soon as it can",
+    Delivery.UNCONFIRMED: "it was sent, but not confirmed by Redis: it may take effect; this client goes on sending it",
+    Delivery.UNANSWERED: "Redis holds it: it stays queued and takes effect once a worker gets to it",
+}
+_WHAT_HAS_ENDED: Final = {
+    Delivery.NOT_SENT: "it was not sent, and has no effect",
+    Delivery.UNCONFIRMED: "it was sent, but not confirmed by Redis: it may take effect",
+    Delivery.UNANSWERED: "Redis holds it: it stays queued and takes effect once a worker gets to it",
+}
+
+
+class NoAnswer(StatewrightError):
+    """No answer came in time; asking again under the request's id is safe. `delivery` says how far it got."""
+
+    def __init__(self, request_id: UUID, timeout: float | None, delivery: Delivery, problem: str = "") -> None:
+        """Take the seconds waited for, or None when the client was closed, and what keeps the request."""
+        when = "before the client was closed" if timeout is None else f"within {timeout:g} s"
+        follows = (_WHAT_HAS_ENDED if timeout is None else _WHAT_FOLLOWS)[delivery]
         super().__init__(
-            f"no worker answered request {request_id} within {timeout:g} s; it stays queued and takes effect once a"
-            " worker runs; proposing again with this proposal_id is safe and returns its one verdict"
+            f"request {request_id} was not answered {when}; {follows}{f' ({problem})' if problem else ''};"
+            " proposing again with this proposal_id is safe and returns its one verdict"
         )
         self.proposal_id = request_id
         self.timeout = timeout
+        self.delivery = delivery
 
 
 class UnreadableAnswer(StatewrightError):
@@ -118,7 +151,7 @@ class EraBegan(StatewrightError):
     `era`; `sequence` is the place of this message among the events.
     """
 
-    def __init__(self, began: "Era") -> None:
+    def __init__(self, began: Era) -> None:
         super().__init__(
             f"the database went back in time: the events of partition {began.partition} above {began.went_back_to} and"
             f" up to {began.undone_up_to} told of changes that no longer exist; era {began.era} begins"
@@ -130,13 +163,16 @@ class EraBegan(StatewrightError):
         self.undone_up_to = began.undone_up_to
 
 
-class RequestFailed(StatewrightError):
-    """The engine refused the request; nothing was written for it."""
+_OVERLOADED: Final = "overloaded"
 
-    def __init__(self, reply: ErrorReply, request_id: UUID) -> None:
-        super().__init__(reply.message)
-        self.code = reply.code
-        self.field = reply.field
+
+class RequestFailed(StatewrightError):
+    """The request was refused; nothing was written for it."""
+
+    def __init__(self, message: str, request_id: UUID, code: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.field = field
         self.request_id = request_id
 
 
@@ -153,7 +189,7 @@ class RunConflict(RequestFailed):
 
 
 class ProposalConflict(RequestFailed):
-    """The proposal id was used before for another run."""
+    """The request's id was used before with other content, whatever kind of request it was."""
 
 
 class RuleFailed(RequestFailed):
@@ -164,16 +200,46 @@ class NotWritable(RequestFailed):
     """PostgreSQL refused to store what the request asks for."""
 
 
-_BY_CODE: dict[ErrorCode, type[RequestFailed]] = {
-    ErrorCode.INVALID_MESSAGE: InvalidMessage,
-    ErrorCode.RUN_NOT_FOUND: RunNotFound,
-    ErrorCode.RUN_CONFLICT: RunConflict,
-    ErrorCode.PROPOSAL_CONFLICT: ProposalConflict,
-    ErrorCode.RULE_FAILED: RuleFailed,
-    ErrorCode.NOT_WRITABLE: NotWritable,
+class Overloaded(RequestFailed):
+    """Too many requests of the partition are unanswered, in number or in bytes; nothing was written for this one.
+
+    The numbers are None where the engine refused it and did not say them.
+    """
+
+    partition: int | None = None
+    unanswered: int | None = None
+    bytes: int | None = None
+    oldest_seconds: float | None = None
+
+    @classmethod
+    def unsent(
+        cls, request_id: UUID, partition: int, *, unanswered: int, size: int, oldest_seconds: float
+    ) -> Overloaded:
+        """Return the error of a request that its client has not sent."""
+        error = cls(
+            f"partition {partition} has {unanswered} unanswered requests of {size} bytes, the oldest of which has been"
+            f" waiting for {oldest_seconds:.1f} s; this one was not sent. Send less at a time, add workers, wait for"
+            " room (STATEWRIGHT_WAIT_FOR_ROOM, in seconds) or allow more (STATEWRIGHT_MAX_BACKLOG,"
+            " STATEWRIGHT_MAX_BACKLOG_BYTES)",
+            request_id,
+            _OVERLOADED,
+        )
+        error.partition, error.unanswered, error.bytes = partition, unanswered, size
+        error.oldest_seconds = oldest_seconds
+        return error
+
+
+_BY_CODE: Final[dict[str, type[RequestFailed]]] = {
+    "invalid_message": InvalidMessage,
+    "run_not_found": RunNotFound,
+    "run_conflict": RunConflict,
+    "proposal_conflict": ProposalConflict,
+    "rule_failed": RuleFailed,
+    "not_writable": NotWritable,
+    _OVERLOADED: Overloaded,
 }
 
 
 def error_from(reply: ErrorReply, request_id: UUID) -> RequestFailed:
     """Return the exception that an error reply stands for."""
-    return _BY_CODE[reply.code](reply, request_id)
+    return _BY_CODE[reply.code](reply.message, request_id, reply.code, reply.field)

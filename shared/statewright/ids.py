@@ -1,6 +1,7 @@
 """Identifiers: time-ordered UUIDs whose last 16 bits tag the tree of runs, and so the partition."""
 
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from random import Random
@@ -9,6 +10,12 @@ from uuid import UUID
 TAG_BITS = 16
 TAG_MASK = (1 << TAG_BITS) - 1
 _VARIANT = 0b10 << 62
+
+# Ids need to be unique, not secret: a generator that the system has seeded is many times faster than asking it.
+_random = Random()
+if hasattr(os, "register_at_fork"):
+    # A child begins where its parent was: unless it is seeded anew, both go on with the same ids.
+    os.register_at_fork(after_in_child=_random.seed)
 
 
 def tree_tag(run_id: UUID) -> int:
@@ -27,12 +34,15 @@ def partition_of_tag(tag: str, partitions: int) -> int:
 
 
 class IdSource:
-    """Makes UUIDv7 ids; the clock (seconds since 1970) and the entropy (an integer of so many bits) are injected."""
+    """Makes UUIDv7 ids; the clock (seconds since 1970) and the entropy (an integer of so many bits) are injected.
+
+    A process that is forked off may go on using its parent's source: with the entropy that is the default, their ids
+    differ.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.time, entropy: Callable[[int], int] | None = None) -> None:
         self._clock = clock
-        # Ids need to be unique, not secret: a generator that the system has seeded is many times faster than asking it.
-        self._entropy = entropy or Random().getrandbits
+        self._entropy = entropy or _random.getrandbits
         self._last = 0
 
     def new(self, tag: int | None = None) -> UUID:

@@ -4,29 +4,44 @@ import asyncio
 from contextlib import suppress
 from functools import partial
 from typing import Final
+from uuid import UUID
 from weakref import WeakValueDictionary
 
 from redis.asyncio import ConnectionPool
-from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from statewright.connection import EXCHANGE_SECONDS, HeldConnection, cancel, entries_of, persist, reading, trimming
+from statewright.connection import (
+    DROPPED_OR_REFUSED,
+    EXCHANGE_SECONDS,
+    HeldConnection,
+    cancel,
+    entries_of,
+    persist,
+    reading,
+    trimming,
+)
+from statewright.errors import Delivery, NoAnswer
 
 BLOCK_MILLISECONDS: Final = 5_000
 REPLIES_PER_READ: Final = 1_000
 ANSWERS_KEPT: Final = 256
+CLOSING_SECONDS: Final = 1.0
 START: Final = b"0-0"
 
 
 class Inbox:
-    """Reads one reply stream; goes on where it was after a dropped connection."""
+    """Reads one reply stream; goes on where it was after a dropped connection or a refusal."""
 
     def __init__(self, pool: ConnectionPool, stream: str) -> None:
+        """Make an inbox for the event loop that runs; the first request that is expected to be answered starts it."""
         self._redis = HeldConnection(pool)
         self._stream = stream
+        self._loop = asyncio.get_running_loop()
         # Weak: once nobody holds the future of a request, its answer interests nobody.
         self._expected: WeakValueDictionary[bytes, asyncio.Future[bytes]] = WeakValueDictionary()
         self._received = 0
         """How many answers were received since the stream was trimmed."""
+        self._count = REPLIES_PER_READ
         self._running: asyncio.Task[None] | None = None
 
     def expect(self, request_id: bytes) -> "asyncio.Future[bytes]":
@@ -34,32 +49,43 @@ class Inbox:
         expected = self._expected.get(request_id)
         # One that is done was refused by Redis; who asks again expects another answer.
         if expected is None or expected.done():
-            expected = self._expected[request_id] = asyncio.get_running_loop().create_future()
+            expected = self._expected[request_id] = self._loop.create_future()
         if self._running is None:
             # Not before somebody asks: a subscriber needs no right to read replies.
             self._running = asyncio.create_task(self._run())
         return expected
 
     async def close(self) -> None:
-        """Stop; whoever still waits waits in vain."""
+        """Stop; whoever still waits for an answer is told that none will come here."""
         if self._running is not None:
             await cancel(self._running)
-            with suppress(RedisError, OSError):
-                await self._redis.ask("XTRIM", self._stream, "MAXLEN", 0)
+            with suppress(*DROPPED_OR_REFUSED):
+                await self._redis.ask("XTRIM", self._stream, "MAXLEN", 0, seconds=CLOSING_SECONDS)
         await self._redis.close()
+        for request_id, expected in list(self._expected.items()):
+            if not expected.done():
+                expected.set_exception(NoAnswer(UUID(request_id.decode()), None, Delivery.UNANSWERED))
+                # Redis holds the request: who does not wait for its answer need not hear of this.
+                expected.exception()
 
     async def _run(self) -> None:
         position = START
         while True:
-            position = await persist(partial(self._receive, position))
+            # A refusal as well: a user's rights and a server's role come back, and somebody waits for what comes then.
+            position = await persist(partial(self._receive, position), on=DROPPED_OR_REFUSED)
 
     async def _receive(self, position: bytes) -> bytes:
         if self._received > ANSWERS_KEPT:
             # What was received is deleted now and then, so that the stream stays short.
             await self._redis.ask(*trimming(self._stream, position.decode()))
             self._received = 0
-        waiting = reading(self._stream, position, REPLIES_PER_READ, BLOCK_MILLISECONDS)
-        read = await self._redis.ask(*waiting, seconds=BLOCK_MILLISECONDS / 1_000 + EXCHANGE_SECONDS)
+        waiting = reading(self._stream, position, self._count, BLOCK_MILLISECONDS)
+        try:
+            read = await self._redis.ask(*waiting, seconds=BLOCK_MILLISECONDS / 1_000 + EXCHANGE_SECONDS)
+        except RedisTimeoutError:
+            # If it was too much for the time, less will come through.
+            self._count = max(1, self._count // 10)
+            raise
         for entry_id, fields in entries_of(read):
             self._received += len(fields)
             for request_id, body in fields.items():

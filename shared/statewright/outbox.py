@@ -2,110 +2,322 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
+from uuid import UUID
 
 from redis.asyncio import ConnectionPool
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 
-from statewright.connection import Argument, Command, HeldConnection, cancel, persist
-from statewright.errors import RedisUnavailable, StatewrightError
+from statewright.channels import REQUEST_ID
+from statewright.connection import (
+    DROPPED_OR_REFUSED,
+    EXCHANGE_SECONDS,
+    Argument,
+    Command,
+    HeldConnection,
+    cancel,
+    passing,
+    persist,
+)
+from statewright.errors import Delivery, NoAnswer, Overloaded, RedisUnavailable, StatewrightError
+from statewright.room import Backlog, Bound, age_of_the_oldest, asking, asking_for_the_oldest
 
 PIPELINE_SIZE: Final = 500
+PIPELINE_BYTES: Final = 4_000_000
+SLOWEST_BYTES_PER_SECOND: Final = 1_000_000
+"""How slowly requests may leave before the way to Redis counts as dead."""
 TOGETHER: Final = 16
 """So few requests become visible in one instant; more of them come faster than they are read anyway."""
+ROOM_POLL_SECONDS: Final = 0.1
 
 Fields = dict[bytes, bytes]
+Result = TypeVar("Result")
 
 
 class _Outgoing(NamedTuple):
-    stream: str
+    partition: int
     fields: Fields
+    size: int
     pushed: asyncio.Future[StatewrightError | None]
     reply: asyncio.Future[bytes]
 
+    def fail(self, error: StatewrightError) -> None:
+        """Tell whoever waits for it: Redis will not take it, and so nobody will ever answer."""
+        if not self.pushed.done():
+            self.pushed.set_result(error)
+        if not self.reply.done():
+            self.reply.set_exception(error)
+
+    @property
+    def request_id(self) -> UUID:
+        return UUID(self.fields[REQUEST_ID].decode())
+
+
+class _Held(NamedTuple):
+    """A request that waits for room in its partition, until `refused_at` by the loop's clock."""
+
+    entry: _Outgoing
+    refused_at: float
+
 
 class Outbox:
-    """Pushes entries onto streams; after a dropped connection it sends again what was not confirmed."""
+    """Pushes requests onto the partitions' streams; sends again what was not confirmed, and waits while Redis cannot.
 
-    def __init__(self, pool: ConnectionPool) -> None:
-        """Make an outbox; the first entry starts it."""
+    What Redis refuses for good, and what has no room in its partition, is refused alone.
+    """
+
+    def __init__(self, pool: ConnectionPool, streams: Sequence[str], bound: Bound, wait_for_room: float) -> None:
+        """Make an outbox for the event loop that runs; the first request starts it."""
         self._redis = HeldConnection(pool)
+        self._loop = asyncio.get_running_loop()
+        self._streams = streams
+        self._backlogs = [Backlog(bound) for _ in streams]
+        self._wait_for_room = wait_for_room
         self._waiting: deque[_Outgoing] = deque()
+        self._held: dict[int, deque[_Held]] = {}
+        self._in_hand: list[_Outgoing] = []
+        self._uncertain = False
+        """Whether what is in hand may have reached Redis."""
+        self._problem = ""
+        """What Redis says for as long as it does not take what is in hand."""
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
     def put(
-        self, stream: str, fields: Fields, reply: "asyncio.Future[bytes]"
+        self, partition: int, fields: Fields, size: int, reply: "asyncio.Future[bytes]"
     ) -> "asyncio.Future[StatewrightError | None]":
-        """Queue an entry; the future yields None once Redis holds it, or the error with which Redis refused it.
+        """Queue a request of so many bytes; the future yields None once Redis holds it, or the error that refused it.
 
         A refusal is the reply's exception too: nobody will ever answer.
         """
-        pushed: asyncio.Future[StatewrightError | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Outgoing(stream, fields, pushed, reply))
+        pushed: asyncio.Future[StatewrightError | None] = self._loop.create_future()
+        self._waiting.append(_Outgoing(partition, fields, size, pushed, reply))
         self._filled.set()
         self._emptied.clear()
         if self._running is None:
             self._running = asyncio.create_task(self._run())
         return pushed
 
+    def delivery_of(self, pushed: "asyncio.Future[StatewrightError | None]") -> tuple[Delivery, str]:
+        """Return how far the request has got whose future `put` returned, and what keeps it, if anything does."""
+        if pushed.done():
+            return Delivery.UNANSWERED, ""
+        if any(held.entry.pushed is pushed for held in chain.from_iterable(self._held.values())):
+            return Delivery.NOT_SENT, "its partition has no room"
+        is_uncertain = self._uncertain and any(entry.pushed is pushed for entry in self._in_hand)
+        return Delivery.UNCONFIRMED if is_uncertain else Delivery.NOT_SENT, self._problem
+
     async def close(self, timeout: float) -> None:
-        """Stop, once everything is pushed or `timeout` seconds have passed."""
+        """Stop, once everything is pushed or `timeout` seconds have passed; what may not be pushed then fails."""
         if self._running is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._emptied.wait()
             await cancel(self._running)
         await self._redis.close()
+        held = (held.entry for held in chain.from_iterable(self._held.values()))
+        for entry in (*self._in_hand, *held, *self._waiting):
+            if not entry.pushed.done():
+                entry.fail(NoAnswer(entry.request_id, None, *self.delivery_of(entry.pushed)))
 
     async def _run(self) -> None:
         while True:
-            await self._filled.wait()
+            await self._something_to_do()
             self._filled.clear()
+            await self._work_off(self._next())
             while self._waiting:
-                size = min(len(self._waiting), PIPELINE_SIZE)
-                await self._push([self._waiting.popleft() for _ in range(size)])
-            self._emptied.set()
+                await self._work_off(self._next())
+            if not self._held:
+                self._emptied.set()
 
-    async def _push(self, entries: list[_Outgoing]) -> None:
-        answers = await persist(partial(self._push_at_once, entries))
+    async def _something_to_do(self) -> None:
+        if not self._held:
+            await self._filled.wait()
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ROOM_POLL_SECONDS):
+                await self._filled.wait()
+
+    def _next(self) -> list[_Outgoing]:
+        taken: list[_Outgoing] = []
+        size = 0
+        while self._waiting and len(taken) < PIPELINE_SIZE and size < PIPELINE_BYTES:
+            entry = self._waiting.popleft()
+            size += entry.size
+            taken.append(entry)
+        return taken
+
+    async def _work_off(self, entries: list[_Outgoing]) -> None:
+        self._in_hand, self._uncertain = entries, False
+        self._in_hand = await self._with_room(entries)
+        if self._in_hand:
+            await self._insist(self._push_at_once)
+
+    async def _insist(self, do: Callable[[], Awaitable[Result]]) -> Result:
+        async def attempt() -> Result:
+            try:
+                result = await do()
+            except DROPPED_OR_REFUSED as error:
+                self._problem = f"Redis: {error or type(error).__name__}"
+                raise
+            self._problem = ""
+            return result
+
+        return await persist(attempt, on=DROPPED_OR_REFUSED)
+
+    # Room: who may leave.
+
+    async def _with_room(self, entries: list[_Outgoing]) -> list[_Outgoing]:
+        """Return those, and those held until now, that may leave; hold or refuse the others."""
+        now = self._loop.time()
+        sums = _sums(entries)
+        doubtful = set(self._held)
+        doubtful.update(p for p, (count, size) in sums.items() if self._backlogs[p].is_doubtful(count, size, now))
+        if doubtful:
+            await self._insist(lambda: self._ask_about(doubtful))
+        leaving = []
+        for entry in entries:
+            if entry.partition in doubtful:
+                held = _Held(entry, now + self._wait_for_room)
+                self._held.setdefault(entry.partition, deque()).append(held)
+            else:
+                leaving.append(entry)
+        for partition, (count, size) in sums.items():
+            if partition not in doubtful:
+                self._backlogs[partition].count(count, size)
+        for partition in doubtful:
+            leaving += self._let_in(partition)
+            await self._refuse_the_overdue(partition)
+        return leaving
+
+    async def _ask_about(self, partitions: Iterable[int]) -> None:
+        asked = list(partitions)
+        commands = chain.from_iterable(asking(self._streams[partition]) for partition in asked)
+        self._learn(asked, await self._redis.exchange(*commands))
+
+    def _learn(self, partitions: Sequence[int], answers: Sequence[Any]) -> None:
+        now = self._loop.time()
+        for number, partition in enumerate(partitions):
+            self._backlogs[partition].learn(answers[2 * number : 2 * number + 2], now)
+
+    def _let_in(self, partition: int) -> Iterator[_Outgoing]:
+        held, backlog = self._held[partition], self._backlogs[partition]
+        size = 0
+        # The oldest first, and nobody before it: what is sent to one tree takes effect in the order of the calls.
+        while held and size < PIPELINE_BYTES and backlog.has_room(held[0].entry.size):
+            entry = held.popleft().entry
+            backlog.count(1, entry.size)
+            size += entry.size
+            yield entry
+
+    async def _refuse_the_overdue(self, partition: int) -> None:
+        held, backlog = self._held[partition], self._backlogs[partition]
+        now = self._loop.time()
+        if held and held[0].refused_at <= now and not backlog.has_room(held[0].entry.size):
+            stream = self._streams[partition]
+            age = age_of_the_oldest(await self._insist(lambda: self._redis.exchange(*asking_for_the_oldest(stream))))
+            # Those behind it as well, though they be smaller: they may build on it.
+            while held and held[0].refused_at <= now:
+                entry = held.popleft().entry
+                entry.fail(
+                    Overloaded.unsent(
+                        entry.request_id,
+                        partition,
+                        unanswered=backlog.requests,
+                        size=backlog.size,
+                        oldest_seconds=age,
+                    )
+                )
+        if not held:
+            del self._held[partition]
+
+    # Pushing: what leaves.
+
+    async def _push_at_once(self) -> None:
+        """Push what is in hand. Raises what Redis says when some of it stays in hand, to be tried again."""
+        if not self._redis.is_connected:
+            await self._redis.connect(EXCHANGE_SECONDS)
+        entries, was_uncertain = self._in_hand, self._uncertain
+        self._uncertain = True
+        answers = await self._answers_to(entries)
+        self._uncertain = was_uncertain
+        again = [
+            (entry, answer)
+            for entry, answer in zip(entries, answers, strict=True)
+            if isinstance(answer, ResponseError) and not self._is_over(entry, answer)
+        ]
         for entry, answer in zip(entries, answers, strict=True):
-            refusal = _refusal(answer)
-            if not entry.pushed.done():
-                entry.pushed.set_result(refusal)
-            if refusal is not None and not entry.reply.done():
-                entry.reply.set_exception(refusal)
+            if not (isinstance(answer, ResponseError) or entry.pushed.done()):
+                entry.pushed.set_result(None)
+        self._in_hand = [entry for entry, _ in again]
+        if again:
+            raise again[0][1]
 
-    async def _push_at_once(self, entries: list[_Outgoing]) -> list[object]:
-        commands = [_command(entry) for entry in entries]
+    def _is_over(self, entry: _Outgoing, refusal: ResponseError) -> bool:
+        """Tell whoever waits for the request that it was refused, unless it is to be tried again."""
+        # A server without memory and a user without the right change by somebody's doing, not in a moment.
+        if passing(refusal) and not isinstance(refusal, OutOfMemoryError | NoPermissionError):
+            return False
+        entry.fail(RedisUnavailable(f"{_meaning(refusal)}; {self._effect_of_a_refusal()}: {refusal}"))
+        return True
+
+    def _effect_of_a_refusal(self) -> str:
+        if self._uncertain:
+            return "it was sent once before without being confirmed, and may take effect"
+        return "nothing was written"
+
+    async def _answers_to(self, entries: list[_Outgoing]) -> list[Any]:
+        commands = [self._command(entry) for entry in entries]
+        now = self._loop.time()
+        news = [
+            partition for partition in {entry.partition for entry in entries} if self._backlogs[partition].is_old(now)
+        ]
+        asked = [*chain.from_iterable(asking(self._streams[partition]) for partition in news)]
+        seconds = EXCHANGE_SECONDS + sum(entry.size for entry in entries) / SLOWEST_BYTES_PER_SECOND
         if 1 < len(commands) <= TOGETHER:
             # The drain would wake up at the first of them, and spend a transaction on it alone.
-            return await self._push_in_one_instant(commands)
-        return await self._redis.exchange(*commands)
-
-    async def _push_in_one_instant(self, commands: list[Command]) -> list[object]:
-        begun, *queued, executed = await self._redis.exchange(("MULTI",), *commands, ("EXEC",))
-        if isinstance(begun, ResponseError):
-            # A user who may not do this: Redis has carried out one command after the other.
-            return queued
-        if isinstance(executed, ResponseError):
-            # One of them was refused, and so nothing was done: each is to stand for itself.
-            return await self._redis.exchange(*commands)
-        answers: list[object] = executed
+            answers, told = await self._in_one_instant(commands, asked, seconds)
+        else:
+            together = await self._redis.exchange(*commands, *asked, seconds=seconds)
+            answers, told = together[: len(commands)], together[len(commands) :]
+        self._learn(news, told)
         return answers
 
+    async def _in_one_instant(
+        self, commands: list[Command], asked: list[Command], seconds: float
+    ) -> tuple[list[Any], list[Any]]:
+        together = await self._redis.exchange(("MULTI",), *commands, ("EXEC",), *asked, seconds=seconds)
+        begun, *queued = together[: len(commands) + 1]
+        executed, *told = together[len(commands) + 1 :]
+        if isinstance(begun, ResponseError):
+            # A user who may not do this: Redis has carried out one command after the other.
+            return queued, told
+        if isinstance(executed, ResponseError):
+            # One of them was refused, and so nothing was done: each is to stand for itself.
+            return await self._redis.exchange(*commands, seconds=seconds), told
+        return executed, told
 
-def _command(entry: _Outgoing) -> Command:
-    fields: Iterator[Argument] = chain.from_iterable(entry.fields.items())
-    return ("XADD", entry.stream, "*", *fields)
+    def _command(self, entry: _Outgoing) -> Command:
+        fields: Iterator[Argument] = chain.from_iterable(entry.fields.items())
+        return ("XADD", self._streams[entry.partition], "*", *fields)
 
 
-def _refusal(answer: object) -> StatewrightError | None:
-    if isinstance(answer, ResponseError):
-        return RedisUnavailable(f"Redis refused the request: {answer}")
-    return None
+def _sums(entries: Iterable[_Outgoing]) -> dict[int, tuple[int, int]]:
+    """Return per partition how many requests there are, and their bytes."""
+    sums: dict[int, tuple[int, int]] = {}
+    for entry in entries:
+        count, size = sums.get(entry.partition, (0, 0))
+        sums[entry.partition] = count + 1, size + entry.size
+    return sums
+
+
+def _meaning(refusal: ResponseError) -> str:
+    if isinstance(refusal, OutOfMemoryError):
+        return "Redis has no memory left (maxmemory) and refused the request"
+    if isinstance(refusal, NoPermissionError):
+        return "the Redis user may not send this request"
+    return "Redis refused the request"

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from statewright.errors import NoAnswer, StatewrightError, UnreadableAnswer, error_from
+from statewright.errors import Delivery, NoAnswer, NotOpen, StatewrightError, UnreadableAnswer, error_from
 from statewright.messages import REPLY, Reply
 
 Answer = TypeVar("Answer")
@@ -16,13 +16,15 @@ Answer = TypeVar("Answer")
 class Sent(NamedTuple):
     """A request that was handed to the outbox: when Redis holds it, and what answers it within `timeout` seconds.
 
-    When Redis refuses it, the reply is that error as well.
+    When Redis refuses it, the reply is that error as well. `delivery_of` tells of `pushed` how far the request has got,
+    and what keeps it.
     """
 
     request_id: UUID
     pushed: "asyncio.Future[StatewrightError | None]"
     reply: "asyncio.Future[bytes]"
     timeout: float
+    delivery_of: "Callable[[asyncio.Future[StatewrightError | None]], tuple[Delivery, str]]"
 
 
 class Pending(Generic[Answer]):
@@ -38,7 +40,12 @@ class Pending(Generic[Answer]):
         return self._sent.request_id
 
     async def pushed(self) -> UUID:
-        """Wait until Redis holds the request, and return its id. Raises RedisUnavailable if Redis refused it."""
+        """Wait until Redis holds the request, and return its id.
+
+        Raises RedisUnavailable if Redis refused it, Overloaded if its partition had no room, and NoAnswer if the client
+        was closed before.
+        """
+        _of_this_loop(self._sent.pushed)
         refusal = await asyncio.shield(self._sent.pushed)
         if refusal:
             raise refusal
@@ -51,7 +58,8 @@ class Pending(Generic[Answer]):
         if not self._sent.reply.done():
             await _settled(self._sent.reply, self._sent.timeout)
         if not self._sent.reply.done():
-            raise NoAnswer(self.request_id, self._sent.timeout)
+            delivery, problem = self._sent.delivery_of(self._sent.pushed)
+            raise NoAnswer(self.request_id, self._sent.timeout, delivery, problem)
         reply = self._decoded(self._sent.reply.result())
         if reply.type == "error":
             raise error_from(reply, self.request_id)
@@ -79,7 +87,7 @@ async def _settled(reply: "asyncio.Future[bytes]", timeout: float) -> None:
 
     What `asyncio.wait` does, in half of the time.
     """
-    loop = asyncio.get_running_loop()
+    loop = _of_this_loop(reply)
     waiter: asyncio.Future[None] = loop.create_future()
 
     def wake(_: object = None) -> None:
@@ -93,3 +101,10 @@ async def _settled(reply: "asyncio.Future[bytes]", timeout: float) -> None:
     finally:
         timer.cancel()
         reply.remove_done_callback(wake)
+
+
+def _of_this_loop(future: "asyncio.Future[Any]") -> asyncio.AbstractEventLoop:
+    loop = asyncio.get_running_loop()
+    if future.get_loop() is not loop:
+        raise NotOpen("this request was sent in another event loop or process: await it there")
+    return loop

@@ -24,6 +24,12 @@ class ClientSettings(BaseSettings):
     """Only checked: the number is fixed when the first worker starts, and clients learn it from Redis."""
     max_message_bytes: Annotated[int, Field(ge=1_024, le=100_000_000)] = 1_048_576
     answer_timeout: Annotated[float, Field(gt=0)] = 30.0
+    max_backlog: Annotated[int, Field(ge=1, le=100_000_000)] = 10_000
+    """How many requests of one partition may be unanswered; beyond, they are refused before they are sent."""
+    max_backlog_bytes: Annotated[int, Field(ge=1_024)] = 67_108_864
+    """How much memory of Redis the unanswered requests of one partition may take, about."""
+    wait_for_room: Annotated[float, Field(ge=0)] = 0.0
+    """How long a request may wait for room in its partition before it is refused."""
 
     @field_validator("redis_url")
     @classmethod

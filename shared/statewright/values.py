@@ -16,6 +16,8 @@ from pydantic import (
     ValidationError,
 )
 
+from statewright.errors import InvalidRequest
+
 MAX_NAME_LENGTH = 200
 MAX_MESSAGE_LENGTH = 250_000
 MAX_CACHE_KEY_LENGTH = 2_000
@@ -81,9 +83,6 @@ class _MadeByHand(ModelMetaclass):
         try:
             return _make(cls, *arguments, **fields)
         except ValidationError as error:
-            # Errors know messages, and messages know values.
-            from statewright.errors import InvalidRequest
-
             raise InvalidRequest(error) from None
 
 

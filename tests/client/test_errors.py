@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 import statewright
 from statewright import (
+    Delivery,
     InvalidRequest,
     MessageTooLarge,
     NoAnswer,
@@ -52,7 +53,7 @@ def test_errors_about_numbers_say_both_numbers() -> None:
 
 
 def test_no_answer_says_under_which_id_to_ask_again() -> None:
-    error = NoAnswer(ID, 2.5)
+    error = NoAnswer(ID, 2.5, Delivery.UNANSWERED)
     assert (error.proposal_id, error.timeout) == (ID, 2.5)
     assert str(ID) in str(error)
     assert "2.5 s" in str(error)

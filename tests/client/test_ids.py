@@ -1,5 +1,6 @@
 """Ids: ordered by time, tagged by tree, and stable where they come from a key."""
 
+import os
 from collections.abc import Iterator
 from itertools import pairwise
 from uuid import RFC_4122, UUID
@@ -148,3 +149,32 @@ def test_the_keys_of_two_parents_in_one_tree_do_not_meet() -> None:
 
 def test_ids_from_keys_without_a_parent_spread_over_the_partitions() -> None:
     assert {partition_of(id_from_key(f"run {n}"), 8) for n in range(200)} == set(range(8))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_ids_differ_from_those_of_forked_off_processes() -> None:
+    ids = IdSource(clock=lambda: SECONDS)
+
+    def made_in_a_child() -> list[str]:
+        receiving, sending = os.pipe()
+        if os.fork() == 0:
+            os.write(sending, " ".join(str(ids.new(tag=7)) for _ in range(20)).encode())
+            os._exit(0)
+        os.close(sending)
+        with os.fdopen(receiving) as told:
+            made = told.read().split()
+        os.wait()
+        return made
+
+    made = [*made_in_a_child(), *made_in_a_child(), *(str(ids.new(tag=7)) for _ in range(20))]
+    assert len(set(made)) == len(made) == 60
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_entropy_that_was_injected_stays_as_it_is_in_a_forked_off_process() -> None:
+    ids = source()
+    expected = source().new()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if ids.new() == expected else 1)
+    assert os.waitpid(child, 0)[1] == 0

@@ -1,0 +1,104 @@
+"""How much room a partition has for requests: what a client knows of its backlog, and what it asks Redis about it.
+
+To ask before each push would cost a round trip. So a client asks behind a push now and then, and counts what it has
+sent since; only where that comes near to the bound, or where it knows nothing, does it ask before.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Final
+
+from redis.exceptions import ResponseError
+
+from statewright.connection import Command
+
+NEWS_SECONDS: Final = 0.2
+NEWS_REQUESTS: Final = 64
+NEWS_BYTES: Final = 1_000_000
+"""What is known is asked anew, behind a push, after so much time or so much that was sent."""
+
+KNOWN_SECONDS: Final = 5.0
+"""What is known for longer says nothing: others push as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """How many requests of one partition may be unanswered, and how many bytes they may take."""
+
+    requests: int
+    size: int
+
+
+class Backlog:
+    """What is known of one partition's unanswered requests."""
+
+    __slots__ = ("_bound", "_known_at", "_sent", "_sent_size", "requests", "size")
+
+    def __init__(self, bound: Bound) -> None:
+        self._bound = bound
+        self._known_at = -inf
+        self._sent = 0
+        self._sent_size = 0
+        self.requests = 0
+        """How many there are: those that were there when Redis was asked, and those sent since."""
+        self.size = 0
+        """How many bytes they take, about."""
+
+    def learn(self, answers: Sequence[Any], now: float) -> None:
+        """Take the answers to `asking`. Where Redis refuses them, the user may not ask: then there is no bound here."""
+        self.requests, self.size = (_number(answer) for answer in answers)
+        if self.requests == 0:
+            # What an empty stream takes is no backlog.
+            self.size = 0
+        self._sent = self._sent_size = 0
+        self._known_at = now
+
+    def count(self, requests: int, size: int) -> None:
+        """Take note of what is being sent."""
+        self.requests += requests
+        self.size += size
+        self._sent += requests
+        self._sent_size += size
+
+    def is_doubtful(self, requests: int, size: int, now: float) -> bool:
+        """Return whether to ask before so much more is sent."""
+        return (
+            now - self._known_at > KNOWN_SECONDS
+            or 2 * (self.requests + requests) > self._bound.requests
+            or 2 * (self.size + size) > self._bound.size
+        )
+
+    def is_old(self, now: float) -> bool:
+        """Return whether to ask behind the next push."""
+        return now - self._known_at > NEWS_SECONDS or self._sent > NEWS_REQUESTS or self._sent_size > NEWS_BYTES
+
+    def has_room(self, size: int) -> bool:
+        """Return whether a request of so many bytes may be sent; one always may where nothing else is."""
+        return self.requests == 0 or (self.requests < self._bound.requests and self.size + size <= self._bound.size)
+
+
+def asking(stream: str) -> tuple[Command, Command]:
+    """Return the commands whose answers `Backlog.learn` takes."""
+    return ("XLEN", stream), ("MEMORY", "USAGE", stream)
+
+
+def asking_for_the_oldest(stream: str) -> tuple[Command, Command]:
+    """Return the commands whose answers `age_of_the_oldest` takes."""
+    return ("XRANGE", stream, "-", "+", "COUNT", 1), ("TIME",)
+
+
+def age_of_the_oldest(answers: Iterable[Any]) -> float:
+    """Return for how many seconds the oldest request has been waiting, by Redis' clock; 0 when that is not known."""
+    entries, now = answers
+    if isinstance(entries, ResponseError) or not entries:
+        return 0.0
+    pushed = int(entries[0][0].partition(b"-")[0]) / 1_000
+    # A user who may not ask for the time has a clock as well.
+    seconds = time.time() if isinstance(now, ResponseError) else int(now[0]) + int(now[1]) / 1_000_000
+    return max(0.0, seconds - pushed)
+
+
+def _number(answer: Any) -> int:
+    return answer if isinstance(answer, int) else 0
