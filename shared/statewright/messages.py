@@ -18,6 +18,7 @@ from statewright.values import MAX_PARTITIONS, MAX_POSITION, Frozen, Message, Na
 from statewright.verdicts import Verdict
 
 PROTOCOL_VERSION: Final = 1
+MAX_CONCURRENCY_LIMIT: Final = 1_000_000
 
 Position = Annotated[int, Field(ge=0, le=MAX_POSITION)]
 ApiVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){0,3}$")]
@@ -86,7 +87,7 @@ class SetLimit(_Request):
 
     type: Literal["set_limit"] = "set_limit"
     tag: Name
-    concurrency_limit: Annotated[int, Field(ge=0, le=1_000_000)] | None
+    concurrency_limit: Annotated[int, Field(ge=0, le=MAX_CONCURRENCY_LIMIT)] | None
 
 
 class ReadLimit(_Request):

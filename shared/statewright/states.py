@@ -98,6 +98,7 @@ class ProposedState(Offered, _StateKind):
     type: StateType
     name: Name | None = None
     timestamp: Moment | None = None
+    """When it was entered; one before the run's last state stays as it is, one in the future becomes the present."""
     message: Message | None = None
     data: Json = None
     state_details: StateDetails = NO_DETAILS
