@@ -4,6 +4,8 @@ from statewright.client import Client, Proposal
 from statewright.errors import (
     ConfigurationError,
     Delivery,
+    EraBegan,
+    EventsMissed,
     InvalidMessage,
     InvalidRequest,
     MessageTooLarge,
@@ -34,7 +36,9 @@ __all__ = [
     "ConcurrencyLimit",
     "ConfigurationError",
     "Delivery",
+    "EraBegan",
     "Event",
+    "EventsMissed",
     "FlowRun",
     "InvalidMessage",
     "InvalidRequest",

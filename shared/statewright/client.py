@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
@@ -30,8 +30,11 @@ from statewright.inbox import Inbox
 from statewright.messages import (
     CreateFlowRun,
     CreateTaskRun,
+    EventsReply,
+    HistoryReply,
     LimitRequest,
     Propose,
+    ReadEvents,
     ReadLimit,
     ReadRun,
     Request,
@@ -40,12 +43,13 @@ from statewright.messages import (
     encode,
 )
 from statewright.outbox import Outbox
-from statewright.pending import Answer, Pending, PendingRun, Sent
+from statewright.pending import Answer, Pending, PendingHistory, PendingRun, Sent
 from statewright.room import Bound
 from statewright.runs import ConcurrencyLimit, FlowRun, Run, RunHistory, RunPolicy, TaskRun
 from statewright.settings import ClientSettings
 from statewright.states import ProposedState
-from statewright.subscription import Subscription
+from statewright.subscription import Subscription, positions_from
+from statewright.values import MAX_IDEMPOTENCY_KEY_LENGTH
 from statewright.verdicts import Verdict
 
 RunReference = UUID | str | Run | PendingRun[Any]
@@ -259,8 +263,13 @@ class Client:
         return [_verdict_or_error(next(answers)) if isinstance(one, Pending) else one for one in sent]
 
     def read_run(self, run: RunReference) -> PendingRun[RunHistory]:
-        """Read a run with its history, as they are after everything sent before to its tree."""
-        return self._send_to_run(ReadRun(run_id=_id_of(run)), lambda reply: reply.history)
+        """Read a run with its whole history, as they are after everything sent before to its tree.
+
+        A long history comes in several answers, each of which may take `answer_timeout` seconds.
+        """
+        run_id = _id_of(run)
+        first = self._send_in_its_tree(ReadRun(run_id=run_id))
+        return PendingHistory(first, run_id, partial(self._page_of_history, run_id))
 
     def set_limit(self, tag: str, concurrency_limit: int | None) -> Pending[ConcurrencyLimit | None]:
         """Set how many task runs with `tag` may be RUNNING at once; None removes the limit.
@@ -273,21 +282,27 @@ class Client:
         """Read the limit on `tag` and the runs that hold its slots; None when there is no limit."""
         return self._send_to_limit(_checked(ReadLimit, tag=tag))
 
-    async def subscribe(self, *, since: dict[int, int] | None = None) -> Subscription:
+    async def subscribe(self, *, since: Mapping[int, int] | Mapping[str, int] | None = None) -> Subscription:
         """Return a subscription to all events from now on, or after the sequence numbers `since` per partition.
 
-        A partition that `since` leaves out is read from its oldest kept event.
+        `since` is what `Subscription.positions` was, also after it was JSON. What is behind a position and no longer in
+        Redis is asked of the engine, which a subscriber needs a producer's rights for. A partition that `since` leaves
+        out is read from its oldest kept event. Raises InvalidRequest when `since` names no partition or no position.
         """
         self._check_that_it_is_open()
-        partitions = range(self._partitions)
-        if since is None:
-            return await Subscription.from_now(self._redis, self._channels, partitions)
-        return Subscription(self._redis, self._channels, {p: since.get(p, 0) for p in partitions})
+        positions = None if since is None else positions_from(since, self._partitions)
+        pool, patience = self._redis.connection_pool, self._settings.answer_timeout
+        subscription = Subscription(pool, self._channels, self._read_events, patience)
+        await subscription.begin(range(self._partitions), positions)
+        return subscription
 
     def _run_id(self, parent_id: UUID | None, idempotency_key: str | None) -> UUID:
         if idempotency_key is not None:
             if not isinstance(idempotency_key, str):
                 raise InvalidRequest("idempotency_key", f"must be a text, not {_shown(idempotency_key)}")
+            if (length := len(idempotency_key)) > MAX_IDEMPOTENCY_KEY_LENGTH:
+                problem = f"has {length} characters, at most {MAX_IDEMPOTENCY_KEY_LENGTH} are accepted"
+                raise InvalidRequest("idempotency_key", problem)
             return id_from_key(idempotency_key, parent_id)
         return self._ids.new(tag=None if parent_id is None else tree_tag(parent_id))
 
@@ -298,9 +313,21 @@ class Client:
         request_id: UUID | None = None,
         timeout: float | None = None,
     ) -> PendingRun[Answer]:
+        return PendingRun(self._send_in_its_tree(message, request_id, timeout), read, message.run_id)
+
+    def _send_in_its_tree(
+        self, message: RunRequest, request_id: UUID | None = None, timeout: float | None = None
+    ) -> Sent:
         self._check_that_it_is_open()
-        partition = partition_of(message.run_id, self._partitions)
-        return PendingRun(self._send(message, partition, request_id, timeout), read, message.run_id)
+        return self._send(message, partition_of(message.run_id, self._partitions), request_id, timeout)
+
+    def _page_of_history(self, run_id: UUID, after: int) -> Pending[HistoryReply]:
+        return Pending(self._send_in_its_tree(ReadRun(run_id=run_id, after=after)), lambda reply: reply)
+
+    def _read_events(self, partition: int, after: int, seconds: float | None) -> Pending[EventsReply]:
+        self._check_that_it_is_open()
+        message = ReadEvents(partition=partition, after=after)
+        return Pending(self._send(message, partition, timeout=seconds), lambda reply: reply)
 
     def _send_to_limit(self, message: LimitRequest) -> Pending[ConcurrencyLimit | None]:
         self._check_that_it_is_open()

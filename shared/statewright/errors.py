@@ -9,6 +9,8 @@ StatewrightError
 ├── MessageTooLarge
 ├── NoAnswer                    no answer came in time; says how far the request got; asking again under its id is safe
 ├── UnreadableAnswer            a worker of another version answered in a form that this client does not know
+├── EventsMissed                a subscription cannot tell some events; it goes on behind them
+├── EraBegan                    events that a subscription told no longer happened; it goes on behind them
 └── RequestFailed               the request was refused; nothing was written for it
     ├── InvalidMessage
     ├── RunNotFound
@@ -29,6 +31,7 @@ from pydantic import ValidationError
 
 if TYPE_CHECKING:
     # The values that messages are made of raise errors themselves.
+    from statewright.events import Era
     from statewright.messages import ErrorReply
 
 
@@ -126,6 +129,38 @@ class UnreadableAnswer(StatewrightError):
     def __init__(self, request_id: UUID, problem: str) -> None:
         super().__init__(f"the answer to request {request_id} cannot be read; is this client too old? {problem}")
         self.request_id = request_id
+
+
+class EventsMissed(StatewrightError):
+    """Events `first` to `last` of a partition no longer exist, or may not be asked for; the subscription goes on."""
+
+    def __init__(self, partition: int, first: int, last: int) -> None:
+        super().__init__(
+            f"events {first} to {last} of partition {partition} no longer exist, or the engine could not be asked for"
+            f" them; the subscription goes on behind them; to ask again, begin one at position {first - 1}"
+        )
+        self.partition = partition
+        self.first = first
+        self.last = last
+
+
+class EraBegan(StatewrightError):
+    """PostgreSQL went back in time, so that events which were told no longer happened; the subscription goes on.
+
+    They are the events of `partition` above `went_back_to` and up to `undone_up_to`. What follows belongs to the era
+    `era`; `sequence` is the place of this message among the events.
+    """
+
+    def __init__(self, began: Era) -> None:
+        super().__init__(
+            f"the database went back in time: the events of partition {began.partition} above {began.went_back_to} and"
+            f" up to {began.undone_up_to} told of changes that no longer exist; era {began.era} begins"
+        )
+        self.partition = began.partition
+        self.sequence = began.sequence
+        self.era = began.era
+        self.went_back_to = began.went_back_to
+        self.undone_up_to = began.undone_up_to
 
 
 _OVERLOADED: Final = "overloaded"

@@ -3,6 +3,7 @@
 from typing import Literal
 from uuid import UUID
 
+from statewright import values
 from statewright.runs import RunKind
 from statewright.states import StateType
 from statewright.values import Frozen, Moment
@@ -41,7 +42,7 @@ class RelatedResource(Frozen):
 class Transition(Frozen):
     """The types that the change led from and to; `from_type` is None for a run's first state."""
 
-    from_type: StateType | None
+    from_type: StateType | None = None
     to_type: StateType
 
 
@@ -81,9 +82,5 @@ class Era(Frozen):
 
 
 def truncated(message: str | None) -> str | None:
-    """Return `message`, or its first and last halves with a note between when it is longer than 100,000 characters."""
-    if message is None or len(message) <= TRUNCATE_MESSAGES_AT:
-        return message
-    half = TRUNCATE_MESSAGES_AT // 2
-    omitted = len(message) - 2 * half
-    return f"{message[:half]}...{omitted} characters left out...{message[-half:]}"
+    """Return `message` as an event tells it: one of more than 100,000 characters is cut in its middle, with a note."""
+    return None if message is None else values.truncated(message, TRUNCATE_MESSAGES_AT)

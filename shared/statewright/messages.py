@@ -4,19 +4,21 @@ A request is one stream entry with the fields of `channels.REQUEST_*`; its JSON 
 field of an entry on the producer's reply stream: its name is the request's id, its value one of `Reply`.
 """
 
+import json
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
-from pydantic import Field, StringConstraints, TypeAdapter
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from statewright.events import Era, Event
 from statewright.runs import ConcurrencyLimit, FlowRun, RunHistory, RunPolicy, TaskRun
 from statewright.states import ProposedState
-from statewright.values import MAX_PARTITIONS, MAX_POSITION, Frozen, Name, Tags, Text
+from statewright.values import MAX_PARTITIONS, MAX_POSITION, Frozen, Message, Name, Tags
 from statewright.verdicts import Verdict
 
 PROTOCOL_VERSION: Final = 1
+MAX_CONCURRENCY_LIMIT: Final = 1_000_000
 
 Position = Annotated[int, Field(ge=0, le=MAX_POSITION)]
 ApiVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){0,3}$")]
@@ -85,7 +87,7 @@ class SetLimit(_Request):
 
     type: Literal["set_limit"] = "set_limit"
     tag: Name
-    concurrency_limit: Annotated[int, Field(ge=0, le=1_000_000)] | None
+    concurrency_limit: Annotated[int, Field(ge=0, le=MAX_CONCURRENCY_LIMIT)] | None
 
 
 class ReadLimit(_Request):
@@ -102,6 +104,7 @@ Request = Annotated[
     CreateFlowRun | CreateTaskRun | Propose | ReadRun | ReadEvents | SetLimit | ReadLimit, Field(discriminator="type")
 ]
 REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Request)
+MESSAGE: Final[TypeAdapter[str]] = TypeAdapter(Message)
 
 
 class ErrorCode(StrEnum):
@@ -163,8 +166,8 @@ class ErrorReply(Frozen):
 
     type: Literal["error"] = "error"
     code: ErrorCode
-    message: Text
-    field: Text | None = None
+    message: Message
+    field: Message | None = None
 
 
 Reply = VerdictReply | RunReply | HistoryReply | EventsReply | LimitReply | ErrorReply
@@ -174,3 +177,33 @@ REPLY: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discrimina
 def encode(request: Request) -> bytes:
     """Return the JSON body of a request. What is None is left out, except where None is the message."""
     return request.model_dump_json(exclude_none=request.type != "set_limit").encode()
+
+
+def request_from(body: bytes) -> Request:
+    """Return the request that a JSON body carries. Raises ValidationError, naming the field.
+
+    Half of a surrogate pair makes a text no Unicode; in a state's message it is escaped, elsewhere refused.
+    """
+    try:
+        return REQUEST.validate_json(body, strict=True)
+    except ValidationError:
+        mended = _with_its_message_escaped(body)
+        if mended is None:
+            raise
+    return REQUEST.validate_json(mended, strict=True)
+
+
+def _with_its_message_escaped(body: bytes) -> str | None:
+    """Return the body as JSON again, its state's message escaped, when that has half of a surrogate pair."""
+    try:
+        # The standard library's parser takes what is no Unicode. Only here: it is far slower than pydantic's.
+        request = json.loads(body)
+        message = request["state"]["message"]
+        message.encode()
+    except UnicodeEncodeError:
+        request["state"]["message"] = MESSAGE.validate_python(message)
+        return json.dumps(request)
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        # Whatever else is wrong with it, pydantic has said in better words.
+        return None
+    return None

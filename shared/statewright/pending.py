@@ -1,14 +1,16 @@
 """A request under way, and its answer."""
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from pydantic import ValidationError
 
 from statewright.errors import Delivery, NoAnswer, NotOpen, StatewrightError, UnreadableAnswer, error_from
-from statewright.messages import REPLY, Reply
+from statewright.messages import REPLY, HistoryReply, Reply
+from statewright.runs import RunHistory
+from statewright.states import State
 
 Answer = TypeVar("Answer")
 
@@ -55,6 +57,9 @@ class Pending(Generic[Answer]):
         return self._answer().__await__()
 
     async def _answer(self) -> Answer:
+        return self._read(await self._replied())
+
+    async def _replied(self) -> Reply:
         if not self._sent.reply.done():
             await _settled(self._sent.reply, self._sent.timeout)
         if not self._sent.reply.done():
@@ -63,7 +68,7 @@ class Pending(Generic[Answer]):
         reply = self._decoded(self._sent.reply.result())
         if reply.type == "error":
             raise error_from(reply, self.request_id)
-        return self._read(reply)
+        return reply
 
     def _decoded(self, body: bytes) -> Reply:
         # Only here: an answer that nobody awaits need not be decoded.
@@ -80,6 +85,30 @@ class PendingRun(Pending[Answer]):
         super().__init__(sent, read)
         self.run_id = run_id
         """The run that the request is about, known before it exists."""
+
+
+class PendingHistory(PendingRun[RunHistory]):
+    """A request for a run with its history, whose further pages are asked for while it is awaited."""
+
+    def __init__(self, sent: Sent, run_id: UUID, read_on: Callable[[int], Pending[HistoryReply]]) -> None:
+        """`read_on` asks for the page behind an ordinal."""
+        super().__init__(sent, lambda reply: reply.history, run_id)
+        self._read_on = read_on
+
+    async def _answer(self) -> RunHistory:
+        page: Any = await self._replied()
+        history = self._read(page)
+        states = list(history.states)
+        while page.next is not None:
+            page = await self._read_on(page.next)
+            states += page.history.states
+        return history.replaced(states=_up_to(history.run.state, states))
+
+
+def _up_to(last: State | None, states: Sequence[State]) -> tuple[State, ...]:
+    """Return the states as far as they were entered when the first page was read: others may have come meanwhile."""
+    ids = [state.id for state in states]
+    return tuple(states[: ids.index(last.id) + 1] if last is not None and last.id in ids else states)
 
 
 async def _settled(reply: "asyncio.Future[bytes]", timeout: float) -> None:

@@ -8,9 +8,12 @@ from uuid import UUID
 from pydantic import Field
 
 from statewright.states import State, StateType
-from statewright.values import Frozen, Name, Tags
+from statewright.values import Frozen, Name, Offered, Tags
 
 MAX_RETRY_DELAY_SECONDS = 10 * 365 * 86_400
+MAX_RETRIES = 1_000_000
+MAX_RETRY_DELAYS = 100
+MAX_PAUSE_KEYS = 100
 
 RetryDelay = Annotated[float, Field(ge=0, le=MAX_RETRY_DELAY_SECONDS, allow_inf_nan=False)]
 
@@ -22,15 +25,18 @@ class RunKind(StrEnum):
     TASK_RUN = "task-run"
 
 
-class RunPolicy(Frozen):
-    """How a run is retried, and the marks that pausing leaves on it."""
+class RunPolicy(Offered):
+    """How a run is retried, and the marks that pausing leaves on it. It is small: it stands in every row of its run.
 
-    retries: Annotated[int, Field(ge=0)] | None = None
+    Raises InvalidRequest, naming the field, for what the protocol does not take.
+    """
+
+    retries: Annotated[int, Field(ge=0, le=MAX_RETRIES)] | None = None
     """How often a failed attempt is repeated; None and 0 mean never."""
-    retry_delay: RetryDelay | tuple[RetryDelay, ...] | None = None
+    retry_delay: RetryDelay | Annotated[tuple[RetryDelay, ...], Field(max_length=MAX_RETRY_DELAYS)] | None = None
     """Seconds between attempts; a list gives one delay per attempt, its last one repeats."""
     retry_jitter_factor: RetryDelay | None = None
-    pause_keys: frozenset[Name] = frozenset()
+    pause_keys: Annotated[frozenset[Name], Field(max_length=MAX_PAUSE_KEYS)] = frozenset()
     resuming: bool = False
     retry_type: Literal["in_process", "reschedule"] | None = None
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any, Self
 from uuid import UUID
 
-from statewright.values import CacheKey, Frozen, Json, Moment, Name, Text
+from statewright.values import CacheKey, Frozen, Json, Message, Moment, Name, Offered
 
 
 class StateType(StrEnum):
@@ -29,7 +29,7 @@ TERMINAL_STATES = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CA
 """The types from which a run does not go on by itself."""
 
 
-class StateDetails(Frozen):
+class StateDetails(Offered):
     """What a state carries beside its name: references to runs, times, cache key, pause and retry marks."""
 
     flow_run_id: UUID | None = None
@@ -88,16 +88,18 @@ class _StateKind:
         return self.type in TERMINAL_STATES
 
 
-class ProposedState(Frozen, _StateKind):
+class ProposedState(Offered, _StateKind):
     """A state as a producer asks for it; what is left out, the engine fills in.
 
-    Make one with `State.running()`, `State.completed(data=...)` and their siblings.
+    Make one with `State.running()`, `State.completed(data=...)` and their siblings; all of them raise InvalidRequest,
+    naming the field, for what the protocol does not take.
     """
 
     type: StateType
     name: Name | None = None
     timestamp: Moment | None = None
-    message: Text | None = None
+    """When it was entered; one before the run's last state stays as it is, one in the future becomes the present."""
+    message: Message | None = None
     data: Json = None
     state_details: StateDetails = NO_DETAILS
 
@@ -125,7 +127,7 @@ class State(Frozen, _StateKind):
     type: StateType
     name: Name
     timestamp: Moment
-    message: Text | None = None
+    message: Message | None = None
     data: Json = None
     state_details: StateDetails = NO_DETAILS
 

@@ -1,46 +1,96 @@
 """Subscribing to events: every partition's stream, each in its own order, from a position that can be kept."""
 
+import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from operator import attrgetter
+from typing import Any, Final
 
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool
+from redis.exceptions import ResponseError
 
-from statewright.channels import EVENT_BODY, Channels, sequence_of
-from statewright.connection import persist
-from statewright.events import Event
+from statewright.channels import ERA_BODY, EVENT_BODY, Channels, sequence_of
+from statewright.connection import (
+    EXCHANGE_SECONDS,
+    Argument,
+    Command,
+    HeldConnection,
+    accepted,
+    entries_of,
+    passing,
+    persist,
+)
+from statewright.errors import EraBegan, EventsMissed, InvalidRequest, RedisUnavailable, StatewrightError
+from statewright.events import Era, Event
+from statewright.messages import EventsReply
+from statewright.values import MAX_POSITION
 
 BLOCK_MILLISECONDS: Final = 5_000
+READ_SECONDS: Final = BLOCK_MILLISECONDS / 1_000 + EXCHANGE_SECONDS
 EVENTS_PER_READ: Final = 500
+LOOK_SECONDS: Final = 2.0
+"""How long an engine is waited for that may have events of which the stream knows nothing."""
+PAUSE_SECONDS: Final = 0.2
+"""Between a refusal that passes and the next try."""
+
+ReadEvents = Callable[[int, int, float | None], Awaitable[EventsReply]]
+"""Asks the engine for the events of a partition after a position, and waits so many seconds for the answer."""
 
 
 class Subscription:
     """An endless `async for` over events; within a partition in order, without gaps and without duplicates.
 
-    `positions` is the sequence number of the last event handed out per partition: keep it, and give it to
-    `Client.subscribe(since=...)` to go on there.
+    `positions` is the sequence number of the last event handed out per partition: keep it, also as JSON, and give it to
+    `Client.subscribe(since=...)` to go on there. What Redis no longer keeps is read from PostgreSQL, through
+    the engine.
+
+    Iterating raises `EventsMissed` where events no longer exist, or may not be asked for, and `EraBegan` where events
+    that were told no longer happened: each once, and the next `anext` goes on behind it. It raises `RedisUnavailable`
+    when Redis refuses for longer than the client's `answer_timeout`. One of them ends an `async for`; begin another.
     """
 
-    def __init__(self, redis: Redis, channels: Channels, positions: dict[int, int]) -> None:
-        self.positions = dict(positions)
-        self._redis = redis
-        self._partition_of = {channels.events(partition).encode(): partition for partition in positions}
-        self._read_up_to = dict(positions)
-        self._buffer: deque[Event] = deque()
+    def __init__(self, pool: ConnectionPool, channels: Channels, read_events: ReadEvents, patience: float) -> None:
+        """Make a subscription to nothing yet. `patience` is for how many seconds a refusal may take to pass."""
+        self.positions: dict[int, int] = {}
+        self._redis = HeldConnection(pool)
+        self._channels = channels
+        self._read_events = read_events
+        self._patience = patience
+        self._buffer: deque[Event | EventsMissed | EraBegan] = deque()
+        self._filling = asyncio.Lock()
+        self._told: dict[int, int] = {}
+        """Per partition, the last sequence number in the buffer or handed out."""
+        self._unsure: list[int] = []
+        """Partitions of which PostgreSQL may have events that their streams know nothing of."""
+        self._behind: dict[int, int | None] = {}
+        """Partitions that are read from PostgreSQL, and up to where; None is as far as there is something."""
+        self._asked: dict[int, int] = {}
+        """Up to where PostgreSQL has been asked."""
 
-    @classmethod
-    async def from_now(cls, redis: Redis, channels: Channels, partitions: Iterable[int]) -> "Subscription":
-        """Return a subscription to everything that is published after this call."""
-        chosen = list(partitions)
-        pipeline = redis.pipeline(transaction=False)
-        for partition in chosen:
-            pipeline.xrevrange(channels.events(partition), count=1)
-        newest = await pipeline.execute()
-        positions = {
-            partition: sequence_of(entries[0][0]) if entries else 0
-            for partition, entries in zip(chosen, newest, strict=True)
-        }
-        return cls(redis, channels, positions)
+    async def begin(self, partitions: Sequence[int], since: Mapping[int, int] | None) -> None:
+        """Begin with what is published from now on, or after the positions `since`, where the subscriber was."""
+        newest = await self._ends(partitions, lambda stream: ("XREVRANGE", stream, "+", "-", "COUNT", 1), list)
+        if since is not None:
+            self._unsure = [p for p in partitions if p in since and newest.get(p, -1) < since[p]]
+            left_out = [partition for partition in partitions if partition not in since]
+            # There is XRANGE for this, but a subscriber's rights end at reading.
+            oldest = await self._ends(
+                left_out, lambda stream: ("XREAD", "COUNT", 1, "STREAMS", stream, "0-0"), entries_of
+            )
+            newest = {**{partition: sequence - 1 for partition, sequence in oldest.items()}, **since}
+        self._told = {partition: newest.get(partition, 0) for partition in partitions}
+        self.positions = dict(self._told)
+
+    async def _ends(
+        self, partitions: Sequence[int], asking: Callable[[str], Command], entries_in: Callable[[Any], list[Any]]
+    ) -> dict[int, int]:
+        """Return the sequence number that is asked for of each partition whose stream has one."""
+        if not partitions:
+            return {}
+        answers = await self._exchange(*(asking(self._channels.events(partition)) for partition in partitions))
+        entries = {p: entries_in(answer) for p, answer in zip(partitions, answers, strict=True) if answer}
+        return {partition: sequence_of(first[0]) for partition, [first] in entries.items()}
 
     def __aiter__(self) -> AsyncIterator[Event]:
         return self
@@ -48,15 +98,152 @@ class Subscription:
     async def __anext__(self) -> Event:
         """Return the next event, however long it takes; a dropped connection is taken up again."""
         while not self._buffer:
-            await persist(self._fill)
-        event = self._buffer.popleft()
-        self.positions[event.partition] = event.sequence
-        return event
+            async with self._filling:
+                if not self._buffer:
+                    await self._fill()
+        told = self._buffer.popleft()
+        if isinstance(told, EventsMissed):
+            self.positions[told.partition] = told.last
+            raise told
+        self.positions[told.partition] = told.sequence
+        if isinstance(told, EraBegan):
+            raise told
+        return told
+
+    async def close(self) -> None:
+        """Give the connection back; a client that is closed does so for its subscriptions."""
+        await self._redis.close()
 
     async def _fill(self) -> None:
-        streams = {stream: f"{self._read_up_to[p]}-0" for stream, p in self._partition_of.items()}
-        read = await self._redis.xread(streams, count=EVENTS_PER_READ, block=BLOCK_MILLISECONDS)  # type: ignore[arg-type]  # redis-py's dict is invariant
-        for stream, entries in read:
-            for entry_id, fields in entries:
-                self._read_up_to[self._partition_of[stream]] = sequence_of(entry_id)
-                self._buffer.append(Event.model_validate_json(fields[EVENT_BODY]))
+        if self._unsure:
+            await self._look_beyond_the_streams()
+        for partition, up_to in list(self._behind.items()):
+            await self._read_back(partition, up_to)
+        await self._read_on()
+
+    async def _look_beyond_the_streams(self) -> None:
+        pages = await asyncio.gather(*(self._page(p, self._told[p], LOOK_SECONDS) for p in self._unsure))
+        for partition, page in zip(self._unsure, pages, strict=True):
+            if page is not None and page.up_to > self._told[partition]:
+                self._behind[partition] = None
+                self._take_page(partition, page)
+        self._unsure = []
+
+    async def _read_back(self, partition: int, up_to: int | None) -> None:
+        """Take a page of what the stream no longer has."""
+        after = max(self._told[partition], self._asked.get(partition, 0))
+        page = await self._page(partition, after, None)
+        if page is None or page.up_to <= after:
+            self._join_the_stream(partition, self._asked.get(partition, 0) if up_to is None else up_to)
+            return
+        self._take_page(partition, page)
+        if up_to is not None and page.up_to >= up_to:
+            self._join_the_stream(partition, up_to)
+
+    def _take_page(self, partition: int, page: EventsReply) -> None:
+        page_in_order: list[Event | Era] = sorted((*page.events, *page.eras), key=attrgetter("sequence"))
+        for told in page_in_order:
+            missed = _missing_before(told)
+            if missed > self._told[partition]:
+                self._miss(partition, missed)
+            self._take(partition, told)
+        self._asked[partition] = page.up_to
+
+    def _join_the_stream(self, partition: int, missed: int) -> None:
+        """Read the stream from now on; what PostgreSQL did not have up to `missed` is lost."""
+        del self._behind[partition]
+        if missed > self._told[partition]:
+            self._miss(partition, missed)
+
+    async def _read_on(self) -> None:
+        """Take what the streams have behind what was told, and wait for it when there is nothing else to tell."""
+        reads = {self._channels.events(p): p for p in self._told if p not in self._behind}
+        if not reads:
+            return
+        waits: tuple[Argument, ...] = () if self._buffer or self._behind else ("BLOCK", BLOCK_MILLISECONDS)
+        positions = [f"{self._told[partition]}-0" for partition in reads.values()]
+        [read] = await self._exchange(
+            ("XREAD", "COUNT", EVENTS_PER_READ, *waits, "STREAMS", *reads, *positions), seconds=READ_SECONDS
+        )
+        for stream, entries in read or ():
+            self._take_entries(reads[stream.decode()], entries)
+
+    def _take_entries(self, partition: int, entries: Iterable[Any]) -> None:
+        for _, flat in entries:
+            told = _decoded(dict(zip(flat[::2], flat[1::2], strict=True)))
+            missing = _missing_before(told)
+            if missing > self._told[partition]:
+                # PostgreSQL may have it. What follows here is read again behind it.
+                self._behind[partition] = missing
+                return
+            self._take(partition, told)
+
+    def _take(self, partition: int, told: Event | Era) -> None:
+        if told.sequence > self._told[partition]:
+            self._buffer.append(EraBegan(told) if isinstance(told, Era) else told)
+            self._told[partition] = told.sequence
+
+    def _miss(self, partition: int, last: int) -> None:
+        self._buffer.append(EventsMissed(partition, self._told[partition] + 1, last))
+        self._told[partition] = last
+
+    async def _page(self, partition: int, after: int, seconds: float | None) -> EventsReply | None:
+        """Return what the engine has after a position, None when it does not say."""
+        try:
+            return await self._read_events(partition, after, seconds)
+        except StatewrightError:
+            return None
+
+    async def _exchange(self, *commands: Command, seconds: float = EXCHANGE_SECONDS) -> list[Any]:
+        """Return the answers of Redis, whatever happens to the connection.
+
+        Raises RedisUnavailable when Redis refuses for good.
+        """
+        exchange = partial(self._redis.exchange, *commands, seconds=seconds)
+        clock = asyncio.get_running_loop().time
+        refused_at: float | None = None
+        while True:
+            try:
+                return accepted(await persist(exchange))
+            except ResponseError as refusal:
+                refused_at = refused_at or clock()
+                if not passing(refusal) or clock() - refused_at > self._patience:
+                    raise RedisUnavailable(f"Redis refuses to tell events: {refusal}") from refusal
+            await asyncio.sleep(PAUSE_SECONDS)
+
+
+def positions_from(since: Mapping[Any, Any], partitions: int) -> dict[int, int]:
+    """Return positions as a subscriber has kept them, perhaps as JSON, whose keys are texts.
+
+    Raises InvalidRequest for what names no partition or no position.
+    """
+    if not isinstance(since, Mapping):
+        raise InvalidRequest("since", f"must be a position per partition, as in {{0: 17}}, not {since!r:.100}")
+    positions: dict[int, int] = {}
+    for named, position in since.items():
+        partition = _partition_from(named, partitions)
+        if partition in positions:
+            raise InvalidRequest(f"since.{partition}", "names this partition twice, as a number and as a text")
+        if type(position) is not int or not 0 <= position <= MAX_POSITION:
+            raise InvalidRequest(f"since.{partition}", f"must be the number of an event, or 0, not {position!r:.100}")
+        positions[partition] = position
+    return positions
+
+
+def _partition_from(named: object, partitions: int) -> int:
+    if isinstance(named, str) and named.isascii() and named.isdecimal() and str(int(named[:10])) == named:
+        named = int(named)
+    if type(named) is not int or not 0 <= named < partitions:
+        problem = f"names no partition: this deployment has {partitions}, from 0 to {partitions - 1}"
+        raise InvalidRequest(f"since.{named!s:.100}", problem)
+    return named
+
+
+def _decoded(fields: Mapping[bytes, bytes]) -> Event | Era:
+    era = fields.get(ERA_BODY)
+    return Event.model_validate_json(fields[EVENT_BODY]) if era is None else Era.model_validate_json(era)
+
+
+def _missing_before(told: Event | Era) -> int:
+    """Return up to where events are missing if they were not told; those that an era has undone are not missing."""
+    return min(told.sequence - 1, told.went_back_to) if isinstance(told, Era) else told.sequence - 1

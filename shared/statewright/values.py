@@ -2,21 +2,43 @@
 
 import math
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationError,
+)
+
+from statewright.errors import InvalidRequest
 
 MAX_NAME_LENGTH = 200
-MAX_TEXT_LENGTH = 1_000_000
+MAX_MESSAGE_LENGTH = 250_000
 MAX_CACHE_KEY_LENGTH = 2_000
 MAX_TAGS = 100
+MAX_IDEMPOTENCY_KEY_LENGTH = 2_000
 MAX_JSON_DEPTH = 100
 MAX_INTEGER_BITS = 1_024
 MAX_PARTITIONS = 1_024
 MAX_POSITION = 2**63 - 1
 """The greatest number of an event within its partition, and more than a run can have states."""
 
+_ROOM_FOR_THE_NOTE = 40
 _NO_NUL = r"^[^\x00]*$"
+
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
+
+_make: Any = type.__call__
 
 
 class Frozen(BaseModel):
@@ -53,6 +75,23 @@ class Frozen(BaseModel):
         set_attribute(value, "__pydantic_extra__", None)
         set_attribute(value, "__pydantic_private__", None)
         return value
+
+
+class _MadeByHand(ModelMetaclass):
+    """What calling a class does, which is not what decoding does: pydantic makes values within others by itself."""
+
+    def __call__(cls, *arguments: Any, **fields: Any) -> Any:  # noqa: N805 (a metaclass: its instances are classes)
+        try:
+            return _make(cls, *arguments, **fields)
+        except ValidationError as error:
+            raise InvalidRequest(error) from None
+
+
+class Offered(Frozen, metaclass=_MadeByHand):
+    """A value that a producer or a rule makes out of its own arguments: wrong ones raise InvalidRequest.
+
+    Where it is decoded, alone or within a message, they raise pydantic's ValidationError like those of every value.
+    """
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -96,11 +135,38 @@ def _check_text(text: str) -> None:
         raise ValueError("contains a lone surrogate, which is no Unicode text") from None
 
 
+def truncated(message: str, keep: int) -> str:
+    """Return `message`, or its first and last halves with a note between when it is longer than `keep` characters.
+
+    A message that the note would hardly make shorter stays as it is, and so does one that was cut before.
+    """
+    omitted = len(message) - keep
+    if omitted <= _ROOM_FOR_THE_NOTE:
+        return message
+    half = keep // 2
+    return f"{message[:half]}...{omitted} characters left out...{message[-half:]}"
+
+
+def _sayable(message: Any) -> Any:
+    """Return the text with what PostgreSQL cannot store escaped as in JSON, and cut where it is too long."""
+    if isinstance(message, bytes):
+        message = message.decode(errors="backslashreplace")
+    elif not isinstance(message, str):
+        return message
+    if "\x00" in message:
+        message = message.replace("\x00", "\\u0000")
+    if not message.isascii():
+        # What UTF-8 cannot express is half of a surrogate pair.
+        message = message.encode(errors="backslashreplace").decode()
+    return truncated(message, MAX_MESSAGE_LENGTH)
+
+
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 """A point in time with its zone, kept in UTC. A naive datetime is refused: nobody can know what it means."""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH, pattern=_NO_NUL)]
-Text = Annotated[str, StringConstraints(max_length=MAX_TEXT_LENGTH, pattern=_NO_NUL)]
+Message = Annotated[str, BeforeValidator(_sayable)]
+"""What somebody is to read. It is never refused: what cannot be stored is escaped, and what is too long is cut."""
 CacheKey = Annotated[str, StringConstraints(max_length=MAX_CACHE_KEY_LENGTH, pattern=_NO_NUL)]
 Tags = Annotated[tuple[Name, ...], Field(max_length=MAX_TAGS)]
 Json = Annotated[JsonValue, AfterValidator(_storable)]

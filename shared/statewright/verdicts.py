@@ -1,10 +1,16 @@
 """Verdicts: the durable answers to proposals."""
 
 from enum import StrEnum
+from typing import Annotated
 from uuid import UUID
+
+from pydantic import Field
 
 from statewright.states import State
 from statewright.values import Frozen
+
+MAX_DELAY_SECONDS = 2**31 - 1
+"""What an `integer` of PostgreSQL holds, 68 years."""
 
 
 class SetStateStatus(StrEnum):
@@ -27,7 +33,8 @@ class Verdict(Frozen):
     run_id: UUID
     status: SetStateStatus
     reason: str | None = None
-    delay_seconds: int | None = None
+    delay_seconds: Annotated[int, Field(ge=0, le=MAX_DELAY_SECONDS)] | None = None
+    """With WAIT, how long to wait before proposing again; who is to wait longer than 68 years is told 68 years."""
     state: State | None = None
     """The run's state after the decision: the written one, or the unchanged current one."""
     rule_signature: tuple[str, ...] = ()

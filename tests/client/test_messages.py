@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from statewright import (
     ConcurrencyLimit,
     FlowRun,
+    InvalidRequest,
     ProposedState,
     RunHistory,
     RunKind,
@@ -203,7 +204,7 @@ def test_data_that_can_be_proposed_can_also_be_read(depth: int) -> None:
 
 
 def test_data_that_is_nested_too_deep_is_refused() -> None:
-    with pytest.raises(ValidationError, match="nested deeper than 100 levels"):
+    with pytest.raises(InvalidRequest, match="nested deeper than 100 levels"):
         State.completed(data=nested(MAX_JSON_DEPTH))
 
 
@@ -271,10 +272,6 @@ def test_an_unknown_type_is_refused_as_such(fields: dict[str, Any]) -> None:
         ({"type": "read_events", "partition": 0, "after": 2**63}, "read_events.after"),
         ({"type": "propose", "run_id": str(ID)}, "propose.state"),
         ({"type": "propose", "run_id": str(ID), "state": {"type": "WALKING"}}, "propose.state.type"),
-        (
-            {"type": "propose", "run_id": str(ID), "state": {"type": "FAILED", "message": "\x00"}},
-            "propose.state.message",
-        ),
         ({"type": "propose", "run_id": str(ID), "state": {"type": "FAILED", "data": ["\x00"]}}, "propose.state.data"),
         ({"type": "create_flow_run", "run_id": str(ID), "name": ""}, "create_flow_run.name"),
         ({"type": "create_task_run", "run_id": str(ID), "name": "n", "tags": ["t"] * 101}, "create_task_run.tags"),

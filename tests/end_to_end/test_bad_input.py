@@ -36,14 +36,16 @@ BAD_MESSAGES = {
     "unknown state type": (state(type="RUNING"), "state.type"),
     "missing state": (json.dumps({"v": 1, "type": "propose", "run_id": RUN}).encode(), "state"),
     "run id that is none": (proposal(run_id="seven"), "run_id"),
-    "NUL in a text": (state(message="a\x00b"), "state.message"),
+    "NUL in a text": (state(name="a\x00b"), "state.name"),
+    "NUL in an unknown field's name": (proposal(**{"a\x00b": 1}), r"a\u0000b"),
     "NUL deep in the data": (state(data={"a": [{"b": "\x00"}]}), "state.data"),
     "NUL in a key of the data": (state(data={"a\x00": 1}), "state.data"),
     "number that JSON has not": (state().replace(b'"PENDING"', b'"PENDING", "data": NaN'), "state.data"),
     "number beyond all": (state().replace(b'"PENDING"', b'"PENDING", "data": 1e999'), "state.data"),
     "naive timestamp": (state(timestamp="2026-01-01T00:00:00"), "state.timestamp"),
     "timestamp outside of time": (state(timestamp="9999-12-31T23:59:59-12:00"), "state.timestamp"),
-    "lone surrogate": (state().replace(b'"PENDING"', b'"PENDING", "message": "\\ud800"'), "message"),
+    "lone surrogate": (state(name="\ud800"), "message"),
+    "lone surrogate beside one that is escaped": (state(message="\ud800", data="\udfff"), "message"),
     "too large": (state(message="x" * MAX_BYTES), "message"),
     "too deep": (state().replace(b'"PENDING"', b'"PENDING", "data": ' + b"[" * 900 + b"]" * 900), "message"),
     "text for a flag": (proposal(force="yes"), "force"),
@@ -123,6 +125,29 @@ async def test_a_bad_entry_is_kept_as_a_dead_letter(deployment: Deployment, fiel
         assert await works_still(client, run)
     [field] = fields
     assert letter[b"field"].decode() == field
+
+
+@pytest.mark.parametrize(
+    ("message", "kept"),
+    [
+        ("a\x00b", r"a\u0000b"),
+        ("half \ud83c of a pair", r"half \ud83c of a pair"),
+        ("x" * 400_000, "x" * 125_000 + "...150000 characters left out..." + "x" * 125_000),
+    ],
+    ids=["NUL", "lone surrogate", "too long"],
+)
+async def test_a_failure_can_be_reported_whatever_its_message_is(
+    deployment: Deployment, message: str, kept: str
+) -> None:
+    async with deployment.worker(), deployment.client() as client, deployment.redis() as redis:
+        first, second = [await client.create_flow_run("nightly") for _ in range(2)]
+        verdict = await client.propose(first, State.failed(message=message))
+        producer = RawProducer(redis, deployment, partition_of(second.id, 8))
+        await producer.push(proposal(run_id=str(second.id), state={"type": "FAILED", "message": message}))
+        reply = await producer.reply()
+    assert verdict.state is not None
+    assert verdict.state.message == kept
+    assert reply["verdict"]["state"]["message"] == kept
 
 
 async def test_neighbours_in_the_same_batch_are_unaffected(deployment: Deployment) -> None:

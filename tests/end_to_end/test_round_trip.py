@@ -57,6 +57,24 @@ async def test_create_propose_and_read_may_be_sent_in_one_go(deployment: Deploym
     assert late.states == (pending.state, running.state)
 
 
+async def test_a_long_history_is_read_whole_and_as_it_was(deployment: Deployment) -> None:
+    async with deployment.worker(), deployment.client() as client:
+        run = client.create_flow_run("nightly")
+        big = State.completed(data="x" * 20_000)
+        states = [big if n % 2 else State.running() for n in range(130)]
+        sent = [client.propose(run, state, force=True) for state in states]
+        reading = client.read_run(run)
+        # Sent before the further pages are asked for: it does not belong to what was read.
+        await client.propose(run, State.cancelled(), force=True)
+        history = await reading
+        again = await reading
+        entered = [(await verdict).state for verdict in sent]
+
+    assert list(history.states) == entered
+    assert history.run.state == entered[-1]
+    assert again == history
+
+
 async def test_what_nobody_awaits_takes_effect_all_the_same(deployment: Deployment) -> None:
     async with deployment.worker():
         async with deployment.client() as client:
@@ -207,6 +225,8 @@ async def test_errors_say_what_is_wrong(deployment: Deployment) -> None:
             client.create_flow_run("nightly", tags=["fine", ""])
         with pytest.raises(InvalidRequest, match="tags"):
             client.create_flow_run("nightly", tags="database")
+        with pytest.raises(InvalidRequest, match="idempotency_key: has 2001 characters"):
+            client.create_flow_run("nightly", idempotency_key="k" * 2_001)
 
 
 async def test_a_client_or_worker_with_another_partition_count_is_told_so(deployment: Deployment) -> None:

@@ -209,13 +209,13 @@ async def told_of(message: str) -> list[str | None]:
     return [entered.resource.state_message, entered.validated_state.message, left.initial_state.message]
 
 
-@pytest.mark.parametrize("length", [0, 1, 99_999, 100_000])
-async def test_a_message_of_up_to_100_000_characters_is_told_in_full(length: int) -> None:
+@pytest.mark.parametrize("length", [0, 1, 99_999, 100_000, 100_040])
+async def test_a_message_of_about_100_000_characters_is_told_in_full(length: int) -> None:
     message = "ä" * length
     assert await told_of(message) == [message] * 3
 
 
-@pytest.mark.parametrize("left_out", [1, 2, 150_000])
+@pytest.mark.parametrize("left_out", [41, 150_000])
 async def test_a_longer_message_is_cut_in_the_middle_with_a_note(left_out: int) -> None:
     message = "ä" * 50_000 + "x" * left_out + "ö" * 50_000
     for told in await told_of(message):

@@ -3,9 +3,8 @@
 from datetime import UTC, datetime
 
 import pytest
-from pydantic import ValidationError
 
-from statewright import RunPolicy, SetStateStatus, State, StateDetails, StateType
+from statewright import InvalidRequest, RunPolicy, SetStateStatus, State, StateDetails, StateType
 from statewright_worker.orchestration import UnitOfWork
 from statewright_worker.orchestration.errors import RuleError
 from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, TaskRunRecord
@@ -176,7 +175,7 @@ async def test_a_forced_failure_is_not_retried(make_run: type) -> None:
 
 
 def test_a_retry_delay_beyond_the_calendar_is_refused() -> None:
-    with pytest.raises(ValidationError, match="retry_delay"):
+    with pytest.raises(InvalidRequest, match="retry_delay"):
         RunPolicy(retries=1, retry_delay=1e12)
 
 

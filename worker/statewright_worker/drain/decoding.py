@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
 from statewright.ids import partition_of, partition_of_tag
-from statewright.messages import REQUEST, ErrorCode, ErrorReply, ReadEvents, ReadLimit, Request, SetLimit
+from statewright.messages import ErrorCode, ErrorReply, ReadEvents, ReadLimit, Request, SetLimit, request_from
 from statewright_worker.publishing.streams import Entry
 
 _REPLY_TO: Final = re.compile(rb"^[A-Za-z0-9_.-]{1,64}\Z")
@@ -105,7 +105,7 @@ def _request(entry: Entry, max_message_bytes: int) -> Request:
         name = min(unknown).decode(errors="replace")[:100]
         raise _BadEntry(name, f"the entry has a field {name!r} that the protocol does not know")
     try:
-        return REQUEST.validate_json(body, strict=True)
+        return request_from(body)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
         field = "type" if problem["type"].startswith("union_tag") else _path(problem["loc"])

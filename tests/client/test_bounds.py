@@ -1,0 +1,68 @@
+"""The table of bounds in the README says what the code holds to."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from statewright import ConfigurationError
+from statewright.events import TRUNCATE_MESSAGES_AT
+from statewright.messages import MAX_CONCURRENCY_LIMIT
+from statewright.runs import MAX_PAUSE_KEYS, MAX_RETRIES, MAX_RETRY_DELAY_SECONDS, MAX_RETRY_DELAYS
+from statewright.settings import ClientSettings
+from statewright.values import (
+    MAX_CACHE_KEY_LENGTH,
+    MAX_IDEMPOTENCY_KEY_LENGTH,
+    MAX_INTEGER_BITS,
+    MAX_JSON_DEPTH,
+    MAX_MESSAGE_LENGTH,
+    MAX_NAME_LENGTH,
+    MAX_PARTITIONS,
+    MAX_POSITION,
+    MAX_TAGS,
+)
+from statewright.verdicts import MAX_DELAY_SECONDS
+
+README = Path(__file__).parents[2] / "README.md"
+NAMESPACE_LENGTH = 64
+BOUNDS = {
+    "a name: of a run, a state, a task key, a tag, a pause key": MAX_NAME_LENGTH,
+    "tags of a run": MAX_TAGS,
+    "a cache key": MAX_CACHE_KEY_LENGTH,
+    "an idempotency key": MAX_IDEMPOTENCY_KEY_LENGTH,
+    "the message of a state or an error": MAX_MESSAGE_LENGTH,
+    "such a message in an event": TRUNCATE_MESSAGES_AT,
+    "nesting of a state's data": MAX_JSON_DEPTH,
+    "an integer in a state's data": MAX_INTEGER_BITS,
+    "a request": ClientSettings.model_fields["max_message_bytes"].default,
+    "retries of a run": MAX_RETRIES,
+    "retry delays of a run": MAX_RETRY_DELAYS,
+    "a retry delay, a jitter factor": MAX_RETRY_DELAY_SECONDS,
+    "pause keys of a run": MAX_PAUSE_KEYS,
+    "what a WAIT tells to wait": MAX_DELAY_SECONDS,
+    "a concurrency limit": MAX_CONCURRENCY_LIMIT,
+    "partitions": MAX_PARTITIONS,
+    "the number of an event in its partition": MAX_POSITION,
+    "a namespace, a reply stream's name": NAMESPACE_LENGTH,
+}
+
+
+def rows() -> list[tuple[str, str, str]]:
+    """Return the rows of the table: what, at most, why."""
+    [section] = re.findall(r"^## Bounds$(.*?)^## ", README.read_text(), re.MULTILINE | re.DOTALL)
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    return [(what, most, why) for what, most, why in cells[2:]]
+
+
+def test_every_bound_stands_in_the_table_as_the_code_has_it() -> None:
+    assert {what: int(most.split(" ")[0].replace(",", "")) for what, most, _ in rows()} == BOUNDS
+
+
+def test_every_bound_has_a_reason() -> None:
+    assert all(why for _, _, why in rows())
+
+
+def test_a_namespace_is_as_long_as_the_table_says() -> None:
+    ClientSettings.load(namespace="n" * NAMESPACE_LENGTH)
+    with pytest.raises(ConfigurationError, match="STATEWRIGHT_NAMESPACE"):
+        ClientSettings.load(namespace="n" * (NAMESPACE_LENGTH + 1))
