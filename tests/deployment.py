@@ -37,6 +37,8 @@ class Deployment:
     redis_url: str
     namespace: str
     folder: Path
+    starts_in: Path | None = None
+    """The current folder of processes that are started; by default that of the tests."""
     _processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     @property
@@ -74,7 +76,11 @@ class Deployment:
         }
         log = (self.folder / f"worker-{len(self._processes)}.log").open("wb")
         process = subprocess.Popen(
-            [sys.executable, *command], env={**os.environ, **variables, **environment}, stdout=log, stderr=log
+            [sys.executable, *command],
+            env={**os.environ, **variables, **environment},
+            cwd=self.starts_in,
+            stdout=log,
+            stderr=log,
         )
         log.close()
         self._processes.append(process)
