@@ -25,8 +25,8 @@ def test_an_outage_has_a_line_at_its_start_and_one_at_its_end_with_its_length() 
     outage.over()
     outage.over()
     assert lines(log) == [
-        ("warning", "PostgreSQL is away", {"reason": "ConnectionRefusedError: refused"}),
-        ("info", "PostgreSQL is back", {"seconds": 30.0, "tries": 300}),
+        ("warning", "PostgreSQL is away", {"error": "ConnectionRefusedError: refused"}),
+        ("info", "PostgreSQL is back", {"seconds": 30.0, "tried": 300}),
     ]
 
 
@@ -42,8 +42,8 @@ def test_a_long_outage_is_told_at_most_once_a_minute() -> None:
         ("warning", "Redis is still away"),
         ("warning", "Redis is still away"),
     ]
-    assert [said["reason"] for *_, said in told] == ["TimeoutError"] * 3
-    assert (told[1][2]["seconds"], told[1][2]["tries"]) == (60.0, 481)
+    assert [said["error"] for *_, said in told] == ["TimeoutError"] * 3
+    assert (told[1][2]["seconds"], told[1][2]["tried"]) == (60.0, 481)
 
 
 def test_without_an_outage_nothing_is_said_and_the_next_one_begins_anew() -> None:
@@ -56,4 +56,4 @@ def test_without_an_outage_nothing_is_said_and_the_next_one_begins_anew() -> Non
         clock.now += 1
         outage.over()
     assert [event for _, event, _ in lines(log)] == ["Redis is away", "Redis is back"] * 2
-    assert lines(log)[-1][2] == {"seconds": 1.0, "tries": 1}
+    assert lines(log)[-1][2] == {"seconds": 1.0, "tried": 1}

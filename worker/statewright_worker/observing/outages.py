@@ -25,21 +25,21 @@ class Outage:
         """Note a try that failed. It is told if it is the first one, or the last line was a minute ago."""
         now = self._clock()
         self._tries += 1
-        reason = _line(error)
+        said = _line(error)
         if self._tries == 1:
             self._began = self._told = now
-            self._log.warning(f"{self._server} is away", reason=reason)
+            self._log.warning(f"{self._server} is away", error=said)
         elif now - self._told >= REMINDER_SECONDS:
             self._told = now
             lasted = round(now - self._began, 1)
-            self._log.warning(f"{self._server} is still away", reason=reason, seconds=lasted, tries=self._tries)
+            self._log.warning(f"{self._server} is still away", error=said, seconds=lasted, tried=self._tries)
 
     def over(self) -> None:
         """Note that the server does what it is asked; it is told if it did not before."""
         if self._tries:
             lasted, tries = round(self._clock() - self._began, 1), self._tries
             self._tries = 0
-            self._log.info(f"{self._server} is back", seconds=lasted, tries=tries)
+            self._log.info(f"{self._server} is back", seconds=lasted, tried=tries)
 
 
 def _line(error: BaseException) -> str:
