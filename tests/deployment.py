@@ -26,7 +26,8 @@ from statewright_worker.settings import WorkerSettings
 from statewright_worker.storage import database
 
 TEMPLATE = "statewright_template"
-PROCESS_STOP_SECONDS = 10
+HANGS_SECONDS = 60
+"""After this long something is believed to hang, however busy the machine is; nothing promised is measured with it."""
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Deployment:
         )
 
     def client(self, **changes: Any) -> Client:
-        return Client(self.redis_url, namespace=self.namespace, **{"answer_timeout": 10, **changes})
+        return Client(self.redis_url, namespace=self.namespace, **{"answer_timeout": HANGS_SECONDS, **changes})
 
     @asynccontextmanager
     async def worker(self, **changes: Any) -> AsyncIterator[None]:
@@ -86,10 +87,15 @@ class Deployment:
         self._processes.append(process)
         return process
 
+    async def announced(self) -> None:
+        """Return once a worker has told clients how many partitions there are: they themselves wait for 10 s only."""
+        async with self.redis() as redis:
+            await until(lambda: redis.get(self.channels.partitions))
+
     def stop_processes(self) -> None:
         for process in self._processes:
             process.kill()
-            process.wait(PROCESS_STOP_SECONDS)
+            process.wait(HANGS_SECONDS)
 
     @asynccontextmanager
     async def redis(self) -> AsyncIterator[Redis]:
@@ -198,7 +204,7 @@ def _with_database(url: str, name: str) -> str:
     return f"{before}://{authority}/{name}" + (f"?{query}" if query else "")
 
 
-async def until(condition: Any, *, seconds: float = 20) -> None:
+async def until(condition: Any, *, seconds: float = HANGS_SECONDS) -> None:
     """Return once the async function `condition` returns something true; fail when it never does."""
     async with asyncio.timeout(seconds):
         while not await condition():

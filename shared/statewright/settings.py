@@ -81,7 +81,7 @@ def _check_parameters(url: str) -> None:
                 raise ValueError(f"{name} must name a file, and {path!r} is none")
     try:
         # It makes the object alone; nothing is sent anywhere.
-        ConnectionPool.from_url(url).make_connection()
+        ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
     except TypeError as error:
         raise ValueError(f"a parameter behind the ? is not known: {str(error).rpartition(' ')[2]}") from None
 

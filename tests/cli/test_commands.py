@@ -17,13 +17,11 @@ import pytest
 
 from statewright import Client, State
 from statewright_worker.storage import database
-from tests.deployment import Deployment
+from tests.deployment import HANGS_SECONDS, Deployment
 
 INSTALLED = [sys.executable, str(Path(sys.executable).with_name("statewright"))]
 COMMAND = [sys.executable, "-m", "statewright_worker"]
 READY_LINES = 3
-HANGS = 120
-"""Seconds after which a process is believed to hang, however busy the machine is."""
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -33,7 +31,12 @@ def environment(**changes: str) -> dict[str, str]:
 
 def statewright(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [*COMMAND, *arguments], env=environment(**settings), capture_output=True, text=True, check=False, timeout=HANGS
+        [*COMMAND, *arguments],
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=HANGS_SECONDS,
     )
 
 
@@ -49,11 +52,11 @@ def dev(folder: Path) -> Iterator[dict[str, str]]:
         exports = [line.removeprefix("export ").strip() for line in printed if line.startswith("export ")]
         yield {name: value.strip("'") for name, _, value in (export.partition("=") for export in exports)}
         process.send_signal(signal.SIGINT)
-        assert process.wait(HANGS) == 0
+        assert process.wait(HANGS_SECONDS) == 0
         assert using(folder) == []
     finally:
         process.kill()
-        process.wait(HANGS)
+        process.wait(HANGS_SECONDS)
         process.stdout.close()
 
 
@@ -83,7 +86,7 @@ def test_dev_keeps_its_data_over_a_restart_and_leaves_no_process(folder: Path) -
         created = asyncio.run(create(settings["STATEWRIGHT_REDIS_URL"]))
         replica = subprocess.Popen([*COMMAND, "worker"], env=environment(**settings), stderr=subprocess.DEVNULL)
         replica.send_signal(signal.SIGTERM)
-        replica.wait(HANGS)
+        replica.wait(HANGS_SECONDS)
     with dev(folder) as settings:
         assert asyncio.run(read(settings["STATEWRIGHT_REDIS_URL"])) == created
 
@@ -178,7 +181,7 @@ MODULES = {
         ("broken:Policy", r"No module named 'not_installed_anywhere' \(.*broken.py, line 2\)"),
         ("misspelt:Policy", r"cannot import name 'load_it' from 'json' .*\(.*misspelt.py, line 1\)"),
         ("failing:Policy", r"ZeroDivisionError: division by zero \(.*failing.py, line 2\)"),
-        ("unreadable:Policy", r"SyntaxError: .*unreadable.py, line 1"),
+        ("unreadable:Policy", r"SyntaxError: .*unreadable.py, line 1\)"),
         ("empty:Policy", r"empty.py has no Policy"),
     ],
 )
@@ -192,7 +195,7 @@ def test_a_policy_that_cannot_be_loaded_says_where(tmp_path: Path, policy: str, 
         capture_output=True,
         text=True,
         check=False,
-        timeout=HANGS,
+        timeout=HANGS_SECONDS,
     )
     assert done.returncode == 1
     assert re.fullmatch(rf"statewright: STATEWRIGHT_FLOW_POLICY: cannot load '{policy}': .*{told}\n", done.stderr)

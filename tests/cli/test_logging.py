@@ -5,6 +5,8 @@ import subprocess
 import sys
 from typing import Any
 
+from tests.deployment import HANGS_SECONDS
+
 SAYS = """
 import asyncio, logging, sys, warnings
 import structlog
@@ -43,7 +45,7 @@ asyncio.run(main())
 
 def said(form: str, level: str) -> list[str]:
     command = [sys.executable, "-W", "always", "-c", SAYS, form, level]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=HANGS_SECONDS)
     assert done.stdout == ""
     first, *rest = done.stderr.splitlines()
     assert "in the console's format" in first

@@ -78,12 +78,14 @@ async def test_a_redis_that_is_not_there_may_come(deployment: Deployment) -> Non
             await check(url)
 
 
-@pytest.mark.parametrize(("option", "mode"), [("--cluster-enabled yes", "cluster"), ("--sentinel", "sentinel")])
+@pytest.mark.parametrize(
+    ("option", "mode"), [("--cluster-enabled yes --cluster-port {}", "cluster"), ("--sentinel", "sentinel")]
+)
 async def test_a_node_of_a_cluster_and_a_sentinel_are_refused(tmp_path: Path, option: str, mode: str) -> None:
     config = tmp_path / "config"
     config.write_text(f"bind 127.0.0.1\nport {(port := free_port())}\ndir {tmp_path}\n")
     server = await asyncio.create_subprocess_exec(
-        str(_valkey_server()), str(config), *option.split(), stdout=asyncio.subprocess.DEVNULL
+        str(_valkey_server()), str(config), *option.format(free_port()).split(), stdout=asyncio.subprocess.DEVNULL
     )
     try:
 
@@ -95,11 +97,14 @@ async def test_a_node_of_a_cluster_and_a_sentinel_are_refused(tmp_path: Path, op
                     await asyncio.sleep(0.02)
                 except ConfigurationError as error:
                     return str(error)
+                else:
+                    pytest.fail("it was taken for a single server")
 
         async with asyncio.timeout(60):
             assert f"in {mode} mode, which is not served: name a single Redis" in await refused()
     finally:
-        server.kill()
+        if server.returncode is None:
+            server.kill()
         await server.wait()
 
 

@@ -1,4 +1,4 @@
-"""Started before its servers, a command waits for them, says so once, and does not wait for what a setting must mend."""
+"""Started before its servers, a command waits for them and says so once; a wrong setting is not waited for."""
 
 import asyncio
 import signal
@@ -43,7 +43,7 @@ async def test_a_wrong_setting_is_not_waited_for() -> None:
     async def wrong() -> None:
         raise ConfigurationError("wrong")
 
-    with pytest.raises(ConfigurationError, match="^wrong$"):
+    with pytest.raises(ConfigurationError, match=r"^wrong$"):
         await when_there(wrong, 3_600, print)
 
 
@@ -58,7 +58,7 @@ async def test_the_wait_has_an_end_and_names_what_was_waited_for(seconds: float)
 
 
 async def test_a_check_that_never_ends_ends_with_the_wait() -> None:
-    with pytest.raises(ConfigurationError, match="does not answer; given up after 0.1 s"):
+    with pytest.raises(ConfigurationError, match=r"does not answer; given up after 0\.1 s"):
         await when_there(asyncio.Event().wait, 0.1, print)
 
 
@@ -66,7 +66,7 @@ async def test_migrate_waits_for_postgresql_that_comes_later() -> None:
     with TemporaryDirectory(prefix="statewright-") as made:
         folder = Path(made)
         settings = {
-            "STATEWRIGHT_DATABASE_URL": f"postgresql://postgres@/postgres?host={folder.resolve() / 'postgresql'}",
+            "STATEWRIGHT_DATABASE_URL": f"postgresql://postgres@/postgres?host={folder / 'postgresql'}",
             "STATEWRIGHT_LOG_FORMAT": "json",
         }
         command = await asyncio.create_subprocess_exec(

@@ -28,6 +28,7 @@ def test_every_snippet_is_found() -> None:
 @pytest.mark.parametrize(("code", "printed"), RUNNABLE.values(), ids=RUNNABLE.keys())
 async def test_a_snippet_prints_what_the_readme_says(deployment: Deployment, code: str, printed: str) -> None:
     deployment.spawn_worker()
+    await deployment.announced()
     variables = {"STATEWRIGHT_REDIS_URL": deployment.redis_url, "STATEWRIGHT_NAMESPACE": deployment.namespace}
     run = partial(subprocess.run, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
     done = await asyncio.to_thread(run, [sys.executable, "-c", code])

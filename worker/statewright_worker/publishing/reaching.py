@@ -34,7 +34,8 @@ async def check_redis(pool: ConnectionPool) -> None:
             raise ConfigurationError(f"Redis refuses us (STATEWRIGHT_REDIS_URL): {error}") from error
         said = str(error) or "it does not answer"
         raise ServerAway(f"cannot reach Redis (STATEWRIGHT_REDIS_URL): {said}") from error
-    mode = told.get("redis_mode", "standalone")
+    # Redis has the one name for it, and Valkey the other.
+    mode = told.get("redis_mode") or told.get("server_mode", "standalone")
     if mode != "standalone":
         raise ConfigurationError(
             f"STATEWRIGHT_REDIS_URL leads to a server in {mode} mode, which is not served: name a single Redis, such as"
