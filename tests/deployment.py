@@ -26,7 +26,8 @@ from statewright_worker.settings import WorkerSettings
 from statewright_worker.storage import database
 
 TEMPLATE = "statewright_template"
-PROCESS_STOP_SECONDS = 10
+HANGS_SECONDS = 60
+"""After this long something is believed to hang, however busy the machine is; nothing promised is measured with it."""
 
 
 @dataclass
@@ -37,6 +38,8 @@ class Deployment:
     redis_url: str
     namespace: str
     folder: Path
+    starts_in: Path | None = None
+    """The current folder of processes that are started; by default that of the tests."""
     _processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     @property
@@ -48,7 +51,7 @@ class Deployment:
         return WorkerSettings.load(**{**own, **changes})
 
     def client(self, **changes: Any) -> Client:
-        own = {"redis_url": self.redis_url, "namespace": self.namespace, "answer_timeout": 10}
+        own = {"redis_url": self.redis_url, "namespace": self.namespace, "answer_timeout": HANGS_SECONDS}
         return Client(**{**own, **changes})
 
     @asynccontextmanager
@@ -74,16 +77,25 @@ class Deployment:
         }
         log = (self.folder / f"worker-{len(self._processes)}.log").open("wb")
         process = subprocess.Popen(
-            [sys.executable, *command], env={**os.environ, **variables, **environment}, stdout=log, stderr=log
+            [sys.executable, *command],
+            env={**os.environ, **variables, **environment},
+            cwd=self.starts_in,
+            stdout=log,
+            stderr=log,
         )
         log.close()
         self._processes.append(process)
         return process
 
+    async def announced(self) -> None:
+        """Return once a worker has told clients how many partitions there are: they themselves wait for 10 s only."""
+        async with self.redis() as redis:
+            await until(lambda: redis.get(self.channels.partitions))
+
     def stop_processes(self) -> None:
         for process in self._processes:
             process.kill()
-            process.wait(PROCESS_STOP_SECONDS)
+            process.wait(HANGS_SECONDS)
 
     @asynccontextmanager
     async def redis(self) -> AsyncIterator[Redis]:
@@ -197,7 +209,7 @@ def _with_database(url: str, name: str) -> str:
     return f"{before}://{authority}/{name}" + (f"?{query}" if query else "")
 
 
-async def until(condition: Any, *, seconds: float = 20) -> None:
+async def until(condition: Any, *, seconds: float = HANGS_SECONDS) -> None:
     """Return once the async function `condition` returns something true; fail when it never does."""
     async with asyncio.timeout(seconds):
         while not await condition():

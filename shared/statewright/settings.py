@@ -1,9 +1,12 @@
 """The settings of a client: read once, from arguments or from `STATEWRIGHT_*`, and frozen."""
 
+from pathlib import Path
 from typing import Annotated, Any, Self
+from urllib.parse import parse_qs
 
 from pydantic import Field, RedisDsn, SecretStr, StringConstraints, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis.asyncio import ConnectionPool
 
 from statewright.errors import ConfigurationError
 
@@ -11,6 +14,8 @@ MAX_PARTITIONS = 1_024
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
 _REDIS_URL = TypeAdapter(RedisDsn)
+_FORM = "must look like redis://host:6379/0, rediss://… or unix:///path/to/socket"
+_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
 class ClientSettings(BaseSettings):
@@ -34,12 +39,7 @@ class ClientSettings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_a_redis_url(cls, url: SecretStr) -> SecretStr:
-        text = url.get_secret_value()
-        if not text.startswith("unix://"):
-            try:
-                _REDIS_URL.validate_python(text)
-            except ValidationError:
-                raise ValueError("must look like redis://host:6379/0, rediss://… or unix:///path/to/socket") from None
+        _check_redis_url(url.get_secret_value())
         return url
 
     @classmethod
@@ -52,6 +52,44 @@ class ClientSettings(BaseSettings):
             return cls(**{name: value for name, value in given.items() if value is not None})
         except ValidationError as error:
             raise ConfigurationError(_in_sentences(error)) from None
+
+
+def _check_redis_url(url: str) -> None:
+    """Raise ValueError, without the URL's secrets, unless a connection can be made out of it."""
+    scheme, _, rest = url.partition("://")
+    if "sentinel" in scheme or "cluster" in scheme:
+        raise ValueError(
+            f"{scheme}:// is not served: name a single Redis, such as the primary that a Sentinel watches, or an"
+            " address that always leads to it, as redis://host:6379/0"
+        )
+    before, _, query = rest.partition("?")
+    authority, _, path = before.partition("/")
+    if scheme != "unix":
+        if "@" in path or "#" in rest or ("@" in query and "@" not in authority and "=" not in query.partition("@")[0]):
+            raise ValueError(
+                "in a user's name or password, these characters must be written as percent codes: / as %2F, ? as %3F,"
+                " # as %23, % as %25"
+            )
+        try:
+            _REDIS_URL.validate_python(url)
+        except ValidationError:
+            raise ValueError(_FORM) from None
+        if path and not path.isdecimal():
+            raise ValueError("what follows the host must be the number of a database, as in redis://host:6379/0")
+    _check_parameters(url)
+
+
+def _check_parameters(url: str) -> None:
+    said = parse_qs(url.partition("?")[2])
+    for name in _FILES:
+        for path in said.get(name, ()):
+            if not Path(path).is_file():
+                raise ValueError(f"{name} must name a file, and {path!r} is none")
+    try:
+        # It makes the object alone; nothing is sent anywhere.
+        ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
+    except TypeError as error:
+        raise ValueError(f"a parameter behind the ? is not known: {str(error).rpartition(' ')[2]}") from None
 
 
 def _in_sentences(error: ValidationError) -> str:

@@ -15,7 +15,7 @@ from statewright.ids import IdSource
 from statewright_worker.cli.bench_mixes import Mixer, Task, states
 from statewright_worker.cli.bench_options import Load, Mix
 from statewright_worker.cli.bench_samples import Journal, Samples
-from tests.deployment import Deployment
+from tests.deployment import HANGS_SECONDS, Deployment
 
 PNG = b"\x89PNG"
 IDS = IdSource()
@@ -29,7 +29,7 @@ def bench(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=2 * HANGS_SECONDS,
     )
 
 

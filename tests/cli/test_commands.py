@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import psutil
 import pytest
 
 from statewright import Client, State
-from tests.deployment import Deployment
+from statewright_worker.storage import database
+from tests.deployment import HANGS_SECONDS, Deployment
 
+INSTALLED = [sys.executable, str(Path(sys.executable).with_name("statewright"))]
 COMMAND = [sys.executable, "-m", "statewright_worker"]
 READY_LINES = 3
 
@@ -28,7 +31,12 @@ def environment(**changes: str) -> dict[str, str]:
 
 def statewright(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [*COMMAND, *arguments], env=environment(**settings), capture_output=True, text=True, check=False, timeout=60
+        [*COMMAND, *arguments],
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=HANGS_SECONDS,
     )
 
 
@@ -44,11 +52,11 @@ def dev(folder: Path) -> Iterator[dict[str, str]]:
         exports = [line.removeprefix("export ").strip() for line in printed if line.startswith("export ")]
         yield {name: value.strip("'") for name, _, value in (export.partition("=") for export in exports)}
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(HANGS_SECONDS) == 0
         assert using(folder) == []
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(HANGS_SECONDS)
         process.stdout.close()
 
 
@@ -78,7 +86,7 @@ def test_dev_keeps_its_data_over_a_restart_and_leaves_no_process(folder: Path) -
         created = asyncio.run(create(settings["STATEWRIGHT_REDIS_URL"]))
         replica = subprocess.Popen([*COMMAND, "worker"], env=environment(**settings), stderr=subprocess.DEVNULL)
         replica.send_signal(signal.SIGTERM)
-        replica.wait(20)
+        replica.wait(HANGS_SECONDS)
     with dev(folder) as settings:
         assert asyncio.run(read(settings["STATEWRIGHT_REDIS_URL"])) == created
 
@@ -99,7 +107,7 @@ def test_migrate_says_which_revision_the_schema_has(deployment: Deployment) -> N
     done = statewright(
         "migrate", STATEWRIGHT_DATABASE_URL=deployment.database_url, STATEWRIGHT_REDIS_URL=deployment.redis_url
     )
-    assert (done.returncode, done.stdout) == (0, "the schema is at revision 0001\n")
+    assert (done.returncode, done.stdout) == (0, f"the schema is at revision {database.newest_revision()}\n")
 
 
 @pytest.mark.parametrize(
@@ -117,6 +125,7 @@ def test_migrate_says_which_revision_the_schema_has(deployment: Deployment) -> N
 )
 def test_a_wrong_setting_ends_in_one_sentence(settings: dict[str, str], told: str) -> None:
     known = {"STATEWRIGHT_DATABASE_URL": "postgresql://x@127.0.0.1:1/db"} if settings else {}
+    known["STATEWRIGHT_STARTUP_TIMEOUT"] = "0.1"
     done = statewright("worker", **{**known, **settings})
     assert done.returncode == 1
     assert told in done.stderr
@@ -129,6 +138,7 @@ def test_a_worker_without_redis_says_so(deployment: Deployment) -> None:
         "worker",
         STATEWRIGHT_DATABASE_URL=deployment.database_url,
         STATEWRIGHT_REDIS_URL="redis://127.0.0.1:1/0",
+        STATEWRIGHT_STARTUP_TIMEOUT="0.1",
     )
     assert done.returncode == 1
     assert "cannot reach Redis (STATEWRIGHT_REDIS_URL)" in done.stderr
@@ -153,3 +163,39 @@ def test_an_idle_worker_stays_idle(deployment: Deployment) -> None:
     time.sleep(5)
     used = sum(watched.cpu_times()[:2]) - before
     assert used / 5 < 0.05
+
+
+MODULES = {
+    "broken.py": "import json\nimport not_installed_anywhere\n",
+    "misspelt.py": "from json import load_it\n",
+    "failing.py": "limit = 1\nlimit / 0\n",
+    "unreadable.py": "def rule(:\n",
+    "empty.py": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        ("nowhere:Policy", "No module named 'nowhere'; neither what is installed nor the current folder has it"),
+        ("broken:Policy", r"No module named 'not_installed_anywhere' \(.*broken.py, line 2\)"),
+        ("misspelt:Policy", r"cannot import name 'load_it' from 'json' .*\(.*misspelt.py, line 1\)"),
+        ("failing:Policy", r"ZeroDivisionError: division by zero \(.*failing.py, line 2\)"),
+        ("unreadable:Policy", r"SyntaxError: .*unreadable.py, line 1\)"),
+        ("empty:Policy", r"empty.py has no Policy"),
+    ],
+)
+def test_a_policy_that_cannot_be_loaded_says_where(tmp_path: Path, policy: str, told: str) -> None:
+    for name, text in MODULES.items():
+        (tmp_path / name).write_text(text)
+    done = subprocess.run(
+        [*INSTALLED, "worker"],
+        env=environment(STATEWRIGHT_DATABASE_URL="postgresql://x@127.0.0.1:1/db", STATEWRIGHT_FLOW_POLICY=policy),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=HANGS_SECONDS,
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(rf"statewright: STATEWRIGHT_FLOW_POLICY: cannot load '{policy}': .*{told}\n", done.stderr)

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from statewright import Client, Event, State, Subscription, Verdict
-from tests.deployment import Deployment, until
+from tests.deployment import HANGS_SECONDS, Deployment, until
 from tests.faults.dying_worker import POINTS
 
 DYING_WORKER = Path(__file__).with_name("dying_worker.py")
@@ -51,10 +51,10 @@ async def test_a_worker_killed_loses_nothing_and_doubles_nothing(
 ) -> None:
     settings = {"STATEWRIGHT_PARTITIONS": "1", "STATEWRIGHT_BATCH_SIZE": "16"}
     dying = deployment.spawn_worker(str(DYING_WORKER), point, str(batch), **settings)
-    async with deployment.client(answer_timeout=30) as client:
+    async with deployment.client(answer_timeout=HANGS_SECONDS) as client:
         events = await client.subscribe()
         driving = asyncio.create_task(drive(client))
-        assert await asyncio.to_thread(dying.wait, 20) == -signal.SIGKILL
+        assert await asyncio.to_thread(dying.wait, HANGS_SECONDS) == -signal.SIGKILL
         async with deployment.worker(batch_size=16):
             verdicts = await driving
             await assert_nothing_lost_nothing_doubled(deployment, client, verdicts, await told(events))
@@ -62,7 +62,7 @@ async def test_a_worker_killed_loses_nothing_and_doubles_nothing(
 
 async def test_a_survivor_goes_on_within_two_seconds(deployment: Deployment) -> None:
     processes = [deployment.spawn_worker() for _ in range(2)]
-    async with deployment.client(answer_timeout=30) as client, deployment.redis() as redis:
+    async with deployment.client(answer_timeout=HANGS_SECONDS) as client, deployment.redis() as redis:
         runs = [await client.create_flow_run(f"flow {n}") for n in range(40)]
 
         async def shared_by_two() -> bool:

@@ -9,7 +9,7 @@ import time
 from redis.asyncio import Redis
 
 from statewright import State
-from tests.deployment import Deployment, until
+from tests.deployment import HANGS_SECONDS, Deployment, until
 
 
 async def held_by(deployment: Deployment, redis: Redis, workers: int) -> None:
@@ -43,7 +43,7 @@ async def test_sigterm_under_load_ends_in_exit_status_0_and_others_take_over_at_
 
         loads = [asyncio.create_task(load()) for _ in range(30)]
         leaving.send_signal(signal.SIGTERM)
-        assert await exit_status(leaving, 5) == 0
+        assert await exit_status(leaving, HANGS_SECONDS) == 0
         await held_by(deployment, redis, 1)
         stop.set()
         waits = [wait for waited in await asyncio.gather(*loads) for wait in waited]
@@ -57,7 +57,7 @@ async def test_sigint_stops_a_worker_too(deployment: Deployment) -> None:
     async with deployment.client() as client:
         await client.create_flow_run("one")
     worker.send_signal(signal.SIGINT)
-    assert await exit_status(worker, 5) == 0
+    assert await exit_status(worker, HANGS_SECONDS) == 0
 
 
 async def test_a_worker_that_joins_gets_its_share(deployment: Deployment) -> None:

@@ -1,12 +1,15 @@
 """What is installed: the light client alone, or with the worker; nothing else under the project's name."""
 
+import re
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ["sqlalchemy", "arq", "asyncpg", "alembic", "typer", "rich", "uvloop"]
@@ -69,3 +72,15 @@ def test_the_extra_adds_the_worker(wheel: Path, pins: Path, tmp_path: Path) -> N
     python = installed(tmp_path / "worker", wheel, "[worker]", pins)
     assert importable(python, HEAVY) == HEAVY
     assert "worker" in run(python.with_name("statewright"), "--help")
+
+
+def test_every_dependency_is_pinned_and_no_package_host_is_named() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    asked = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    for extra in project["project"]["optional-dependencies"].values():
+        asked += extra
+    lock = (ROOT / "requirements.lock").read_text()
+    pinned = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", lock, re.M))
+    for requirement in map(Requirement, asked):
+        assert requirement.specifier.contains(pinned[requirement.name])
+    assert "://" not in lock

@@ -28,6 +28,7 @@ def test_every_snippet_is_found() -> None:
 @pytest.mark.parametrize(("code", "printed"), RUNNABLE.values(), ids=RUNNABLE.keys())
 async def test_a_snippet_prints_what_the_readme_says(deployment: Deployment, code: str, printed: str) -> None:
     deployment.spawn_worker()
+    await deployment.announced()
     variables = {"STATEWRIGHT_REDIS_URL": deployment.redis_url, "STATEWRIGHT_NAMESPACE": deployment.namespace}
     run = partial(subprocess.run, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
     done = await asyncio.to_thread(run, [sys.executable, "-c", code])
@@ -39,7 +40,10 @@ async def test_the_house_rule_governs(deployment: Deployment, hours: str, status
     [(name, code)] = re.findall(r"<!-- file (\S+) -->\n```python\n(.*?)```", README, re.S)
     assert "OPENS, CLOSES = 8, 18" in code
     (deployment.folder / name).write_text(code.replace("OPENS, CLOSES = 8, 18", f"OPENS, CLOSES = {hours}"))
-    deployment.spawn_worker(STATEWRIGHT_FLOW_POLICY="house_rules:HouseFlowPolicy", PYTHONPATH=str(deployment.folder))
+    # The installed command, as the README has it, which does not look for modules where it is started by itself.
+    command = str(Path(sys.executable).with_name("statewright"))
+    deployment.starts_in = deployment.folder
+    deployment.spawn_worker(command, "worker", STATEWRIGHT_FLOW_POLICY="house_rules:HouseFlowPolicy")
     async with deployment.client() as client:
         office = await client.create_flow_run("report", tags=["office"])
         verdict = await client.propose(office, State.running())

@@ -49,14 +49,3 @@ async def test_the_first_start_fixes_the_number_of_partitions(deployment: Deploy
     with pytest.raises(PartitionCountMismatch):
         await database.fix_partitions(engine, 7, default=8)
     await engine.dispose()
-
-
-@pytest.mark.parametrize("url", ["", "mysql://host/db", "postgres", "http://host"])
-def test_a_database_url_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="STATEWRIGHT_DATABASE_URL must look like"):
-        database.asyncpg_url(url)
-
-
-@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg"])
-def test_every_way_of_writing_a_postgresql_url_serves(scheme: str) -> None:
-    assert database.asyncpg_url(f"{scheme}://me:secret@host/db") == "postgresql+asyncpg://me:secret@host/db"

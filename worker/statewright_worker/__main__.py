@@ -18,6 +18,9 @@ def main() -> None:
             f"statewright: {error.name} is not installed; the command needs"
             " `pip install 'statewright[worker]'`, and `[worker,embedded]` to bring its own servers"
         )
+    if not sys.flags.safe_path:
+        # A policy may be a module of the current folder. What is installed comes first.
+        sys.path.append("")
     # Whatever ends the command unwinds it, so that embedded servers never outlive it.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)

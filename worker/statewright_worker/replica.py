@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from uuid import UUID
 
 import structlog
 from redis.asyncio import ConnectionPool
@@ -21,10 +22,12 @@ from statewright_worker.orchestration.contexts import OrchestrationSettings
 from statewright_worker.orchestration.engine import Engine
 from statewright_worker.publishing.deployment import claim_namespace
 from statewright_worker.publishing.holders import Holders
+from statewright_worker.publishing.reaching import check_redis
 from statewright_worker.publishing.streams import StreamBounds
 from statewright_worker.settings import DEFAULT_PARTITIONS, WorkerSettings, load_policy
+from statewright_worker.starting import when_there
 from statewright_worker.storage import database
-from statewright_worker.storage.batches import Storage
+from statewright_worker.storage.batches import STATEMENT_SECONDS, Storage
 from statewright_worker.storage.deployment import claim_database
 
 SPARE_CONNECTIONS = 2
@@ -68,7 +71,7 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
         db = await stack.enter_async_context(_database(settings, partitions + SPARE_CONNECTIONS))
         pool = await stack.enter_async_context(_connections(redis_url))
         storage = Storage(db, pooled=settings.transaction_pooler)
-        redis_outage = Outage("Redis", log)
+        postgresql, redis = Outage("PostgreSQL", log), Outage("Redis", log)
         tools = DrainTools(
             storage,
             pool,
@@ -81,32 +84,34 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
             settings.max_backlog,
             settings.max_backlog_bytes,
             _bounds(settings),
-            Outage("PostgreSQL", log),
-            redis_outage,
+            postgresql,
+            redis,
         )
         holders = Holders(redis_url, channels, partitions, worker)
         log.info("worker started", worker=worker, partitions=partitions)
         yield Replica(
-            Holder(holders, tools.drain, storage.can_write, Outage("Redis, for the lookout,", log)),
-            Maintenance(
-                lambda: connection_pool(redis_url),
-                channels,
-                worker,
-                settings.reply_seconds,
-                Outage("Redis, for maintenance,", log),
-            ),
+            Holder(holders, tools.drain, storage.can_write, postgresql=postgresql, redis=redis),
+            Maintenance(lambda: connection_pool(redis_url), channels, worker, settings.reply_seconds, redis),
         )
         log.info("worker stopped", worker=worker)
 
 
 async def _known_to_both(settings: WorkerSettings, channels: Channels) -> int:
-    """See that both servers are there and belong together; return the number of partitions."""
-    async with _database(settings, 1) as db:
-        await database.check_schema(db)
-        deployment = await claim_database(db, settings.namespace)
-        partitions = await database.fix_partitions(db, settings.partitions, DEFAULT_PARTITIONS)
-    async with _connections(settings.redis_url.get_secret_value()) as pool:
-        await claim_namespace(pool, channels, deployment)
+    """Wait until both servers are there, and see that they belong together; return the number of partitions."""
+    seconds = settings.startup_timeout
+    async with _database(settings, 1) as db, _connections(settings.redis_url.get_secret_value()) as pool:
+
+        async def ask_postgresql() -> tuple[UUID, int]:
+            await database.check_schema(db)
+            deployment = await claim_database(db, settings.namespace)
+            return deployment, await database.fix_partitions(db, settings.partitions, DEFAULT_PARTITIONS)
+
+        async def ask_redis() -> None:
+            await check_redis(pool)
+            await claim_namespace(pool, channels, deployment)
+
+        deployment, partitions = await when_there(ask_postgresql, seconds, log.warning)
+        await when_there(ask_redis, seconds, log.warning)
     return partitions
 
 
@@ -117,6 +122,8 @@ async def _database(settings: WorkerSettings, pool_size: int) -> AsyncIterator[A
         pool_size=pool_size,
         for_batches=True,
         pooled_transactions=settings.transaction_pooler,
+        application="worker",
+        command_timeout=STATEMENT_SECONDS,
     )
     try:
         yield db

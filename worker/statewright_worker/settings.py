@@ -1,6 +1,7 @@
 """The settings of a worker: read once, from arguments or from `STATEWRIGHT_*`, and frozen."""
 
 import importlib
+import traceback
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
@@ -20,6 +21,8 @@ class WorkerSettings(ClientSettings):
     database_url: SecretStr
     transaction_pooler: bool = False
     """Whether a transaction-mode pooler such as PgBouncer stands before PostgreSQL."""
+    startup_timeout: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    """How long a worker that is started before its servers waits for them."""
     batch_size: Annotated[int, Field(ge=1, le=10_000)] = 256
     concurrency_slot_wait_seconds: Annotated[int, Field(ge=1, le=86_400)] = 30
     """How long a producer is told to wait when a limit is full."""
@@ -50,9 +53,22 @@ def load_policy(name: str, variable: str) -> type[BaseOrchestrationPolicy]:
     """
     module_name, _, class_name = name.partition(":")
     try:
-        policy = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"{variable}: cannot load {name!r}: {error}") from error
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever a user's module raises
+        raise ConfigurationError(f"{variable}: cannot load {name!r}: {_told(error, module_name)}") from error
+    policy = getattr(module, class_name, None)
+    if policy is None:
+        raise ConfigurationError(f"{variable}: cannot load {name!r}: {module.__file__} has no {class_name}")
     if not (isinstance(policy, type) and issubclass(policy, BaseOrchestrationPolicy)):
         raise ConfigurationError(f"{variable}: {name!r} is not a subclass of BaseOrchestrationPolicy")
     return policy
+
+
+def _told(error: Exception, module_name: str) -> str:
+    """Return what has failed: to find the module itself, or something within it, and then where."""
+    if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+        return f"{error}; neither what is installed nor the current folder has it"
+    said = f"{type(error).__name__}: {error}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    inside = [frame for frame in frames if frame.filename != __file__]
+    return f"{said} ({inside[-1].filename}, line {inside[-1].lineno})" if inside else said

@@ -45,8 +45,8 @@ def worker() -> None:
 def migrate() -> None:
     """Bring the database of STATEWRIGHT_DATABASE_URL to the newest schema."""
     settings = WorkerSettings.load()
-    revision = _run(lambda: migrate_database(settings.database_url.get_secret_value()))
-    typer.echo(f"the schema is at revision {revision}")
+    configure_logging(settings)
+    typer.echo(f"the schema is at revision {_migrate(settings)}")
 
 
 @app.command()
@@ -55,7 +55,7 @@ def dev(folder: Folder = DEFAULT_FOLDER) -> None:
     with embedded_servers(folder) as servers:
         settings = WorkerSettings.load(database_url=servers.database_url, redis_url=servers.redis_url)
         configure_logging(settings)
-        _run(lambda: migrate_database(settings.database_url.get_secret_value()))
+        _migrate(settings)
         greeting = (
             f"# data in {folder.resolve()}; stop with Ctrl-C\n"
             f"export STATEWRIGHT_DATABASE_URL='{servers.database_url}'\n"
@@ -100,6 +100,16 @@ def bench(
         raise typer.BadParameter("--concurrency is for a closed loop and --rate for an open one; give one of them")
     load = Load(mix, seconds, warm_up, concurrency or DEFAULT_CONCURRENCY, rate, prepare)
     run_bench(Options(load, producers, redis_url, database_url, workers, in_json, plot))
+
+
+def _migrate(settings: WorkerSettings) -> str:
+    return _run(
+        lambda: migrate_database(
+            settings.database_url.get_secret_value(),
+            pooled_transactions=settings.transaction_pooler,
+            startup_seconds=settings.startup_timeout,
+        )
+    )
 
 
 async def _worker(settings: WorkerSettings, greeting: str = "") -> None:

@@ -7,17 +7,39 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import structlog
+
+from statewright_worker.starting import when_there
 from statewright_worker.storage import database
 
 STOP_SECONDS: Final = 10.0
+MIGRATION_SECONDS: Final = 3_600.0
+
+log = structlog.get_logger()
 
 Process = subprocess.Popen[bytes]
 
 
-async def migrate_database(database_url: str) -> str:
-    """Bring a database to the newest schema, and return its revision. Raises ConfigurationError."""
-    engine = database.create_engine(database_url, pool_size=2)
+async def migrate_database(database_url: str, *, pooled_transactions: bool = False, startup_seconds: float = 0) -> str:
+    """Bring a database to the newest schema, and return its revision; wait for it up to `startup_seconds`.
+
+    Raises ConfigurationError when it is not there by then, or the URL is wrong.
+    """
+    engine = database.create_engine(
+        database_url,
+        pool_size=1,
+        pooled_transactions=pooled_transactions,
+        application="migrate",
+        command_timeout=MIGRATION_SECONDS,
+    )
+
+    async def there() -> None:
+        async with database.connected(engine):
+            pass
+
     try:
+        # The migration itself may take longer than its start.
+        await when_there(there, startup_seconds, log.warning)
         return await database.migrate(engine)
     finally:
         await engine.dispose()

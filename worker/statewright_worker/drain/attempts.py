@@ -107,7 +107,7 @@ class Attempts:
                 if follows is Follows.GIVE_BACK:
                     raise
                 if follows is Follows.WAIT:
-                    self._postgresql.failed(error)
+                    self._postgresql.failed(error, self._hold)
                     await pauses.pause()
                     continue
                 # PostgreSQL has answered: that is progress, of a kind.
@@ -125,11 +125,11 @@ class Attempts:
                     tries = TRIES
                 else:
                     # Not even the refusal can be written, so it is not the request.
-                    self._postgresql.failed(error)
+                    self._postgresql.failed(error, self._hold)
                     await pauses.pause()
             else:
                 self._hold.progressed()
-                self._postgresql.over()
+                self._postgresql.over(self._hold)
                 return done
 
     async def until_postgresql_takes_it(self, do: Callable[[], Awaitable[Result]]) -> Result:
@@ -141,11 +141,11 @@ class Attempts:
             except HoldLost:
                 raise
             except StorageError as error:
-                self._postgresql.failed(error)
+                self._postgresql.failed(error, self._hold)
                 await pauses.pause()
             else:
                 self._hold.progressed()
-                self._postgresql.over()
+                self._postgresql.over(self._hold)
                 return done
 
     async def until_redis_takes_it(
@@ -164,11 +164,11 @@ class Attempts:
             except (*DROPPED, ResponseError) as error:
                 if isinstance(error, ResponseError) and not passing(error):
                     raise
-                self._redis.failed(error)
+                self._redis.failed(error, self._hold)
                 full = isinstance(error, OutOfMemoryError)
                 await pauses.pause()
             else:
-                self._redis.over()
+                self._redis.over(self._hold)
                 return done
 
     def _refuse(self, one: Taken, error: Exception) -> bool:

@@ -91,6 +91,9 @@ class DrainTools:
                 log.warning("a partition is lost", partition=hold.partition, reason=str(lost))
             except HoldEnded:
                 log.debug("a partition is given back", partition=hold.partition)
+            finally:
+                self.postgresql.over(hold)
+                self.redis.over(hold)
 
 
 class Drain:
@@ -226,7 +229,7 @@ class Drain:
         follows_on = sequence == feed.committed and not feed.is_behind
         feed.wrote(sequence + len(changes))
         if changes and follows_on:
-            publication.follows = feed.ends_with
+            publication.follows = feed.ends_with or 0
             publication.events = feed.events_of(changes, sequence)
         return Outcome(publication, len(answered))
 
@@ -254,9 +257,11 @@ class Drain:
         except (StorageError, *DROPPED, ResponseError) as error:
             # Requests are answered meanwhile; if a server is away, they will find out.
             outage = self._tools.postgresql if isinstance(error, StorageError) else self._tools.redis
-            outage.failed(error)
+            outage.failed(error, "events")
             self._bring_at = now + FEED_PAUSE_SECONDS
         else:
+            self._tools.postgresql.over("events")
+            self._tools.redis.over("events")
             if self._feed.ends_with is None:
                 self._bring_at = now + FEED_PAUSE_SECONDS
 

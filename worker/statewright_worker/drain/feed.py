@@ -43,9 +43,9 @@ class Feed:
         return self._ends_with is None or self._brought < self.committed
 
     @property
-    def ends_with(self) -> int:
-        """The sequence number with which the stream ends, as far as it is known."""
-        return self._ends_with or 0
+    def ends_with(self) -> int | None:
+        """The sequence number with which the stream ends, None when it is not known."""
+        return self._ends_with
 
     async def begin(self) -> None:
         """Look at where the stream ends. A stream that is ahead of PostgreSQL tells of what is not so any more.
@@ -58,7 +58,7 @@ class Feed:
 
     async def went_back(self, sequence: int) -> None:
         """Begin a new era, because PostgreSQL has gone back to `sequence`. Raises as Storage does."""
-        published = max(self.committed, self.ends_with)
+        published = max(self.committed, self._ends_with or 0)
         begun = await self._storage.begin_era(self._fence, sequence, published)
         if begun is not None:
             log.error(

@@ -29,11 +29,12 @@ class Holder:
     A worker whose work gets nowhere gives everything back, and takes nothing until `can_work` says that it would.
     """
 
-    def __init__(self, holders: Holders, work: Work, can_work: CanWork, outage: Outage) -> None:
+    def __init__(self, holders: Holders, work: Work, can_work: CanWork, *, postgresql: Outage, redis: Outage) -> None:
         self._holders = holders
         self._work = work
         self._can_work = can_work
-        self._outage = outage
+        self._postgresql = postgresql
+        self._redis = redis
         self._holds: dict[int, Hold] = {}
         self._drains: dict[int, asyncio.Task[None]] = {}
         self._recovering: asyncio.Task[None] | None = None
@@ -43,7 +44,7 @@ class Holder:
 
     async def run(self, until: asyncio.Event) -> None:
         """Drain partitions until `until` is set; then finish the batches under way and give every partition back."""
-        self._lookout = Lookout(self._holders, self._take_in, self._outage)
+        self._lookout = Lookout(self._holders, self._take_in, self._redis)
         self._lookout.start()
         try:
             while not until.is_set():
@@ -95,6 +96,7 @@ class Holder:
         for hold in stalled:
             self._drains[hold.partition].cancel()
         if self._recovering is None:
+            self._postgresql.failed(TimeoutError(f"no progress for {STALL_SECONDS:g} s"), self)
             log.warning("no progress: every partition is given back", partitions=sorted(self._holds))
             self._recovering = asyncio.create_task(self._recover())
 
@@ -108,7 +110,7 @@ class Holder:
     async def _recover(self) -> None:
         while not await self._can_work():  # noqa: ASYNC110  # a server that comes back tells nobody
             await asyncio.sleep(PROBE_SECONDS)
-        log.info("PostgreSQL takes writes again: partitions are taken up")
+        self._postgresql.over(self)
         self._lookout.seeks = True
         self._recovering = None
 

@@ -80,9 +80,9 @@ class Lookout:
             step()
         except Exception as error:
             # Whatever it is, a worker without its lookout would hold nothing for ever.
-            self._outage.failed(error)
+            self._outage.failed(error, self)
         else:
-            self._outage.over()
+            self._outage.over(self)
 
     def _look(self) -> None:
         self._release_what_is_to_be_released()

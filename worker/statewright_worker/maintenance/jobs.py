@@ -45,10 +45,9 @@ class Maintenance:
             worker = self._worker()
             try:
                 await _first_of(worker.async_run(), until.wait())
-                self._outage.over()
             except Exception as error:
                 # Nothing depends on it at once: whatever it was, it is tried again.
-                self._outage.failed(error)
+                self._outage.failed(error, self)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(AGAIN_SECONDS):
                         await until.wait()
@@ -72,6 +71,7 @@ class Maintenance:
         )
 
     async def _sweep(self, context: dict[str, Any]) -> None:
+        self._outage.over(self)
         await give_lifetimes(context["redis"], self._channels, self._reply_seconds)
 
 

@@ -1,5 +1,6 @@
-"""Outages: a line when a server goes away, a line when it is back, and one a minute between."""
+"""What is said about a server that is away: when that begins, once in a while, and when it is over."""
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -8,34 +9,49 @@ REMINDER_SECONDS: Final = 60.0
 
 
 class Outage:
-    """What is said while a server is away; everybody in the process who meets with it shares one."""
+    """One server, as all of its users in this process see it: they share this object, so that each thing is said once.
 
-    def __init__(self, server: str, logger: Any, clock: Callable[[], float] = time.monotonic) -> None:
+    It lasts from the first failure until none of those who failed has any trouble left. It may be used by threads.
+    """
+
+    def __init__(self, server: str, log: Any, clock: Callable[[], float] = time.monotonic) -> None:
         self._server = server
-        self._log = logger
+        self._log = log
         self._clock = clock
-        self._began: float | None = None
-        self._said = 0.0
-        self._failures = 0
+        self._guard = threading.Lock()
+        self._troubled: set[object] = set()
+        self._tries = 0
+        self._began = 0.0
+        self._told = 0.0
 
-    def failed(self, error: BaseException) -> None:
-        """Take note that the server was asked in vain."""
-        now = self._clock()
-        self._failures += 1
-        if self._began is None:
-            self._began = self._said = now
-            self._log.warning(f"{self._server} is away", error=str(error))
-        elif now - self._said >= REMINDER_SECONDS:
-            self._said = now
-            self._log.warning(
-                f"{self._server} is still away",
-                error=str(error),
-                seconds=round(now - self._began),
-                tried=self._failures,
-            )
+    def failed(self, error: BaseException, by: object = None) -> None:
+        """Note a try of `by` that failed. It is told if it is the first one, or the last line was a minute ago."""
+        with self._guard:
+            now, said = self._clock(), _line(error)
+            self._tries += 1
+            first = not self._troubled
+            self._troubled.add(by)
+            if first:
+                self._began = self._told = now
+                self._log.warning(f"{self._server} is away", error=said)
+            elif now - self._told >= REMINDER_SECONDS:
+                self._told = now
+                lasted = round(now - self._began, 1)
+                self._log.warning(f"{self._server} is still away", error=said, seconds=lasted, tried=self._tries)
 
-    def over(self) -> None:
-        """Take note that the server has answered."""
-        if self._began is not None:
-            seconds, self._began, self._failures = round(self._clock() - self._began, 1), None, 0
-            self._log.info(f"{self._server} is back", seconds=seconds)
+    def over(self, by: object = None) -> None:
+        """Note that the server does what `by` asks; it is told when it does so for everybody again."""
+        if by not in self._troubled:
+            return
+        with self._guard:
+            self._troubled.discard(by)
+            if not self._troubled:
+                lasted, tries = round(self._clock() - self._began, 1), self._tries
+                self._tries = 0
+                self._log.info(f"{self._server} is back", seconds=lasted, tried=tries)
+
+
+def _line(error: BaseException) -> str:
+    """Return what an error says in one line, and at least what it is."""
+    said = str(error).partition("\n")[0].strip()
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

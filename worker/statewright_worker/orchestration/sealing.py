@@ -7,13 +7,13 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from statewright.runs import MAX_RETRY_DELAY_SECONDS
 from statewright.states import ProposedState, State, StateDetails
-from statewright.values import Name, Text
+from statewright.values import Message, Name
 
 MAX_DELAY_SECONDS: Final = MAX_RETRY_DELAY_SECONDS
 """The longest wait that a verdict names, ten years; whoever has to wait longer is told so when that time is over."""
 
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
-_REASON: Final[TypeAdapter[str]] = TypeAdapter(Text)
+_REASON: Final[TypeAdapter[str]] = TypeAdapter(Message)
 
 AnyState = TypeVar("AnyState", bound=State | ProposedState)
 

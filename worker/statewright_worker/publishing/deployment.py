@@ -3,30 +3,36 @@
 from uuid import UUID
 
 from redis.asyncio import ConnectionPool
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from statewright.channels import Channels
-from statewright.connection import HeldConnection
-from statewright.errors import ConfigurationError, RedisUnavailable
+from statewright.connection import DROPPED, HeldConnection, passing
+from statewright.errors import ConfigurationError
+from statewright_worker.starting import ServerAway
 
 
 async def claim_namespace(pool: ConnectionPool, channels: Channels, deployment: UUID) -> None:
     """Make the namespace the deployment's, unless it is another one's.
 
-    Raises RedisUnavailable when Redis does not answer, and ConfigurationError when the namespace belongs to another
-    database: two of them would answer each other's requests.
+    Raises ServerAway when Redis is not there or takes nothing for now, and ConfigurationError when it refuses us, or
+    when the namespace belongs to another database: two of them would answer each other's requests.
     """
     redis = HeldConnection(pool)
     try:
-        await redis.ask("SET", channels.database, str(deployment), "NX")
-        owner = (await redis.ask("GET", channels.database)).decode()
-    except (RedisError, OSError) as error:
-        raise RedisUnavailable(f"cannot reach Redis (STATEWRIGHT_REDIS_URL): {error}") from error
+        # Not set where it is set: that also works while Redis is full.
+        owner = await redis.ask("GET", channels.database)
+        if owner is None:
+            await redis.ask("SET", channels.database, str(deployment), "NX")
+            owner = await redis.ask("GET", channels.database)
+    except (*DROPPED, ResponseError) as error:
+        if isinstance(error, NoPermissionError) or (isinstance(error, ResponseError) and not passing(error)):
+            raise ConfigurationError(f"Redis refuses us (STATEWRIGHT_REDIS_URL): {error}") from error
+        raise ServerAway(f"cannot reach Redis (STATEWRIGHT_REDIS_URL): {error}") from error
     finally:
         await redis.close()
-    if owner != str(deployment):
+    if owner.decode() != str(deployment):
         raise ConfigurationError(
-            f"the namespace {channels.namespace!r} in this Redis belongs to another database (deployment {owner}, and"
-            f" STATEWRIGHT_DATABASE_URL names deployment {deployment}); set another STATEWRIGHT_NAMESPACE, or, when the"
+            f"the namespace {channels.namespace!r} in this Redis belongs to another database (deployment"
+            f" {owner.decode()}, and STATEWRIGHT_DATABASE_URL names deployment {deployment}); set another STATEWRIGHT_NAMESPACE, or, when the"
             f" other database is gone for good, delete the key {channels.database!r}"
         )

@@ -1,97 +1,178 @@
 """Reaching PostgreSQL: the engine and its pool, and the schema's migrations."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy import Connection, text
+from sqlalchemy.connectors.asyncio import AsyncAdapt_Error
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from statewright.errors import ConfigurationError, PartitionCountMismatch
+from statewright_worker.starting import ServerAway
+from statewright_worker.storage.database_url import DatabaseUrl, parse_database_url
 from statewright_worker.storage.statements import BATCH_SETTINGS
 
 # One key for everyone who migrates, so that replicas that start together migrate once.
 MIGRATION_LOCK: Final = 0x5747_4D49
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
-POOL_TIMEOUT_SECONDS: Final = 10
+POOL_TIMEOUT_SECONDS: Final = 10.0
+COMMAND_SECONDS: Final = 30.0
+NEXT_SERVER: Final = (OSError, TimeoutError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
+"""What one of several servers may say without the others being asked in vain."""
+AWAY: Final = (
+    OSError,
+    PoolTimeout,
+    asyncpg.InsufficientResourcesError,
+    # The driver lost its connection in the middle of an operation.
+    asyncpg.InternalClientError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+"""What is raised while PostgreSQL is away, starts, stops, is full or is a standby: time may mend it."""
 
 
 def create_engine(
-    database_url: str, pool_size: int, *, for_batches: bool = False, pooled_transactions: bool = False
+    database_url: str,
+    pool_size: int,
+    *,
+    for_batches: bool = False,
+    pooled_transactions: bool = False,
+    application: str = "",
+    command_timeout: float = COMMAND_SECONDS,
 ) -> AsyncEngine:
-    """Return an engine for `database_url` whose connections leave transactions to the caller.
+    """Return an engine for `database_url`, read as libpq does, whose connections leave transactions to the caller.
 
     `for_batches` gives its connections BATCH_SETTINGS. `pooled_transactions` says that a transaction-mode pooler stands
-    between, which prepared statements do not survive. Raises ConfigurationError when the URL is not one of PostgreSQL.
+    between, which prepared statements do not survive. PostgreSQL shows the connections as `statewright`, followed by
+    `application`, unless the URL names another application. A command that takes longer than `command_timeout`
+    (seconds) is given up. Raises ConfigurationError when the URL is wrong.
     """
-    pooled = {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
-    own = {"server_settings": BATCH_SETTINGS} if for_batches else {}
+    url = parse_database_url(database_url)
+    own = BATCH_SETTINGS if for_batches and not pooled_transactions else {}
+    settings = {"application_name": f"statewright {application}".rstrip(), **own, **url.server_settings}
+    cached = {"statement_cache_size": 0} if pooled_transactions else {}
+
+    async def connect() -> asyncpg.Connection:
+        return await _connect(url, server_settings=settings, command_timeout=command_timeout, **cached)
+
     return create_async_engine(
-        asyncpg_url(database_url),
+        # The driver is told by `connect`: SQLAlchemy's own reading of a URL is another one than libpq's.
+        "postgresql+asyncpg://",
         isolation_level="AUTOCOMMIT",
         pool_size=pool_size,
         max_overflow=2,
         pool_timeout=POOL_TIMEOUT_SECONDS,
-        connect_args={"timeout": POOL_TIMEOUT_SECONDS, **(pooled if pooled_transactions else own)},
+        connect_args={
+            "async_creator_fn": connect,
+            **({"prepared_statement_cache_size": 0} if pooled_transactions else {}),
+        },
     )
 
 
-def asyncpg_url(database_url: str) -> str:
-    """Return the URL with the driver that Statewright uses. Raises ConfigurationError when it cannot be one."""
-    try:
-        url = make_url(database_url)
-    except ArgumentError:
-        url = None
-    if url is None or url.get_backend_name() not in ("postgresql", "postgres"):
-        raise ConfigurationError(
-            "STATEWRIGHT_DATABASE_URL must look like postgresql://user:password@host:5432/database"
-        )
-    return url.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
+async def _connect(url: DatabaseUrl, **options: Any) -> asyncpg.Connection:
+    """Connect to the first server that will do. Each has its own time: one that is silent must not hide the next."""
+    timeout = url.connect_seconds or POOL_TIMEOUT_SECONDS
+    # A preference is a second round that takes anybody.
+    targets = ("standby", "any") if url.target == "prefer-standby" else (url.target,)
+    for target, (host, port) in (candidates := list(product(targets, url.servers))):
+        try:
+            return await asyncpg.connect(
+                url.dsn, host=host, port=port, target_session_attrs=target, timeout=timeout, **options
+            )
+        except NEXT_SERVER:
+            if (target, (host, port)) == candidates[-1]:
+                raise
+    raise AssertionError("a URL names at least one server")
 
 
 @asynccontextmanager
 async def connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """Open a connection. Raises ConfigurationError, without the URL's secrets, when the database does not let us in."""
+    """Open a connection, and tell what goes wrong on it in one sentence without the URL's secrets.
+
+    Raises ServerAway when PostgreSQL is not there, and ConfigurationError when it does not let us in or do what we ask.
+    """
+    with _told():
+        async with engine.connect() as connection:
+            yield connection
+
+
+@contextmanager
+def _told() -> Iterator[None]:
     try:
-        connection = await engine.connect()
-    except (OSError, DBAPIError, asyncpg.PostgresError, TimeoutError) as error:
-        cause = getattr(error, "orig", None) or error
-        raise ConfigurationError(f"cannot reach PostgreSQL (STATEWRIGHT_DATABASE_URL): {cause}") from error
-    try:
-        yield connection
-    finally:
-        await connection.close()
+        yield
+    except (*AWAY, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        cause = _cause(error)
+        if _is_away(cause):
+            said = str(cause) or "it does not answer"
+            raise ServerAway(f"cannot reach PostgreSQL (STATEWRIGHT_DATABASE_URL): {said}") from error
+        raise ConfigurationError(f"PostgreSQL refuses us (STATEWRIGHT_DATABASE_URL): {cause}") from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what the driver raised, without SQLAlchemy's wrappings."""
+    while isinstance(error, DBAPIError | AsyncAdapt_Error):
+        wrapped = error.orig if isinstance(error, DBAPIError) else error.__cause__
+        if wrapped is None:
+            break
+        error = wrapped
+    return error
+
+
+def _is_away(error: BaseException) -> bool:
+    """Tell whether time may mend it, as opposed to a setting."""
+    if isinstance(error, ssl.SSLError):
+        return isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
+    if "rejected SSL upgrade" in str(error) or isinstance(error, PermissionError):
+        return False
+    return isinstance(error, AWAY)
 
 
 async def migrate(engine: AsyncEngine) -> str:
     """Bring the schema to the newest revision, and return it. Safe to call from many places at once.
 
-    Raises ConfigurationError when the database does not answer.
+    Raises what `connected` raises, and ConfigurationError when the schema is newer than this version.
     """
-    async with connected(engine) as connection:
-        await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": MIGRATION_LOCK})
-        try:
-            await _upgrade(engine)
-        finally:
-            await connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": MIGRATION_LOCK})
+    # The lock is the transaction's own, not the session's: a pooler may give each transaction another session.
+    transactional = engine.execution_options(isolation_level="READ COMMITTED")
+    async with connected(transactional) as connection, connection.begin():
+        await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        _refuse_a_newer(await _revision(connection))
+        await connection.run_sync(lambda plain: command.upgrade(_alembic(plain), "head"))
     return newest_revision()
 
 
 async def check_schema(engine: AsyncEngine) -> None:
-    """Raise ConfigurationError unless the database answers and its schema is of the newest revision."""
+    """Raise ConfigurationError unless the schema is of the newest revision; and what `connected` raises."""
     async with connected(engine) as connection:
-        revision = await connection.run_sync(lambda plain: MigrationContext.configure(plain).get_current_revision())
+        revision = await _revision(connection)
+    _refuse_a_newer(revision)
     if revision != newest_revision():
         raise ConfigurationError(
             f"the database's schema is at revision {revision or 'none'}, this version needs {newest_revision()};"
             " run `statewright migrate`"
+        )
+
+
+async def _revision(connection: AsyncConnection) -> str | None:
+    return await connection.run_sync(lambda plain: MigrationContext.configure(plain).get_current_revision())
+
+
+def _refuse_a_newer(revision: str | None) -> None:
+    if revision is not None and revision not in {known.revision for known in _scripts().walk_revisions()}:
+        raise ConfigurationError(
+            f"the database's schema is at revision {revision}, which this version does not know; upgrade this worker"
         )
 
 
@@ -100,7 +181,7 @@ async def fix_partitions(engine: AsyncEngine, configured: int | None, default: i
 
     Raises PartitionCountMismatch when `configured` is another number.
     """
-    async with engine.connect() as connection:
+    async with connected(engine) as connection:
         await connection.execute(
             text(
                 "INSERT INTO partition (id) SELECT generate_series(0, :count - 1)"
@@ -116,12 +197,11 @@ async def fix_partitions(engine: AsyncEngine, configured: int | None, default: i
 
 def newest_revision() -> str:
     """Return the newest revision of the schema that this version knows."""
-    return ScriptDirectory(str(MIGRATIONS)).get_current_head() or ""
+    return _scripts().get_current_head() or ""
 
 
-async def _upgrade(engine: AsyncEngine) -> None:
-    async with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
-        await connection.run_sync(lambda plain: command.upgrade(_alembic(plain), "head"))
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory(str(MIGRATIONS))
 
 
 def _alembic(connection: Connection) -> Config:

@@ -7,6 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from statewright.errors import ConfigurationError
+from statewright_worker.storage.database import connected
 
 _CLAIM: Final = text("INSERT INTO deployment (namespace) VALUES (:namespace) ON CONFLICT DO NOTHING")
 _READ: Final = text("SELECT id, namespace FROM deployment")
@@ -18,7 +19,7 @@ async def claim_database(engine: AsyncEngine, namespace: str) -> UUID:
     Raises ConfigurationError when it belongs to another namespace: two of them would fight over the partitions, and
     each would publish the other's events.
     """
-    async with engine.connect() as connection:
+    async with connected(engine) as connection:
         await connection.execute(_CLAIM, {"namespace": namespace})
         found = (await connection.execute(_READ)).one()
     if found.namespace != namespace:

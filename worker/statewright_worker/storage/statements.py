@@ -35,14 +35,15 @@ TAKE_UP: Final = (
 )
 BACKEND: Final = "SELECT pg_backend_pid()"
 EPOCH: Final = "SELECT epoch FROM partition WHERE id = $1"
-# A worker's connections say by their application name that they are a worker's: nobody else's is ever ended.
-CUT_OFF_BLOCKERS: Final = """
+# Nobody's connections are ever ended but those of the same user and application: other workers'.
+_OURS: Final = "usename = current_user AND application_name = current_setting('application_name')"
+CUT_OFF_BLOCKERS: Final = f"""
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-    WHERE pid = ANY (pg_blocking_pids($1)) AND application_name LIKE 'statewright%' AND usename = current_user
+    WHERE pid = ANY (pg_blocking_pids($1)) AND {_OURS}
 """
-CUT_OFF_BACKEND: Final = """
+CUT_OFF_BACKEND: Final = f"""
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-    WHERE pid = $1 AND pid <> pg_backend_pid() AND application_name LIKE 'statewright%' AND usename = current_user
+    WHERE pid = $1 AND pid <> pg_backend_pid() AND {_OURS}
         AND datname = current_database()
 """
 WRITABLE: Final = "SELECT NOT pg_is_in_recovery() AND current_setting('default_transaction_read_only') = 'off'"

@@ -1,0 +1,50 @@
+"""Whether Redis is there, and is one that serves: what time may mend is told from what a setting must."""
+
+import asyncio
+import ssl
+from collections.abc import Iterator
+from typing import Any, Final
+
+from redis.asyncio import ConnectionPool, Redis
+from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
+
+from statewright.connection import DROPPED
+from statewright.errors import ConfigurationError
+from statewright_worker.starting import ServerAway
+
+ANSWER_SECONDS: Final = 5.0
+
+# They will say the same tomorrow. The first two count as lost connections otherwise.
+_REFUSALS: Final = (AuthenticationError, AuthorizationError, ResponseError)
+
+
+async def check_redis(pool: ConnectionPool) -> None:
+    """Return when Redis answers, lets us in and is a single server.
+
+    Raises ServerAway when it is not there, and ConfigurationError, without the URL's secrets, when a setting is wrong.
+    """
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            told: dict[str, Any] = await Redis(connection_pool=pool).info("server")
+    except NoPermissionError:
+        # Whoever may not ask cannot be told; everything else works without it.
+        return
+    except (RedisError, *DROPPED, TimeoutError) as error:
+        if isinstance(error, _REFUSALS) or any(isinstance(one, ssl.SSLError) for one in _chain(error)):
+            raise ConfigurationError(f"Redis refuses us (STATEWRIGHT_REDIS_URL): {error}") from error
+        said = str(error) or "it does not answer"
+        raise ServerAway(f"cannot reach Redis (STATEWRIGHT_REDIS_URL): {said}") from error
+    # Redis has the one name for it, and Valkey the other.
+    mode = told.get("redis_mode") or told.get("server_mode", "standalone")
+    if mode != "standalone":
+        raise ConfigurationError(
+            f"STATEWRIGHT_REDIS_URL leads to a server in {mode} mode, which is not served: name a single Redis, such as"
+            " the primary that a Sentinel watches, or an address that always leads to it"
+        )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
