@@ -32,7 +32,8 @@ async def claim_namespace(pool: ConnectionPool, channels: Channels, deployment: 
         await redis.close()
     if owner.decode() != str(deployment):
         raise ConfigurationError(
-            f"the namespace {channels.namespace!r} in this Redis belongs to another database (deployment"
-            f" {owner.decode()}, and STATEWRIGHT_DATABASE_URL names deployment {deployment}); set another STATEWRIGHT_NAMESPACE, or, when the"
-            f" other database is gone for good, delete the key {channels.database!r}"
+            f"the namespace {channels.namespace!r} in this Redis belongs to another database: to deployment"
+            f" {owner.decode()}, while STATEWRIGHT_DATABASE_URL names deployment {deployment}; set another"
+            " STATEWRIGHT_NAMESPACE, or, when the other database is gone for good, delete the key"
+            f" {channels.database!r}"
         )
