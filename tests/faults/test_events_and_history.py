@@ -6,6 +6,7 @@ import pytest
 
 from statewright import ConfigurationError, State
 from statewright_worker.embedded import Servers
+from statewright_worker.replica import run_replica
 from tests.deployment import Deployment, _administer, until
 
 
@@ -109,8 +110,7 @@ async def test_a_database_that_goes_back_under_its_worker_begins_a_new_era(deplo
 async def test_a_database_belongs_to_one_namespace(deployment: Deployment) -> None:
     async with deployment.worker(partitions=1):
         with pytest.raises(ConfigurationError, match=f"belongs to the namespace '{deployment.namespace}'"):
-            async with deployment.worker(namespace=f"{deployment.namespace}_other"):
-                pass
+            await run_replica(deployment.settings(namespace=f"{deployment.namespace}_other"), asyncio.Event())
 
 
 async def test_a_namespace_belongs_to_one_database(deployment: Deployment) -> None:
@@ -118,5 +118,4 @@ async def test_a_namespace_belongs_to_one_database(deployment: Deployment) -> No
         pass
     await deployment.execute("UPDATE deployment SET id = gen_random_uuid()")
     with pytest.raises(ConfigurationError, match="belongs to another database"):
-        async with deployment.worker():
-            await asyncio.Event().wait()
+        await run_replica(deployment.settings(), asyncio.Event())
