@@ -31,7 +31,7 @@ class Maintenance:
     """Hosts arq's worker, and starts it anew whenever Redis has ended it."""
 
     def __init__(self, pool: Pool, channels: Channels, worker: str, reply_seconds: int, outage: Outage) -> None:
-        """Take what makes a pool of connections; arq closes the one that it is given."""
+        """Take what makes a pool of connections: each worker of arq's closes the one that it is given."""
         self._pool = pool
         self._channels = channels
         self._health = f"{channels.namespace}:health:{worker}"
@@ -42,7 +42,8 @@ class Maintenance:
     async def run(self, until: asyncio.Event) -> None:
         """Run the jobs until `until` is set."""
         while not until.is_set():
-            worker = self._worker()
+            pool = self._pool()
+            worker = self._worker(pool)
             try:
                 await _first_of(worker.async_run(), until.wait())
             except Exception as error:
@@ -52,14 +53,16 @@ class Maintenance:
                     async with asyncio.timeout(AGAIN_SECONDS):
                         await until.wait()
             finally:
+                # It asks Redis for something before it closes its connections, which may be refused.
                 with suppress(Exception):
                     await worker.close()
+                await pool.disconnect()
 
-    def _worker(self) -> Worker:
+    def _worker(self, pool: ConnectionPool) -> Worker:
         return Worker(
             cron_jobs=[cron(_coroutine(self._sweep), name="sweep", second=0, timeout=JOB_SECONDS)],
             queue_name=self._channels.queue,
-            redis_pool=ArqRedis(self._pool(), job_serializer=_to_json, job_deserializer=json.loads),
+            redis_pool=ArqRedis(pool, job_serializer=_to_json, job_deserializer=json.loads),
             handle_signals=False,
             max_jobs=1,
             keep_result=0,
