@@ -2,6 +2,7 @@
 
 import math
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import (
@@ -102,28 +103,29 @@ def _in_utc(moment: datetime) -> datetime:
 
 
 def _storable(value: Any) -> Any:
-    """Return `value` when PostgreSQL's jsonb can hold it; raise ValueError naming what it cannot hold."""
-    _check(value, MAX_JSON_DEPTH)
-    return value
+    """Return `value` when PostgreSQL's jsonb can hold it; raise ValueError naming what it cannot hold.
+
+    It goes level by level, and looks at all values of a kind together: one by one, a megabyte of small values would
+    keep a worker from everything else for a second.
+    """
+    level: list[Any] = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        _check_text("".join([item for item in level if type(item) is str]))
+        _check_numbers([item for item in level if type(item) is int], [item for item in level if type(item) is float])
+        objects = [item for item in level if type(item) is dict]
+        _check_text("".join(chain.from_iterable(objects)))
+        deeper = [item for item in level if type(item) is list] + [item.values() for item in objects]
+        level = list(chain.from_iterable(deeper))
+        if not level:
+            return value
+    raise ValueError(f"is nested deeper than {MAX_JSON_DEPTH} levels; store it as text instead")
 
 
-def _check(value: Any, depth: int) -> None:
-    if depth == 0:
-        raise ValueError(f"is nested deeper than {MAX_JSON_DEPTH} levels; store it as text instead")
-    match value:
-        case str():
-            _check_text(value)
-        case float() if not math.isfinite(value):
-            raise ValueError("contains a number that JSON cannot express (NaN or infinity)")
-        case int() if value.bit_length() > MAX_INTEGER_BITS:
-            raise ValueError(f"contains a number of more than {MAX_INTEGER_BITS} bits; store it as text instead")
-        case list():
-            for item in value:
-                _check(item, depth - 1)
-        case dict():
-            for key, item in value.items():
-                _check_text(key)
-                _check(item, depth - 1)
+def _check_numbers(integers: list[int], floats: list[float]) -> None:
+    if not all(map(math.isfinite, floats)):
+        raise ValueError("contains a number that JSON cannot express (NaN or infinity)")
+    if integers and any(extreme.bit_length() > MAX_INTEGER_BITS for extreme in (min(integers), max(integers))):
+        raise ValueError(f"contains a number of more than {MAX_INTEGER_BITS} bits; store it as text instead")
 
 
 def _check_text(text: str) -> None:
