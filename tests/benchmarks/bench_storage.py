@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--total", type=int, default=3_000, help="transitions per batch size, about")
     total = parser.parse_args().total
-    # No worker: the one lane is ours.
+    # No worker: the one partition is ours.
     with embedded_target(0) as target:
         asyncio.run(measure(target, total))
 

@@ -84,6 +84,8 @@ class Harm(BaseOrchestrationRule):
         match context.run.name:
             case "blocks":
                 time.sleep(6)  # noqa: ASYNC251  # what a careless rule does
+            case "hangs":
+                time.sleep(60)  # noqa: ASYNC251  # for as long as a loop may seem dead
             case "kills":
                 os.kill(os.getpid(), signal.SIGKILL)
 

@@ -109,7 +109,7 @@ async def test_a_proposal_id_cannot_be_used_for_another_run(deployment: Deployme
 
 
 async def test_runs_whose_ids_were_made_elsewhere_are_governed_all_the_same(deployment: Deployment) -> None:
-    """Their lanes differ from their tree's, so that only the row locks keep them apart."""
+    """Their partitions differ from their tree's, so that only the row locks keep them apart."""
     async with deployment.worker(), deployment.client() as client:
         flow_run = await client.create_flow_run("outer")
         parents = [await client.create_task_run("p", flow_run=flow_run) for _ in range(20)]

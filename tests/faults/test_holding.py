@@ -8,6 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from statewright import Client, State
+from statewright.ids import partition_of
 from tests.deployment import Deployment, until
 
 PARTITIONS = 8
@@ -101,3 +102,27 @@ async def test_messages_of_a_megabyte_are_answered_while_two_workers_share_the_p
         large = State.completed(data=[{"n": n, "s": "x"} for n in range(50_000)])
         verdicts = await asyncio.gather(*(client.propose(run, large) for run in runs))
     assert all(verdict.accepted for verdict in verdicts)
+
+
+async def test_a_worker_whose_event_loop_does_not_turn_loses_its_partitions(deployment: Deployment) -> None:
+    """Its process lives, and so does the thread that would renew what it holds."""
+    policy = {"STATEWRIGHT_FLOW_POLICY": "tests.end_to_end.house_policies:HarmfulFlowPolicy"}
+    deployment.spawn_worker(**policy)
+    async with deployment.client() as client, deployment.redis() as redis:
+        runs = await asyncio.gather(*(client.create_flow_run(f"flow {n}") for n in range(8 * PARTITIONS)))
+        harmful = await client.create_flow_run("hangs")
+        await client.propose(harmful, State.running()).pushed()
+
+        async def read() -> bool:
+            [[found]] = await deployment.fetch(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND state = 'idle in transaction'"
+            )
+            return bool(found)
+
+        await until(read)
+        async with deployment.worker():
+            others = [run for run in runs if partition_of(run.id, PARTITIONS) != partition_of(harmful.id, PARTITIONS)]
+            verdicts = await asyncio.gather(*(client.propose(run, State.pending()) for run in others))
+            assert all(verdict.accepted for verdict in verdicts)
+            assert len(set((await deployment.holders(redis)).values())) == 1

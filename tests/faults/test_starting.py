@@ -59,7 +59,7 @@ async def test_the_wait_has_an_end_and_names_what_was_waited_for(seconds: float)
 
 async def test_a_check_that_never_ends_ends_with_the_wait() -> None:
     with pytest.raises(ConfigurationError, match=r"does not answer; given up after 0\.1 s"):
-        await when_there(asyncio.Event().wait, 0.1, print)
+        await when_there(asyncio.Event().wait, 0.1, print, check_seconds=0.1)
 
 
 async def test_migrate_waits_for_postgresql_that_comes_later() -> None:

@@ -30,9 +30,6 @@ from statewright_worker.storage import database
 from statewright_worker.storage.batches import STATEMENT_SECONDS, Storage
 from statewright_worker.storage.deployment import claim_database
 
-SPARE_CONNECTIONS = 2
-"""What is used beside the one of each partition: to ask whether PostgreSQL takes writes, and to cut others off."""
-
 log = structlog.get_logger()
 
 
@@ -68,7 +65,7 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
     worker = f"{socket.gethostname()}-{ids.new().hex}"
     async with AsyncExitStack() as stack:
         partitions = await _known_to_both(settings, channels)
-        db = await stack.enter_async_context(_database(settings, partitions + SPARE_CONNECTIONS))
+        db = await stack.enter_async_context(_database(settings))
         pool = await stack.enter_async_context(_connections(redis_url))
         storage = Storage(db, pooled=settings.transaction_pooler)
         postgresql, redis = Outage("PostgreSQL", log), Outage("Redis", log)
@@ -99,7 +96,7 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
 async def _known_to_both(settings: WorkerSettings, channels: Channels) -> int:
     """Wait until both servers are there, and see that they belong together; return the number of partitions."""
     seconds = settings.startup_timeout
-    async with _database(settings, 1) as db, _connections(settings.redis_url.get_secret_value()) as pool:
+    async with _database(settings) as db, _connections(settings.redis_url.get_secret_value()) as pool:
 
         async def ask_postgresql() -> tuple[UUID, int]:
             await database.check_schema(db)
@@ -116,10 +113,11 @@ async def _known_to_both(settings: WorkerSettings, channels: Channels) -> int:
 
 
 @asynccontextmanager
-async def _database(settings: WorkerSettings, pool_size: int) -> AsyncIterator[AsyncEngine]:
+async def _database(settings: WorkerSettings) -> AsyncIterator[AsyncEngine]:
     db = database.create_engine(
         settings.database_url.get_secret_value(),
-        pool_size=pool_size,
+        # Each partition keeps its own; one that lay idle meanwhile could be broken without anybody knowing.
+        pool_size=0,
         for_batches=True,
         pooled_transactions=settings.transaction_pooler,
         application="worker",

@@ -8,6 +8,7 @@ from statewright.errors import ConfigurationError, StatewrightError
 
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 1.0
+CHECK_SECONDS: Final = 15.0
 
 Result = TypeVar("Result")
 
@@ -16,26 +17,33 @@ class ServerAway(StatewrightError):
     """A server is not there: not yet, or not now; asking again later may help, as long as the settings stay."""
 
 
-async def when_there(check: Callable[[], Awaitable[Result]], seconds: float, say: Callable[[str], object]) -> Result:
+async def when_there(
+    check: Callable[[], Awaitable[Result]],
+    seconds: float,
+    say: Callable[[str], object],
+    *,
+    check_seconds: float = CHECK_SECONDS,
+) -> Result:
     """Return what `check` returns, as soon as it raises ServerAway no more; `say` is told once that it does.
 
-    Raises ConfigurationError when it still does so, or has not ended, after `seconds`.
+    Raises ConfigurationError when it still does so after `seconds`. It is asked once at least, and has `check_seconds`
+    each time.
     """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
-    pause, problem = FIRST_PAUSE_SECONDS, ""
-    try:
-        async with asyncio.timeout_at(deadline):
-            while True:
-                try:
-                    return await check()
-                except ServerAway as away:
-                    if not problem:
-                        say(f"{away}; trying again for up to {seconds:g} s")
-                    problem = str(away)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-    except TimeoutError:
-        raise ConfigurationError(
-            f"{problem or 'a server does not answer'}; given up after {seconds:g} s (STATEWRIGHT_STARTUP_TIMEOUT)"
-        ) from None
+    clock = asyncio.get_running_loop().time
+    deadline, pause, said = clock() + seconds, FIRST_PAUSE_SECONDS, False
+    while True:
+        problem = "a server does not answer"
+        try:
+            async with asyncio.timeout(check_seconds):
+                return await check()
+        except ServerAway as away:
+            problem = str(away)
+        except TimeoutError:
+            pass
+        if clock() >= deadline:
+            raise ConfigurationError(f"{problem}; given up after {seconds:g} s (STATEWRIGHT_STARTUP_TIMEOUT)")
+        if not said:
+            say(f"{problem}; trying again for up to {seconds:g} s")
+            said = True
+        await asyncio.sleep(min(pause, max(deadline - clock(), 0)))
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

@@ -156,6 +156,8 @@ class Attempts:
         Raises HoldEnded when the hold is stopped meanwhile, and ResponseError when Redis refuses for good.
         """
         pauses, full = _Pauses(self._hold), False
+        # Meanwhile there is no progress to be made: if Redis is away, another one holds the partition soon.
+        self._hold.idle()
         while True:
             try:
                 if full:
@@ -169,6 +171,7 @@ class Attempts:
                 await pauses.pause()
             else:
                 self._redis.over(self._hold)
+                self._hold.busy()
                 return done
 
     def _refuse(self, one: Taken, error: Exception) -> bool:

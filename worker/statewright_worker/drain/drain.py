@@ -126,7 +126,6 @@ class Drain:
         while self._hold.held:
             entries = await self._read()
             if entries:
-                self._hold.busy()
                 if suspicion is not None:
                     await self._work_through_with(suspicion, entries)
                     suspicion = None
@@ -142,7 +141,6 @@ class Drain:
         await self._ask_redis(self._feed.begin)
 
     async def _read(self) -> list[Entry]:
-        self._hold.idle()
         waits = 1 if self._feed.is_behind and self._clock() >= self._bring_at else BLOCK_MILLISECONDS
         async with self._hold.waiting():
             entries = await self._ask_redis(

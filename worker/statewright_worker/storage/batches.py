@@ -25,7 +25,7 @@ from statewright_worker.orchestration.records import (
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.storage import rows, statements
 from statewright_worker.storage.errors import Away, HoldLost
-from statewright_worker.storage.meaning import said, translated
+from statewright_worker.storage.meaning import LOST, said, translated
 from statewright_worker.storage.sessions import RuleSessions
 
 CONNECT_SECONDS: Final = 3.0
@@ -303,7 +303,7 @@ class Storage:
         with translated():
             connection, driver, _ = await self._connection(partition)
             try:
-                await driver.execute(self._begin)
+                await self._begin_on(driver)
                 yield connection, driver
                 await driver.execute("COMMIT")
                 if connection.in_transaction():
@@ -313,6 +313,13 @@ class Storage:
                 # Whatever state it is in, nobody else gets this connection; closing it rolls back.
                 await self._give_up(partition)
                 raise
+
+    async def _begin_on(self, driver: asyncpg.Connection) -> None:
+        try:
+            await driver.execute(self._begin)
+        except LOST as error:
+            # It broke while it lay idle, which is no fault of a batch that was not begun.
+            raise Away(f"the connection was lost: {said(error)}") from error
 
     async def _connection(self, partition: int) -> _Kept:
         """Return the partition's connection: taking one from the pool for each batch would cost more than it saves."""

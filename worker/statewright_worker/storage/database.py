@@ -17,6 +17,7 @@ from sqlalchemy.connectors.asyncio import AsyncAdapt_Error
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from statewright.errors import ConfigurationError, PartitionCountMismatch
 from statewright_worker.starting import ServerAway
@@ -54,7 +55,8 @@ def create_engine(
 ) -> AsyncEngine:
     """Return an engine for `database_url`, read as libpq does, whose connections leave transactions to the caller.
 
-    `for_batches` gives its connections BATCH_SETTINGS. `pooled_transactions` says that a transaction-mode pooler stands
+    With a `pool_size` of 0 none is kept: each is closed when it is given back. `for_batches` gives its connections
+    BATCH_SETTINGS. `pooled_transactions` says that a transaction-mode pooler stands
     between, which prepared statements do not survive. PostgreSQL shows the connections as `statewright`, followed by
     `application`, unless the URL names another application. A command that takes longer than `command_timeout`
     (seconds) is given up. Raises ConfigurationError when the URL is wrong.
@@ -67,17 +69,20 @@ def create_engine(
     async def connect() -> asyncpg.Connection:
         return await _connect(url, server_settings=settings, command_timeout=command_timeout, **cached)
 
+    pool: dict[str, Any] = (
+        {"pool_size": pool_size, "max_overflow": 2, "pool_timeout": POOL_TIMEOUT_SECONDS}
+        if pool_size
+        else {"poolclass": NullPool}
+    )
     return create_async_engine(
         # The driver is told by `connect`: SQLAlchemy's own reading of a URL is another one than libpq's.
         "postgresql+asyncpg://",
         isolation_level="AUTOCOMMIT",
-        pool_size=pool_size,
-        max_overflow=2,
-        pool_timeout=POOL_TIMEOUT_SECONDS,
         connect_args={
             "async_creator_fn": connect,
             **({"prepared_statement_cache_size": 0} if pooled_transactions else {}),
         },
+        **pool,
     )
 
 

@@ -23,7 +23,7 @@ _AWAY: Final = (
     asyncpg.ReadOnlySQLTransactionError,
     PoolTimeout,
 )
-_LOST: Final = (
+LOST: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
     # The driver lost its connection in the middle of an operation.
@@ -46,7 +46,7 @@ def translated() -> Iterator[None]:
     """Raise what the database raises as what it says about PostgreSQL and the batch."""
     try:
         yield
-    except (*_AWAY, *_LOST, asyncpg.PostgresError, SQLAlchemyError) as error:
+    except (*_AWAY, *LOST, asyncpg.PostgresError, SQLAlchemyError) as error:
         raise meaning_of(error)(said(error)) from error
 
 
@@ -58,7 +58,7 @@ def meaning_of(error: BaseException) -> type[StorageError]:
     if isinstance(cause, _CROSSED):
         return Crossed
     # A value that does not fit is an InterfaceError of the driver's too.
-    lost = isinstance(cause, _LOST) and not isinstance(cause, ValueError)
+    lost = isinstance(cause, LOST) and not isinstance(cause, ValueError)
     if lost or (isinstance(error, DBAPIError) and error.connection_invalidated):
         return ConnectionLost
     return Refused

@@ -52,7 +52,7 @@ class Base(DeclarativeBase):
 
 
 class Partition(Base):
-    """One lane of work: its row is the fence. `epoch` rises with every drain that takes the lane up."""
+    """One ordered stream of work: its row is the fence. `epoch` rises with every drain that takes it up."""
 
     __tablename__ = "partition"
 
