@@ -21,7 +21,15 @@ from statewright.connection import (
     passing,
     persist,
 )
-from statewright.errors import EraBegan, EventsMissed, InvalidRequest, RedisUnavailable, StatewrightError
+from statewright.errors import (
+    EraBegan,
+    EventsMissed,
+    InvalidRequest,
+    NoAnswer,
+    Overloaded,
+    RedisUnavailable,
+    StatewrightError,
+)
 from statewright.events import Era, Event
 from statewright.messages import EventsReply
 from statewright.values import MAX_POSITION
@@ -103,7 +111,8 @@ class Subscription:
                     await self._fill()
         told = self._buffer.popleft()
         if isinstance(told, EventsMissed):
-            self.positions[told.partition] = told.last
+            went_back = told.last <= self.positions[told.partition]
+            self.positions[told.partition] = told.first - 1 if went_back else told.last
             raise told
         self.positions[told.partition] = told.sequence
         if isinstance(told, EraBegan):
@@ -124,7 +133,9 @@ class Subscription:
     async def _look_beyond_the_streams(self) -> None:
         pages = await asyncio.gather(*(self._page(p, self._told[p], LOOK_SECONDS) for p in self._unsure))
         for partition, page in zip(self._unsure, pages, strict=True):
-            if page is not None and page.up_to > self._told[partition]:
+            if page is not None and page.up_to < self._told[partition]:
+                self._went_back(partition, page.up_to)
+            elif page is not None and page.up_to > self._told[partition]:
                 self._behind[partition] = None
                 self._take_page(partition, page)
         self._unsure = []
@@ -148,6 +159,11 @@ class Subscription:
                 self._miss(partition, missed)
             self._take(partition, told)
         self._asked[partition] = page.up_to
+
+    def _went_back(self, partition: int, up_to: int) -> None:
+        """Go on where PostgreSQL is: what was told behind that is not so any more, and new events have its numbers."""
+        self._buffer.append(EventsMissed(partition, up_to + 1, self._told[partition]))
+        self._told[partition] = up_to
 
     def _join_the_stream(self, partition: int, missed: int) -> None:
         """Read the stream from now on; what PostgreSQL did not have up to `missed` is lost."""
@@ -188,9 +204,17 @@ class Subscription:
         self._told[partition] = last
 
     async def _page(self, partition: int, after: int, seconds: float | None) -> EventsReply | None:
-        """Return what the engine has after a position, None when it does not say."""
+        """Return what the engine has after a position, None when it may not be asked or refuses.
+
+        Raises NoAnswer or Overloaded when it does not say in `seconds`, by default the client's limit.
+        """
         try:
             return await self._read_events(partition, after, seconds)
+        except (NoAnswer, Overloaded):
+            # It may have it all the same: the position stays, and iterating goes on from there.
+            if seconds is None:
+                raise
+            return None
         except StatewrightError:
             return None
 

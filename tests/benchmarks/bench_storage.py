@@ -41,7 +41,7 @@ async def create(storage: Storage, fence: Fence, count: int) -> list[UUID]:
 async def transact(storage: Storage, fence: Fence, run_ids: list[UUID], state: ProposedState) -> Taken:
     """Let the runs enter the state in one batch, and return what each step took."""
     proposed = {IDS.new(): run_id for run_id in run_ids}
-    needs = Needs(run_ids=set(run_ids), proposal_ids=list(proposed))
+    needs = Needs(run_ids=set(run_ids), request_ids=list(proposed))
     if state.is_running():
         needs.enters_running = set(run_ids)
     marks = [time.perf_counter()]

@@ -10,7 +10,17 @@ from uuid import UUID
 import pytest
 from redis.asyncio import Redis
 
-from statewright import Client, EraBegan, Event, EventsMissed, InvalidRequest, RedisUnavailable, State, Subscription
+from statewright import (
+    Client,
+    EraBegan,
+    Event,
+    EventsMissed,
+    InvalidRequest,
+    NoAnswer,
+    RedisUnavailable,
+    State,
+    Subscription,
+)
 from statewright import subscription as subscribing
 from statewright.channels import ERA_BODY, EVENT_BODY
 from statewright.events import Era, EventResource, EventState, Transition
@@ -188,14 +198,32 @@ async def test_events_that_no_longer_exist_are_missed_by_their_numbers(deploymen
         assert await sequences(events, 4) == [6, 7, 8, 9]
 
 
-async def test_without_an_answer_the_gap_is_missed_and_the_rest_is_told(deployment: Deployment) -> None:
+async def test_without_an_answer_the_position_stays_and_it_can_be_asked_again(deployment: Deployment) -> None:
     async with deployment.redis() as redis:
         await redis.set(deployment.channels.partitions, 1)
         await tell(redis, deployment, event(6), event(7))
         async with deployment.client(answer_timeout=0.2) as client:
             events = await client.subscribe(since={0: 2})
-            assert await missed(events) == (0, 3, 5)
-            assert await sequences(events, 2) == [6, 7]
+            for _ in range(2):
+                with pytest.raises(NoAnswer):
+                    await anext(events)
+                assert events.positions == {0: 2}
+
+
+async def test_a_position_ahead_of_a_database_that_went_back_is_told(deployment: Deployment) -> None:
+    """Redis is empty as well, so that nothing else tells of it."""
+    async with deployment.worker(partitions=1), deployment.client() as client:
+        events = await client.subscribe(since={0: 5_000})
+        run = await client.create_flow_run("one")
+        assert (await client.propose(run, State.pending())).accepted
+        with pytest.raises(EventsMissed):
+            await anext(events)
+        assert events.positions[0] <= 1
+        assert (await client.propose(run, State.running())).accepted
+        told = [(await anext(events)).event]
+        if told == ["flow-run.Pending"]:
+            told = [(await anext(events)).event]
+        assert told == ["flow-run.Running"]
 
 
 async def test_a_subscriber_that_may_not_ask_misses_the_gap_and_goes_on(deployment: Deployment) -> None:

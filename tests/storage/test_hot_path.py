@@ -99,7 +99,7 @@ async def storage(deployment: Deployment) -> AsyncIterator[Storage]:
 async def decide(batch: Batch, runs: list[TaskRunRecord], state: Any) -> None:
     proposals = [Proposal(ids.new(), run.id, state, datetime.now(UTC)) for run in runs]
     run_ids = {run.id for run in runs}
-    needs = Needs(run_ids=run_ids, proposal_ids=[proposal.id for proposal in proposals], enters_running=run_ids)
+    needs = Needs(run_ids=run_ids, request_ids=[proposal.id for proposal in proposals], enters_running=run_ids)
     work = await batch.load(needs, ids)
     engine = Engine()
     for proposal in proposals:

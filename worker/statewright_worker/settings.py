@@ -40,7 +40,7 @@ class WorkerSettings(ClientSettings):
     """How long a partition's dead letters stay after the last one."""
     flow_policy: PolicyName = "statewright_worker.orchestration.core_policy:CoreFlowPolicy"
     task_policy: PolicyName = "statewright_worker.orchestration.core_policy:CoreTaskPolicy"
-    rule_timeout: Annotated[float, Field(gt=0, le=4)] = 1.0
+    rule_timeout: Annotated[float, Field(gt=0, le=2)] = 1.0
     """How long the rules of one proposal may take together; then it fails, and its neighbours go on."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"

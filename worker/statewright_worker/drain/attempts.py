@@ -4,6 +4,7 @@
 | --- | --- |
 | another drain holds the partition | give it back |
 | PostgreSQL is away, or takes no writes | wait, and try the same again; when that gets nowhere, the holder gives back |
+| a connection broke, and PostgreSQL takes no new one | wait, as if it was away |
 | something crossed the batch's way, or its connection broke | try again, a few times; then halve |
 | a request is known to have cost the batch its transaction | refuse that one, and try the rest again |
 | anything else | halve, until the guilty request stands alone, and refuse it |
@@ -84,8 +85,11 @@ class _Pauses:
 class Attempts:
     """Carries a batch through, whatever happens on the way, for the drain of one partition."""
 
-    def __init__(self, hold: Hold, postgresql: Outage, redis: Outage) -> None:
+    def __init__(
+        self, hold: Hold, can_write: Callable[[], Awaitable[bool]], *, postgresql: Outage, redis: Outage
+    ) -> None:
         self._hold = hold
+        self._can_write = can_write
         self._postgresql = postgresql
         self._redis = redis
         self.condemned: dict[str, ErrorReply] = {}
@@ -103,7 +107,7 @@ class Attempts:
             try:
                 done = await transact(taken)
             except Exception as error:
-                follows = what_follows(error)
+                follows = await self._what_follows(error)
                 if follows is Follows.GIVE_BACK:
                     raise
                 if follows is Follows.WAIT:
@@ -124,13 +128,21 @@ class Attempts:
                 elif self._refuse(taken[0], error):
                     tries = TRIES
                 else:
-                    # Not even the refusal can be written, so it is not the request.
+                    # Not even the refusal can be written, so it is not the request, which is tried again.
+                    self.condemned.pop(taken[0].entry.id)
+                    tries = TRIES
                     self._postgresql.failed(error, self._hold)
                     await pauses.pause()
             else:
                 self._hold.progressed()
                 self._postgresql.over(self._hold)
                 return done
+
+    async def _what_follows(self, error: Exception) -> Follows:
+        if isinstance(error, ConnectionLost) and not await self._can_write():
+            # Whatever broke this connection breaks others as well.
+            return Follows.WAIT
+        return what_follows(error)
 
     async def until_postgresql_takes_it(self, do: Callable[[], Awaitable[Result]]) -> Result:
         """Return what `do` returns, however often PostgreSQL must be asked. Raises HoldLost or HoldEnded."""
@@ -141,6 +153,9 @@ class Attempts:
             except HoldLost:
                 raise
             except StorageError as error:
+                if isinstance(error, Crossed):
+                    # It is there, and somebody else is in the way.
+                    self._hold.progressed()
                 self._postgresql.failed(error, self._hold)
                 await pauses.pause()
             else:

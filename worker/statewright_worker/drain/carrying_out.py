@@ -39,7 +39,7 @@ from statewright_worker.orchestration.errors import OrchestrationError, RuleErro
 from statewright_worker.orchestration.instrumentation_policies import event_body
 from statewright_worker.orchestration.records import Answer, AnyRunRecord, FlowRunRecord, TaskRunRecord
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
-from statewright_worker.storage.batches import CHANGES_PER_PAGE, Needs
+from statewright_worker.storage.batches import Needs
 from statewright_worker.storage.errors import Refused
 from statewright_worker.storage.sessions import RuleSessions
 
@@ -56,10 +56,10 @@ def needs_of(batch: Iterable[Incoming]) -> Needs:
     needs = Needs()
     for incoming in batch:
         if isinstance(incoming.request, CHANGING):
-            needs.answered_once.append(incoming.id)
+            needs.request_ids.append(incoming.id)
         match incoming.request:
             case Propose() as proposal:
-                _proposal_needs(needs, incoming, proposal)
+                _proposal_needs(needs, proposal)
             case CreateFlowRun() as create:
                 needs.run_ids.update(_present(create.run_id, create.parent_task_run_id))
             case CreateTaskRun() as create:
@@ -82,9 +82,8 @@ def _present(*run_ids: UUID | None) -> list[UUID]:
     return [run_id for run_id in run_ids if run_id is not None]
 
 
-def _proposal_needs(needs: Needs, incoming: Incoming, proposal: Propose) -> None:
+def _proposal_needs(needs: Needs, proposal: Propose) -> None:
     needs.run_ids.add(proposal.run_id)
-    needs.proposal_ids.append(incoming.id)
     if proposal.state.type is StateType.RUNNING:
         needs.enters_running.add(proposal.run_id)
         if proposal.state.state_details.cache_key:
@@ -233,12 +232,12 @@ class Office:
         return HistoryReply(history=history, next=last if states and last < run.state_count else None)
 
     def _read_events(self, request: ReadEvents) -> Reply:
-        changes = self.work.events[request.after]
-        complete = len(changes) < CHANGES_PER_PAGE
-        up_to = max(self.sequence, request.after) if complete else changes[-1][0]
+        page = self.work.events[request.after]
+        # Where PostgreSQL went back in time, it may be behind what is asked for, and the answer says so.
+        up_to = min(page.up_to, self.sequence)
         events = [
             Event.model_validate_json(event_body(change, self.partition, number, era_at(self.eras, number)))
-            for number, change in changes
+            for number, change in page.changes
         ]
         eras = [era for era in self.eras if request.after < era.sequence <= up_to]
         return EventsReply(events=tuple(events), eras=tuple(eras), up_to=up_to)

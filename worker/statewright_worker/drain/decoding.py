@@ -76,6 +76,15 @@ def decode(entry: Entry, place: Place) -> Incoming | Malformed:
         return Malformed(entry, request_id, reply_to, bad.problem)
 
 
+def answers_to(entry: Entry) -> str | None:
+    """Return the client that waits for the answer to an entry, None when there is none; its message is not read."""
+    try:
+        _request_id(entry)
+        return _reply_to(entry)
+    except _BadEntry:
+        return None
+
+
 def _reply_to(entry: Entry) -> str | None:
     named = entry.fields.get(REQUEST_REPLY_TO)
     return None if named is None else _client(named)

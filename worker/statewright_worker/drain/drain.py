@@ -11,6 +11,7 @@ import structlog
 from pydantic_core import to_json
 from redis.asyncio import ConnectionPool
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, Channels
 from statewright.connection import DROPPED
@@ -103,13 +104,15 @@ class Drain:
         self._tools = tools
         self._hold = hold
         self._streams = streams
-        self._attempts = Attempts(hold, tools.postgresql, tools.redis)
+        self._attempts = Attempts(hold, tools.storage.can_write, postgresql=tools.postgresql, redis=tools.redis)
         self._place = Place(hold.partition, tools.partitions, tools.max_message_bytes)
         self._flood = Flood(streams, self._place, tools.max_backlog, tools.max_backlog_bytes)
         self._clock = asyncio.get_running_loop().time
         self._answered = START
         """The last request that is answered; everything up to it may be deleted."""
-        self._count = self._fewest = min(tools.batch_size, max(SEGMENT_BYTES // tools.max_message_bytes, 1))
+        self._fit = max(SEGMENT_BYTES // tools.max_message_bytes, 1)
+        self._count = min(tools.batch_size, self._fit)
+        """How many requests are read at once: more and more, as long as they are small."""
         self._bring_at = self._look_at = 0.0
         self._fence: Fence
         self._feed: Feed
@@ -143,19 +146,25 @@ class Drain:
     async def _read(self) -> list[Entry]:
         waits = 1 if self._feed.is_behind and self._clock() >= self._bring_at else BLOCK_MILLISECONDS
         async with self._hold.waiting():
-            entries = await self._ask_redis(
-                partial(self._streams.read, self._answered, self._answered, self._count, waits)
-            )
-            self._adapt(entries)
+            entries = await self._ask_redis(partial(self._read_once, waits))
+            self._adapt(max((len(entry.fields.get(REQUEST_MESSAGE, b"")) for entry in entries), default=0))
+            if len(entries) == self._count:
+                self._count = min(4 * self._count, self._fit, self._tools.batch_size)
             return entries
         return []
 
-    def _adapt(self, entries: Sequence[Entry]) -> None:
-        """Read as many next time as will stay within bounds if they are as large as the largest of these."""
-        largest = max((len(entry.fields.get(REQUEST_MESSAGE, b"")) for entry in entries), default=0)
-        fit = max(SEGMENT_BYTES // max(largest, 1), 1)
-        if len(entries) == self._count or fit < self._count:
-            self._count = max(min(4 * self._count, fit, self._tools.batch_size), min(self._fewest, fit))
+    async def _read_once(self, waits: int) -> list[Entry]:
+        try:
+            return await self._streams.read(self._answered, self._answered, self._count, waits)
+        except RedisTimeoutError:
+            # It may have been too much for its time.
+            self._count = max(self._count // 10, 1)
+            raise
+
+    def _adapt(self, largest: int) -> None:
+        """Read as many next time as will stay within bounds if they, or their answers, are as large as this."""
+        self._fit = max(SEGMENT_BYTES // max(largest, 1), 1)
+        self._count = min(self._count, self._fit)
 
     async def _work_through_with(self, suspicion: Suspicion, entries: Sequence[Entry]) -> None:
         async for some in suspicion.portions(entries):
@@ -167,8 +176,10 @@ class Drain:
             rest = segment
             while rest:
                 outcome = await self._attempts.carry_through(rest, self._transact)
-                await self._publish(outcome.publication)
-                self._answered = rest[outcome.done - 1].entry.id
+                last = rest[outcome.done - 1].entry.id
+                await self._publish(outcome.publication, last)
+                self._answered = last
+                self._adapt(outcome.publication.largest_reply)
                 for one in rest[: outcome.done]:
                     self._attempts.condemned.pop(one.entry.id, None)
                 rest = rest[outcome.done :]
@@ -192,7 +203,7 @@ class Drain:
         requests = [one for one in taken if isinstance(one, Incoming)]
         async with self._tools.storage.batch(self._fence) as batch:
             needs = needs_of(one for one in requests if one.entry.id not in condemned)
-            needs.answered_once.extend(one.id for one in requests if one.entry.id in condemned)
+            needs.request_ids.extend(one.id for one in requests if one.entry.id in condemned)
             work = await batch.load(needs, self._tools.ids)
             self._hold.progressed()
             if batch.sequence >= self._feed.committed:
@@ -215,9 +226,10 @@ class Drain:
             else:
                 reply = await office.answer(one, condemned.get(one.entry.id) if condemned else None)
             answered.append((one, reply))
+            # The rules of each may take their time.
+            self._hold.progressed()
             if self._clock() > closes:
                 break
-        self._hold.progressed()
         return answered
 
     def _outcome(self, answered: Sequence[Answered], sequence: int, work: UnitOfWork) -> Outcome:
@@ -231,8 +243,12 @@ class Drain:
             publication.events = feed.events_of(changes, sequence)
         return Outcome(publication, len(answered))
 
-    async def _publish(self, publication: Publication) -> None:
-        appended = await self._ask_redis(partial(self._streams.publish, publication))
+    async def _publish(self, publication: Publication, last: str) -> None:
+        # Where Redis is full, what this batch has answered must go first: nothing else will make room. If this worker
+        # ends before the answers are out, whoever asks again is told by the ledger.
+        appended = await self._attempts.until_redis_takes_it(
+            partial(self._streams.publish, publication), partial(self._streams.trim, last)
+        )
         if appended is not None:
             await self._feed.appended(appended)
 
@@ -249,7 +265,7 @@ class Drain:
             if now >= self._look_at:
                 self._look_at = now + LOOK_AFTER_SECONDS
                 await self._streams.keep_events_small()
-                await self._flood.stem()
+                await self._flood.stem(self._answered)
         except HoldLost:
             raise
         except (StorageError, *DROPPED, ResponseError) as error:

@@ -1,7 +1,6 @@
 """The feed: a partition's event stream as a projection of what PostgreSQL has."""
 
 from collections.abc import Sequence
-from typing import Final
 
 import structlog
 
@@ -11,8 +10,6 @@ from statewright_worker.orchestration.instrumentation_policies import event_body
 from statewright_worker.orchestration.records import StateChange
 from statewright_worker.publishing.streams import Appended, SequencedEvent, Streams, era, event
 from statewright_worker.storage.batches import Fence, Storage, TakenUp
-
-CHANGES_AT_A_TIME: Final = 200
 
 log = structlog.get_logger()
 
@@ -98,8 +95,7 @@ class Feed:
         if self._ends_with is None or not self.is_behind:
             return
         after = max(self._brought, self.committed - self._kept)
-        changes = await self._storage.changes(self._fence.partition, after, self.committed, CHANGES_AT_A_TIME)
-        up_to = changes[-1][0] if len(changes) == CHANGES_AT_A_TIME else self.committed
+        changes, up_to = await self._storage.changes(self._fence.partition, after, self.committed)
         events = self._told(changes, after, up_to)
         self._tell_of_gap(events, after, up_to)
         if events:

@@ -7,12 +7,13 @@ from pydantic_core import to_json
 
 from statewright.channels import REQUEST_ID
 from statewright.messages import ErrorCode, ErrorReply
-from statewright_worker.drain.decoding import Place, decode
+from statewright_worker.drain.decoding import Place, answers_to
 from statewright_worker.publishing.streams import Backlog, Entry, Publication, Streams
 
 PATIENCE: Final = 2
 """Clients ask before they push, but not at the same moment: only beyond so many times the bound is it a flood."""
 REFUSED_AT_A_TIME: Final = 500
+READ_BYTES: Final = 16 * 1024 * 1024
 
 log = structlog.get_logger()
 
@@ -26,12 +27,17 @@ class Flood:
         self._entries = PATIENCE * max_backlog
         self._size = PATIENCE * max_backlog_bytes
 
-    async def stem(self) -> None:
-        """Refuse and delete what is too much, each request with an answer. Raises as Streams does."""
+    async def stem(self, answered: str) -> None:
+        """Refuse and delete what is too much behind the request `answered`, each with an answer.
+
+        Raises as Streams does.
+        """
+        await self._streams.trim(answered)
         backlog = await self._streams.backlog()
         refused = 0
         while too_many := self._too_many(backlog):
-            entries = await self._streams.newest(min(too_many, REFUSED_AT_A_TIME))
+            fit = max(READ_BYTES * backlog.entries // max(backlog.size, 1), 1)
+            entries = await self._streams.newest(answered, min(too_many, fit, REFUSED_AT_A_TIME))
             if not entries:
                 break
             await self._streams.publish(self._refusals(entries, backlog))
@@ -57,7 +63,7 @@ class Flood:
         body = to_json(ErrorReply(code=ErrorCode.OVERLOADED, message=message), exclude_none=True)
         publication = Publication()
         for entry in entries:
-            one = decode(entry, self._place)
-            if one.reply_to is not None and one.id is not None:
-                publication.replies.setdefault(one.reply_to, []).append((entry.fields[REQUEST_ID], body))
+            reply_to = answers_to(entry)
+            if reply_to is not None:
+                publication.replies.setdefault(reply_to, []).append((entry.fields[REQUEST_ID], body))
         return publication

@@ -1,10 +1,13 @@
 """Suspicion: a request that ends its worker must not end all of them, one after the other."""
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 import structlog
+from redis.exceptions import ResponseError
 
+from statewright.connection import DROPPED
 from statewright.messages import ErrorCode, ErrorReply
 from statewright_worker.drain.attempts import Attempts
 from statewright_worker.publishing.streams import Entry, Streams
@@ -27,19 +30,31 @@ class Suspicion:
 
     async def portions(self, entries: Sequence[Entry]) -> AsyncIterator[Sequence[Entry]]:
         """Yield the requests in portions that are to be carried out one after the other."""
-        suspect, times = await self._streams.suspect()
+        suspect, times = await self._noted()
         first = entries[0].id
         if suspect is None or suspect not in {entry.id for entry in entries}:
-            await self._streams.suspect_of(first, 1)
+            await self._note(first, 1)
             yield entries
         else:
             for entry in entries:
                 tried = times + 1 if entry.id == suspect else 1
                 if tried > ENOUGH:
                     self._refuse(entry, times)
-                await self._streams.suspect_of(entry.id, tried)
+                await self._note(entry.id, tried)
                 yield [entry]
-        await self._streams.suspect_nothing()
+        with suppress(*DROPPED, ResponseError):
+            await self._streams.suspect_nothing()
+
+    async def _noted(self) -> tuple[str | None, int]:
+        try:
+            return await self._streams.suspect()
+        except (*DROPPED, ResponseError):
+            return None, 0
+
+    async def _note(self, entry_id: str, times: int) -> None:
+        # Where Redis takes no notes, requests are answered all the same.
+        with suppress(*DROPPED, ResponseError):
+            await self._streams.suspect_of(entry_id, times)
 
     def _refuse(self, entry: Entry, times: int) -> None:
         log.error("a request is refused: its workers vanished, one after the other", entry=entry.id, times=times)

@@ -31,10 +31,12 @@ class Hold:
     @asynccontextmanager
     async def waiting(self) -> AsyncIterator[None]:
         """Mark what is done inside as waiting, which `stop` interrupts."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(None if self.held else 0) as self._waiting:
-                yield
-        self._waiting = None
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if self.held else 0) as self._waiting:
+                    yield
+        finally:
+            self._waiting = None
 
     async def pause(self, seconds: float) -> None:
         """Wait so long, or until the hold is stopped."""

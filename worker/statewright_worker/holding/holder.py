@@ -65,8 +65,10 @@ class Holder:
             self._holds[partition].stop()
 
     def _begin(self, hold: Hold) -> None:
-        if hold.partition in self._holds or not self._lookout.seeks:
-            # Its drain has not ended yet, or nothing is to be begun any more.
+        if hold.partition in self._holds:
+            # Its drain has not ended yet, and gives the partition back when it does.
+            return
+        if not self._lookout.seeks:
             self._lookout.release(hold.partition)
             return
         self._holds[hold.partition] = hold

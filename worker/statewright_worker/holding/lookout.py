@@ -93,8 +93,8 @@ class Lookout:
             held = frozenset(self._held)
         look = self._holders.look(held, seeks=self.seeks and not self._ended and silent < FRESH_SECONDS)
         with self._guard:
-            self._held |= look.taken | look.vanished
-            self._held -= look.lost
+            # What was lost may have been taken again at once.
+            self._held = (self._held - look.lost) | look.taken | look.vanished
         self._loop.call_soon_threadsafe(self._tell, look)
 
     def _release_what_is_to_be_released(self) -> None:

@@ -20,6 +20,7 @@ from statewright_worker.observing.outages import Outage
 from statewright_worker.publishing.lifetimes import give_lifetimes
 
 POLL_SECONDS: Final = 1.0
+ANSWER_SECONDS: Final = 2.0
 JOB_SECONDS: Final = 50
 AGAIN_SECONDS: Final = 1.0
 HEALTH_SECONDS: Final = 60
@@ -43,6 +44,7 @@ class Maintenance:
         """Run the jobs until `until` is set."""
         while not until.is_set():
             pool = self._pool()
+            pool.connection_kwargs["socket_timeout"] = ANSWER_SECONDS
             worker = self._worker(pool)
             try:
                 await _first_of(worker.async_run(), until.wait())
@@ -55,7 +57,8 @@ class Maintenance:
             finally:
                 # It asks Redis for something before it closes its connections, which may be refused.
                 with suppress(Exception):
-                    await worker.close()
+                    async with asyncio.timeout(ANSWER_SECONDS):
+                        await worker.close()
                 await pool.disconnect()
 
     def _worker(self, pool: ConnectionPool) -> Worker:

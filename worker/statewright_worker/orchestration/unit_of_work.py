@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from statewright.ids import IdSource
@@ -17,6 +17,14 @@ from statewright_worker.orchestration.records import (
     StateChange,
     TaskRunRecord,
 )
+
+
+class ChangePage(NamedTuple):
+    """Changes of a partition with their sequence numbers: all that there are up to `up_to`."""
+
+    changes: list[tuple[int, StateChange]]
+    up_to: int
+
 
 _NO_PAGES: Final[dict[int, list[tuple[int, State]]]] = {}
 
@@ -39,8 +47,8 @@ class UnitOfWork:
         self.answers: dict[UUID, Answer] = {}
         self.histories: dict[UUID, dict[int, list[tuple[int, State]]]] = {}
         """Pages of runs' histories, each by the ordinal behind which it was read: states with their ordinals."""
-        self.events: dict[int, list[tuple[int, StateChange]]] = {}
-        """Changes of the partition with their sequence numbers, by the number behind which they were read back."""
+        self.events: dict[int, ChangePage] = {}
+        """Changes of the partition, by the number behind which they were read back."""
 
         self.created_runs: dict[UUID, AnyRunRecord] = {}
         self.changed_runs: dict[UUID, AnyRunRecord] = {}

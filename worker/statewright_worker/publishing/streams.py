@@ -49,6 +49,8 @@ CLIENTS_REMEMBERED: Final = 1_000
 # where it ends, and the worker brings what is missing. So a stream has neither gaps nor duplicates, whoever crashed.
 _APPEND_EVENTS: Final = """
 local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+-- An empty stream remembers the last id that it had, and would take no smaller one.
+if not newest then redis.call('DEL', KEYS[1]) end
 local ends_with = newest and string.match(newest[1], '^%d+') or '0'
 if ends_with ~= ARGV[1] then return ends_with end
 for i = 3, #ARGV, 3 do
@@ -125,9 +127,9 @@ class Publication:
     dead_letters: list[DeadLetter] = field(default_factory=list)
 
     @property
-    def reply_bytes(self) -> int:
-        """How much the answers take."""
-        return sum(len(body) for answers in self.replies.values() for _, body in answers)
+    def largest_reply(self) -> int:
+        """How many bytes the largest of the answers takes."""
+        return max((len(body) for answers in self.replies.values() for _, body in answers), default=0)
 
 
 class Appended(NamedTuple):
@@ -189,9 +191,9 @@ class Streams:
         )
         return Backlog(length, size or 0)
 
-    async def newest(self, count: int) -> list[Entry]:
-        """Return the `count` newest requests, the newest one first."""
-        found = await self._redis.ask("XREVRANGE", self._proposals, "+", "-", "COUNT", count)
+    async def newest(self, after: str, count: int) -> list[Entry]:
+        """Return the `count` newest requests behind `after`, the newest one first."""
+        found = await self._redis.ask("XREVRANGE", self._proposals, "+", f"({after}", "COUNT", count)
         return [Entry(entry_id.decode(), fields) for entry_id, fields in entries_of([(b"", found)])]
 
     async def delete(self, entry_ids: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from statewright_worker.orchestration.records import (
     StateChange,
     TaskRunRecord,
 )
-from statewright_worker.orchestration.unit_of_work import UnitOfWork
+from statewright_worker.orchestration.unit_of_work import ChangePage, UnitOfWork
 from statewright_worker.storage import rows, statements
 from statewright_worker.storage.errors import Away, HoldLost
 from statewright_worker.storage.meaning import LOST, said, translated
@@ -34,7 +34,7 @@ STATEMENT_SECONDS: Final = 4.0
 CUT_OFF_AFTER_SECONDS: Final = 0.5
 """How long the partition's previous holder may go on with its transaction before its connection is ended."""
 STATES_PER_PAGE: Final = 100
-CHANGES_PER_PAGE: Final = 200
+CHANGES_PER_PAGE: Final = 100
 PAGE_BYTES: Final = 256 * 1024
 """How large the data of a page of a history may be; one state is always told."""
 
@@ -44,9 +44,8 @@ class Needs:
     """What a batch's proposals will ask for, so that it is loaded before any of them is decided."""
 
     run_ids: set[UUID] = field(default_factory=set)
-    proposal_ids: list[UUID] = field(default_factory=list)
-    answered_once: list[UUID] = field(default_factory=list)
-    """Requests, proposals included, whose answer may stand in the ledger beside the verdicts."""
+    request_ids: list[UUID] = field(default_factory=list)
+    """Requests that have an effect: their answer may stand in the ledger already."""
     enters_running: set[UUID] = field(default_factory=set)
     """Runs that are proposed to enter RUNNING: their tags' limits matter."""
     cache_keys: set[str] = field(default_factory=set)
@@ -102,7 +101,7 @@ class Batch:
             await self._take_runs(work, failed, rows.task_run_from, statements.READ_TASK_STATES)
         if known:
             await self._load_ledger(work, known)
-        if needs.limit_to_set is not None and needs.limit_to_set[0] not in work.answers:
+        if needs.limit_to_set is not None and needs.limit_to_set[0] not in {*work.answers, *work.verdicts}:
             await self._set_limit(*needs.limit_to_set[1:])
         if tags := needs.limit_tags | _limited_tags(work.runs.values(), needs):
             await self._lock_limits(work, tags, needs.limit_tags)
@@ -114,9 +113,7 @@ class Batch:
         if needs.histories:
             await self._load_histories(work, needs.histories)
         for after in needs.events_after:
-            work.events[after] = await _changes(
-                self._driver, self._fence.partition, after, self.sequence, CHANGES_PER_PAGE
-            )
+            work.events[after] = await _changes(self._driver, self._fence.partition, after, self.sequence)
         return work
 
     async def write(self, work: UnitOfWork) -> None:
@@ -149,7 +146,7 @@ class Batch:
         """Load the runs; return them with those of the batch's requests that the ledger knows already."""
         loaded: dict[str, list[asyncpg.Record]] = {"fence": [], "flow": [], "task": [], "known": []}
         partition = self._fence.partition
-        asked = (list(needs.run_ids), needs.proposal_ids, needs.answered_once)
+        asked = (list(needs.run_ids), needs.request_ids)
         for row in await self._driver.fetch(statements.LOAD, partition, *asked):
             loaded[row["source"]].append(row)
         fence = loaded["fence"]
@@ -259,11 +256,10 @@ class Storage:
         async with self._transaction(fence.partition) as (connection, driver):
             yield Batch(connection, driver, fence)
 
-    async def changes(self, partition: int, after: int, up_to: int, count: int) -> list[tuple[int, StateChange]]:
-        """Return up to `count` of the partition's changes of state with sequence numbers above `after`, up to `up_to`,
-        in order."""
+    async def changes(self, partition: int, after: int, up_to: int) -> ChangePage:
+        """Return the next of the partition's changes with sequence numbers above `after`, up to `up_to`, in order."""
         async with self._transaction(partition) as (_, driver):
-            return await _changes(driver, partition, after, up_to, count)
+            return await _changes(driver, partition, after, up_to)
 
     async def eras(self, partition: int) -> list[Era]:
         """Return the eras of the partition's events behind the first one, in order."""
@@ -357,11 +353,16 @@ class Storage:
             await driver.fetch(statement, backend)
 
 
-async def _changes(
-    driver: asyncpg.Connection, partition: int, after: int, up_to: int, count: int
-) -> list[tuple[int, StateChange]]:
-    found = await driver.fetch(statements.READ_CHANGES, partition, after, up_to, count)
-    return [(row["sequence"], rows.change_from(row)) for row in found]
+async def _changes(driver: asyncpg.Connection, partition: int, after: int, up_to: int) -> ChangePage:
+    found = await driver.fetch(statements.READ_CHANGES, partition, after, up_to, CHANGES_PER_PAGE)
+    changes: list[tuple[int, StateChange]] = []
+    size = 0
+    for row in found:
+        size += len(row["s_message"] or "") + len(row["p_message"] or "")
+        if changes and size > PAGE_BYTES:
+            return ChangePage(changes, changes[-1][0])
+        changes.append((row["sequence"], rows.change_from(row)))
+    return ChangePage(changes, changes[-1][0] if len(changes) == CHANGES_PER_PAGE else max(after, up_to))
 
 
 def _era(partition: int, era: int, sequence: int, went_back_to: int) -> Era:

@@ -35,8 +35,8 @@ TAKE_UP: Final = (
 )
 BACKEND: Final = "SELECT pg_backend_pid()"
 EPOCH: Final = "SELECT epoch FROM partition WHERE id = $1"
-# Nobody's connections are ever ended but those of the same user and application: other workers'.
-_OURS: Final = "usename = current_user AND application_name = current_setting('application_name')"
+# Nobody's connections are ever ended but those of the same user to the same database: other workers'.
+_OURS: Final = "usename = current_user AND datname = current_database()"
 CUT_OFF_BLOCKERS: Final = f"""
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE pid = ANY (pg_blocking_pids($1)) AND {_OURS}
@@ -44,7 +44,6 @@ CUT_OFF_BLOCKERS: Final = f"""
 CUT_OFF_BACKEND: Final = f"""
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE pid = $1 AND pid <> pg_backend_pid() AND {_OURS}
-        AND datname = current_database()
 """
 WRITABLE: Final = "SELECT NOT pg_is_in_recovery() AND current_setting('default_transaction_read_only') = 'off'"
 
@@ -246,7 +245,7 @@ LOAD: Final = f"""
     task AS ({_locked("task_run", TASK_COLUMNS, _NAMED_TASK_RUNS)}),
     known AS (
         SELECT proposal_id AS id FROM verdict WHERE proposal_id = ANY ($3)
-        UNION ALL SELECT request_id FROM answer WHERE request_id = ANY ($4)
+        UNION ALL SELECT request_id FROM answer WHERE request_id = ANY ($3)
     )
     {_loaded("fence", _LOADED_FENCE)}
     UNION ALL {_loaded("flow", _LOADED_FLOW_RUN)}
