@@ -28,7 +28,10 @@ from statewright_worker.holding.hold import Hold
 from statewright_worker.observing.outages import Outage
 from statewright_worker.storage.errors import Away, ConnectionLost, Crossed, HoldLost, StorageError
 
-TRIES: Final = 3
+PATIENCE: Final = 8
+"""What a batch has of it, and a request that stands alone: a broken connection may be chance several times over, while
+what crosses its way has kept everybody waiting for seconds each time."""
+_COSTS: Final[dict[type[Exception], int]] = {ConnectionLost: 1, Crossed: 3}
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 1.0
 
@@ -102,7 +105,7 @@ class Attempts:
 
         Raises HoldLost or HoldEnded.
         """
-        tries, pauses = TRIES, _Pauses(self._hold)
+        patience, pauses = PATIENCE, _Pauses(self._hold)
         while True:
             try:
                 done = await transact(taken)
@@ -116,21 +119,21 @@ class Attempts:
                     continue
                 # PostgreSQL has answered: that is progress, of a kind.
                 self._hold.progressed()
-                if follows is Follows.TRY_AGAIN and tries > 1:
-                    tries -= 1
+                patience -= _COSTS.get(type(error), PATIENCE)
+                if follows is Follows.TRY_AGAIN and patience > 0:
                     await pauses.pause()
                 elif isinstance(error, BatchSpoiled):
                     self._condemn(error.incoming, error.reply)
                 elif len(taken) > 1:
                     taken = taken[: len(taken) // 2]
-                    # On the way down once each; the one that stands alone has all tries again.
-                    tries = TRIES if len(taken) == 1 else 1
+                    # On the way down once each; the one that stands alone has all patience again.
+                    patience = PATIENCE if len(taken) == 1 else 1
                 elif self._refuse(taken[0], error):
-                    tries = TRIES
+                    patience = PATIENCE
                 else:
                     # Not even the refusal can be written, so it is not the request, which is tried again.
                     self.condemned.pop(taken[0].entry.id)
-                    tries = TRIES
+                    patience = PATIENCE
                     self._postgresql.failed(error, self._hold)
                     await pauses.pause()
             else:

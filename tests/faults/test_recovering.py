@@ -1,0 +1,154 @@
+"""What recovers by itself: a Redis full of requests, holds after an emptied Redis, connections that break in a row."""
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from redis.exceptions import OutOfMemoryError
+
+from statewright import State
+from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
+from statewright_worker.drain.attempts import HoldEnded
+from statewright_worker.holding.hold import Hold
+from statewright_worker.replica import run_replica
+from tests.deployment import Deployment, until
+from tests.end_to_end.black_hole import black_hole
+from tests.end_to_end.own_redis import own_redis
+
+LOST = asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
+STOP_SECONDS = 20
+
+
+def entry(**message: Any) -> dict[Any, Any]:
+    return {
+        REQUEST_ID: str(uuid4()),
+        REQUEST_REPLY_TO: "raw",
+        REQUEST_MESSAGE: json.dumps({"v": 1, **message}),
+    }
+
+
+def create() -> dict[Any, Any]:
+    return entry(type="create_flow_run", run_id=str(uuid4()), name="x" * 150)
+
+
+async def test_a_redis_full_of_unanswered_requests_makes_room_by_answering_them(deployment: Deployment) -> None:
+    async with own_redis(deployment) as own, deployment.worker(partitions=1, max_backlog=1_000_000):
+        await deployment.announced()
+        redis, stream = own.redis, deployment.channels.proposals(0)
+        # Nothing is answered until Redis is full.
+        lock = await asyncpg.connect(deployment.database_url)
+        await lock.execute("BEGIN; SELECT * FROM partition WHERE id = 0 FOR UPDATE")
+        used = int((await redis.info("memory"))["used_memory"])
+        await redis.config_set("maxmemory", used + 3_000_000)
+
+        async def takes_more() -> bool:
+            try:
+                await redis.xadd(stream, create())
+            except OutOfMemoryError:
+                return False
+            return True
+
+        while await takes_more():
+            pass
+        await lock.close()
+        await until(takes_more)
+
+
+async def test_a_flood_is_stemmed_without_refusing_what_was_answered(deployment: Deployment) -> None:
+    async with deployment.worker(partitions=1, max_backlog=10), deployment.redis() as redis:
+        await deployment.announced()
+        stream, told = deployment.channels.proposals(0), defaultdict(set)
+        for _ in range(3):
+            pipeline = redis.pipeline(transaction=True)
+            for _ in range(100):
+                pipeline.xadd(stream, create())
+            await pipeline.execute()
+
+            async def all_answered() -> bool:
+                return int(await redis.xlen(stream)) == 0
+
+            await until(all_answered)
+        for _, fields in await redis.xrange(deployment.channels.replies("raw")):
+            for request, answer in fields.items():
+                told[request].add(json.loads(answer)["type"])
+    assert all(len(answers) == 1 for answers in told.values())
+
+
+async def test_holds_settle_after_redis_was_emptied(deployment: Deployment) -> None:
+    async with own_redis(deployment) as own, deployment.worker(partitions=8):
+        await deployment.announced()
+        for _ in range(6):
+            await own.redis.flushall()
+
+            async def held() -> bool:
+                return len(await deployment.holders(own.redis)) == 8
+
+            await until(held)
+        # Nobody takes and gives back in circles: then a few looks would be hundreds.
+        await own.redis.config_resetstat()
+        await asyncio.sleep(1)
+        calls = (await own.redis.info("commandstats")).get("cmdstat_eval", {}).get("calls", 0)
+        assert calls < 200
+
+
+@pytest.fixture
+def break_connections(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, int], None]:
+    """What lets the connections of workers in this process break at the next calls of a method with such a query, after
+    it has done its work."""
+    left: dict[tuple[str, str], int] = {}
+
+    def patch(name: str) -> None:
+        original: Callable[..., Any] = getattr(asyncpg.Connection, name)
+
+        async def breaking(connection: asyncpg.Connection, query: str, *arguments: Any, **named: Any) -> Any:
+            told = await original(connection, query, *arguments, **named)
+            for (method, part), times in left.items():
+                if method == name and part in query and times > 0:
+                    left[method, part] -= 1
+                    connection.terminate()
+                    raise LOST
+            return told
+
+        monkeypatch.setattr(asyncpg.Connection, name, breaking)
+
+    for name in ("execute", "fetch"):
+        patch(name)
+    return lambda name, part, times: left.update({(name, part): times})
+
+
+@pytest.mark.parametrize(("method", "part"), [("execute", "BEGIN"), ("fetch", "fence AS"), ("execute", "COMMIT")])
+async def test_connections_that_break_several_times_in_a_row_cost_nobody_an_answer(
+    deployment: Deployment, break_connections: Callable[[str, str, int], None], method: str, part: str
+) -> None:
+    async with deployment.worker(partitions=1), deployment.client() as client:
+        run = await client.create_flow_run("unlucky")
+        break_connections(method, part, 5)
+        proposal = uuid4()
+        assert (await client.propose(run, State.pending(), proposal_id=proposal)).accepted
+        assert (await client.propose(run, State.pending(), proposal_id=proposal)).accepted
+        assert len((await client.read_run(run)).states) == 1
+
+
+async def test_a_worker_stops_while_redis_is_silent(deployment: Deployment) -> None:
+    async with black_hole(deployment.redis_url) as hole:
+        stop = asyncio.Event()
+        running = asyncio.create_task(run_replica(deployment.settings(redis_url=hole.url), stop))
+        await deployment.announced()
+        hole.swallow()
+        stop.set()
+        async with asyncio.timeout(STOP_SECONDS):
+            await running
+
+
+async def test_a_hold_can_be_stopped_after_a_wait_that_failed() -> None:
+    hold = Hold(0)
+    with pytest.raises(HoldEnded):
+        async with hold.waiting():
+            raise HoldEnded
+    hold.stop()
+    assert not hold.held
