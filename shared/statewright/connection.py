@@ -31,6 +31,7 @@ DROPPED_OR_REFUSED: Final = (RedisError, OSError)
 """All that a server can do to us: worth another try for whoever has nobody to tell."""
 
 CONNECT_TIMEOUT_SECONDS: Final = 5
+CLIENT_NAME: Final = "statewright"
 EXCHANGE_SECONDS: Final = 5.0
 """How long Redis may take for what is sent to it together, unless it is told to block; longer means that it is gone."""
 
@@ -75,16 +76,32 @@ class _Packing:
         return [_pack((*name.split(), *arguments))]
 
 
-def connection_pool(url: str) -> ConnectionPool:
+class _Named:
+    """What makes a connection say whose it is, so that `CLIENT LIST` tells; a user may lack the right to say it."""
+
+    shown_as = CLIENT_NAME
+    send_command: Any
+    read_response: Any
+
+    async def on_connect(self) -> None:
+        """Do what a connection does at first, and give its name."""
+        await super().on_connect()
+        await self.send_command("CLIENT", "SETNAME", self.shown_as, check_health=False)
+        with suppress(ResponseError):
+            await self.read_response()
+
+
+def connection_pool(url: str, *, shown_as: str = CLIENT_NAME) -> ConnectionPool:
     """Return a pool for `url` (redis://, rediss:// or unix://) that connects when it is first used.
 
+    Redis shows its connections under the name `shown_as`.
     A command may block for as long as it likes: who uses a connection says how long it waits for an answer.
     """
     keepalive = {} if url.startswith("unix://") else {"socket_keepalive": True}
     pool: ConnectionPool = ConnectionPool.from_url(url, socket_connect_timeout=CONNECT_TIMEOUT_SECONDS, **keepalive)
     # Which class it is depends on the URL: TCP, TLS or a socket of the file system.
     connects: Any = pool.connection_class
-    pool.connection_class = type(f"Packing{connects.__name__}", (_Packing, connects), {})
+    pool.connection_class = type(f"Packing{connects.__name__}", (_Packing, _Named, connects), {"shown_as": shown_as})
     # HeldConnection hands answers out as they come, so they must always come in the same form.
     pool.connection_kwargs["protocol"] = 2
     return pool

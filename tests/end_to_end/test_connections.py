@@ -152,3 +152,10 @@ async def test_an_answer_in_an_unknown_form_is_an_error_that_says_so(deployment:
             )
             with pytest.raises(UnreadableAnswer, match=str(proposed.request_id)):
                 await proposed
+
+
+async def test_connections_say_whose_they_are(deployment: Deployment) -> None:
+    async with deployment.worker(), deployment.client() as client, deployment.redis() as redis:
+        await client.create_flow_run("one")
+        names = {found["name"] for found in await redis.client_list()}
+    assert {"statewright", "statewright-worker"} <= names

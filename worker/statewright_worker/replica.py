@@ -30,6 +30,9 @@ from statewright_worker.storage import database
 from statewright_worker.storage.batches import STATEMENT_SECONDS, Storage
 from statewright_worker.storage.deployment import claim_database
 
+SHOWN_AS = "statewright-worker"
+"""How Redis shows a worker's connections."""
+
 log = structlog.get_logger()
 
 
@@ -88,7 +91,9 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
         log.info("worker started", worker=worker, partitions=partitions)
         yield Replica(
             Holder(holders, tools.drain, storage.can_write, postgresql=postgresql, redis=redis),
-            Maintenance(lambda: connection_pool(redis_url), channels, worker, settings.reply_seconds, redis),
+            Maintenance(
+                lambda: connection_pool(redis_url, shown_as=SHOWN_AS), channels, worker, settings.reply_seconds, redis
+            ),
         )
         log.info("worker stopped", worker=worker)
 
@@ -131,7 +136,7 @@ async def _database(settings: WorkerSettings) -> AsyncIterator[AsyncEngine]:
 
 @asynccontextmanager
 async def _connections(redis_url: str) -> AsyncIterator[ConnectionPool]:
-    pool = connection_pool(redis_url)
+    pool = connection_pool(redis_url, shown_as=SHOWN_AS)
     try:
         yield pool
     finally:
