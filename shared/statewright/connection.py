@@ -85,7 +85,7 @@ class _Named:
 
     async def on_connect(self) -> None:
         """Do what a connection does at first, and give its name."""
-        await super().on_connect()
+        await super().on_connect()  # type: ignore[misc]  # of the class that it stands before
         await self.send_command("CLIENT", "SETNAME", self.shown_as, check_health=False)
         with suppress(ResponseError):
             await self.read_response()
