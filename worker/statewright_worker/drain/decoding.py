@@ -122,20 +122,15 @@ def _request(entry: Entry, max_message_bytes: int) -> Request:
 
 
 def _check_place(request: Request, place: Place) -> None:
-    field, belongs = _belongs_to(request, place.partitions)
+    if isinstance(request, (SetLimit, ReadLimit)):
+        field, belongs = "tag", partition_of_tag(request.tag, place.partitions)
+    elif isinstance(request, ReadEvents):
+        field, belongs = "partition", request.partition
+    else:
+        field, belongs = "run_id", partition_of(request.run_id, place.partitions)
     if belongs != place.partition:
         # Carried out here, it would not be in one order with the rest of its tree.
         raise _BadEntry(field, f"{field}: this belongs to partition {belongs}, and was pushed to {place.partition}")
-
-
-def _belongs_to(request: Request, partitions: int) -> tuple[str, int]:
-    match request:
-        case SetLimit(tag=tag) | ReadLimit(tag=tag):
-            return "tag", partition_of_tag(tag, partitions)
-        case ReadEvents(partition=partition):
-            return "partition", partition
-        case _:
-            return "run_id", partition_of(request.run_id, partitions)
 
 
 def digest_of(body: bytes) -> int:
