@@ -9,7 +9,6 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from redis.exceptions import OutOfMemoryError
 
 from statewright import State
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
@@ -34,29 +33,6 @@ def entry(**message: Any) -> dict[Any, Any]:
 
 def create() -> dict[Any, Any]:
     return entry(type="create_flow_run", run_id=str(uuid4()), name="x" * 150)
-
-
-async def test_a_redis_full_of_unanswered_requests_makes_room_by_answering_them(deployment: Deployment) -> None:
-    async with own_redis(deployment) as own, deployment.worker(partitions=1, max_backlog=1_000_000):
-        await deployment.announced()
-        redis, stream = own.redis, deployment.channels.proposals(0)
-        # Nothing is answered until Redis is full.
-        lock = await asyncpg.connect(deployment.database_url)
-        await lock.execute("BEGIN; SELECT * FROM partition WHERE id = 0 FOR UPDATE")
-        used = int((await redis.info("memory"))["used_memory"])
-        await redis.config_set("maxmemory", used + 3_000_000)
-
-        async def takes_more() -> bool:
-            try:
-                await redis.xadd(stream, create())
-            except OutOfMemoryError:
-                return False
-            return True
-
-        while await takes_more():
-            pass
-        await lock.close()
-        await until(takes_more)
 
 
 async def test_a_flood_is_stemmed_without_refusing_what_was_answered(deployment: Deployment) -> None:

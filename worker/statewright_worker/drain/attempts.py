@@ -119,7 +119,7 @@ class Attempts:
                     continue
                 # PostgreSQL has answered: that is progress, of a kind.
                 self._hold.progressed()
-                patience -= _COSTS.get(type(error), PATIENCE)
+                patience -= _COSTS.get(type(error), 0)
                 if follows is Follows.TRY_AGAIN and patience > 0:
                     await pauses.pause()
                 elif isinstance(error, BatchSpoiled):

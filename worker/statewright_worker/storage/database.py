@@ -13,8 +13,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
-from sqlalchemy.connectors.asyncio import AsyncAdapt_Error
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -22,6 +21,7 @@ from sqlalchemy.pool import NullPool
 from statewright.errors import ConfigurationError, PartitionCountMismatch
 from statewright_worker.starting import ServerAway
 from statewright_worker.storage.database_url import DatabaseUrl, parse_database_url
+from statewright_worker.storage.meaning import cause_of
 from statewright_worker.storage.statements import BATCH_SETTINGS
 
 # One key for everyone who migrates, so that replicas that start together migrate once.
@@ -118,21 +118,11 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (*AWAY, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        cause = _cause(error)
+        cause = cause_of(error)
         if _is_away(cause):
             said = str(cause) or "it does not answer"
             raise ServerAway(f"cannot reach PostgreSQL (STATEWRIGHT_DATABASE_URL): {said}") from error
         raise ConfigurationError(f"PostgreSQL refuses us (STATEWRIGHT_DATABASE_URL): {cause}") from error
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Return what the driver raised, without SQLAlchemy's wrappings."""
-    while isinstance(error, DBAPIError | AsyncAdapt_Error):
-        wrapped = error.orig if isinstance(error, DBAPIError) else error.__cause__
-        if wrapped is None:
-            break
-        error = wrapped
-    return error
 
 
 def _is_away(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import asyncpg
+from sqlalchemy.connectors.asyncio import AsyncAdapt_Error
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -52,7 +53,7 @@ def translated() -> Iterator[None]:
 
 def meaning_of(error: BaseException) -> type[StorageError]:
     """Return what an error says."""
-    cause = _cause(error)
+    cause = cause_of(error)
     if isinstance(cause, _AWAY):
         return Away
     if isinstance(cause, _CROSSED):
@@ -66,7 +67,7 @@ def meaning_of(error: BaseException) -> type[StorageError]:
 
 def is_own_doing(error: BaseException) -> bool:
     """Return whether what crossed a statement's way is the statement itself: it took too long, or repeats a row."""
-    return isinstance(_cause(error), _OWN_DOING)
+    return isinstance(cause_of(error), _OWN_DOING)
 
 
 def said(error: BaseException) -> str:
@@ -74,8 +75,11 @@ def said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
-def _cause(error: BaseException) -> BaseException:
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        # SQLAlchemy wraps the driver's error twice.
-        return error.orig.__cause__ or error.orig
+def cause_of(error: BaseException) -> BaseException:
+    """Return what the driver raised, without SQLAlchemy's wrappings."""
+    while isinstance(error, DBAPIError | AsyncAdapt_Error):
+        wrapped = error.orig if isinstance(error, DBAPIError) else error.__cause__
+        if wrapped is None:
+            break
+        error = wrapped
     return error
