@@ -56,11 +56,14 @@ class Deployment:
 
     @asynccontextmanager
     async def worker(self, **changes: Any) -> AsyncIterator[None]:
-        """Run a replica within this process."""
+        """Run a replica within this process; whoever works beside it is cancelled when it ends by itself."""
         stop = asyncio.Event()
         settings = self.settings(**changes)
         configure_logging(settings)
+        beside = asyncio.current_task()
+        assert beside is not None
         running = asyncio.create_task(run_replica(settings, stop))
+        running.add_done_callback(lambda _: stop.is_set() or beside.cancel())
         try:
             yield
         finally:

@@ -109,13 +109,14 @@ async def test_a_database_that_goes_back_under_its_worker_begins_a_new_era(deplo
 
 async def test_a_database_belongs_to_one_namespace(deployment: Deployment) -> None:
     async with deployment.worker(partitions=1):
+        await deployment.announced()
         with pytest.raises(ConfigurationError, match=f"belongs to the namespace '{deployment.namespace}'"):
             await run_replica(deployment.settings(namespace=f"{deployment.namespace}_other"), asyncio.Event())
 
 
 async def test_a_namespace_belongs_to_one_database(deployment: Deployment) -> None:
     async with deployment.worker(partitions=1):
-        pass
+        await deployment.announced()
     await deployment.execute("UPDATE deployment SET id = gen_random_uuid()")
     with pytest.raises(ConfigurationError, match="belongs to another database"):
         await run_replica(deployment.settings(), asyncio.Event())
