@@ -25,6 +25,7 @@ from statewright.errors import (
     RedisUnavailable,
     StatewrightError,
 )
+from statewright.home import Home
 from statewright.ids import IdSource, id_from_key, partition_of, partition_of_tag, tree_tag
 from statewright.inbox import Inbox
 from statewright.messages import (
@@ -124,7 +125,7 @@ class Client:
         self._ids = ids or IdSource()
         self._channels = Channels(self._settings.namespace)
         self._partitions = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._home: Home | None = None
         """Where the client is open."""
         self._process: int | None = None
         """Who opened it, once it was opened."""
@@ -135,7 +136,7 @@ class Client:
         Raises ConfigurationError when no worker announces itself within `answer_timeout`, RedisUnavailable when Redis
         is away or refuses, and NotOpen when the client is open already.
         """
-        if self._loop is not None:
+        if self._home is not None:
             raise NotOpen(f"the client is open already{self._elsewhere()}; make another one")
         async with AsyncExitStack() as stack:
             self._redis = Redis(connection_pool=connection_pool(self._settings.redis_url.get_secret_value()))
@@ -151,7 +152,7 @@ class Client:
             self._outbox = Outbox(pool, streams, bound, self._settings.wait_for_room)
             stack.push_async_callback(self._outbox.close, self._settings.answer_timeout)
             self._stack = stack.pop_all()
-        self._loop, self._process = asyncio.get_running_loop(), os.getpid()
+        self._home, self._process = Home(), os.getpid()
         return self
 
     async def __aexit__(
@@ -162,7 +163,7 @@ class Client:
         What Redis does not hold after `answer_timeout` seconds fails with NoAnswer, which says whether it was sent.
         """
         self._check_that_it_is_open()
-        self._loop = None
+        self._home = None
         await self._stack.aclose()
 
     @property
@@ -318,24 +319,24 @@ class Client:
     def _send_in_its_tree(
         self, message: RunRequest, request_id: UUID | None = None, timeout: float | None = None
     ) -> Sent:
-        self._check_that_it_is_open()
-        return self._send(message, partition_of(message.run_id, self._partitions), request_id, timeout)
+        home = self._check_that_it_is_open()
+        return self._send(home, message, partition_of(message.run_id, self._partitions), request_id, timeout)
 
     def _page_of_history(self, run_id: UUID, after: int) -> Pending[HistoryReply]:
         return Pending(self._send_in_its_tree(ReadRun(run_id=run_id, after=after)), lambda reply: reply)
 
     def _read_events(self, partition: int, after: int, seconds: float | None) -> Pending[EventsReply]:
-        self._check_that_it_is_open()
+        home = self._check_that_it_is_open()
         message = ReadEvents(partition=partition, after=after)
-        return Pending(self._send(message, partition, timeout=seconds), lambda reply: reply)
+        return Pending(self._send(home, message, partition, timeout=seconds), lambda reply: reply)
 
     def _send_to_limit(self, message: LimitRequest) -> Pending[ConcurrencyLimit | None]:
-        self._check_that_it_is_open()
+        home = self._check_that_it_is_open()
         partition = partition_of_tag(message.tag, self._partitions)
-        return Pending(self._send(message, partition), lambda reply: reply.limit)
+        return Pending(self._send(home, message, partition), lambda reply: reply.limit)
 
     def _send(
-        self, message: Request, partition: int, request_id: UUID | None = None, timeout: float | None = None
+        self, home: Home, message: Request, partition: int, request_id: UUID | None = None, timeout: float | None = None
     ) -> Sent:
         body = encode(message)
         if len(body) > self._settings.max_message_bytes:
@@ -350,6 +351,7 @@ class Client:
             reply=reply,
             timeout=self._settings.answer_timeout if timeout is None else timeout,
             delivery_of=self._outbox.delivery_of,
+            home=home,
         )
 
     def _proposed(self, number: int, proposal: Any, options: dict[str, Any]) -> PendingRun[Verdict] | StatewrightError:
@@ -358,27 +360,27 @@ class Client:
         except StatewrightError as error:
             return error
 
-    def _check_that_it_is_open(self) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise NotOpen(
-                "a client is used within the event loop in which it was opened; none is running here"
-            ) from None
-        if loop is not self._loop:
+    def _check_that_it_is_open(self) -> Home:
+        """Return where the client is open, which is here. Raises NotOpen where it is not."""
+        if self._home is None or not self._home.is_here():
             raise self._not_open()
+        return self._home
 
     def _not_open(self) -> NotOpen:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return NotOpen("a client is used within the event loop in which it was opened; none is running here")
         if self._process is None:
             return NotOpen("the client is not open yet: use it within `async with Client() as client:`")
-        if self._loop is None and self._process == os.getpid():
+        if self._home is None and self._process == os.getpid():
             return NotOpen("the client is closed: use it within its `async with`, or open it again")
         return NotOpen(f"the client was opened{self._elsewhere()}; open one of its own here")
 
     def _elsewhere(self) -> str:
         if self._process != os.getpid():
             return " in another process"
-        return "" if self._loop is asyncio.get_running_loop() else " in another event loop"
+        return "" if self._home is not None and self._home.is_here() else " in another event loop"
 
     async def _fixed_partitions(self) -> int:
         redis = HeldConnection(self._redis.connection_pool)

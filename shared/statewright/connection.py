@@ -114,8 +114,10 @@ class HeldConnection:
     """
 
     def __init__(self, pool: ConnectionPool) -> None:
+        """Make it for the event loop that runs."""
         self._pool = pool
         self._connection: Any = None
+        self._loop = asyncio.get_running_loop()
         self._due: float | None = None
         """When the answers that are waited for must be there, by the loop's clock."""
         self._watch: asyncio.TimerHandle | None = None
@@ -137,7 +139,7 @@ class HeldConnection:
         if connection is None or not connection.is_connected:
             await self.connect(seconds)
             connection = self._connection
-        self._due = due = asyncio.get_running_loop().time() + seconds
+        self._due = due = self._loop.time() + seconds
         if due < self._looks_at:
             # One timer outlives many exchanges: to make one for each costs a good part of what the exchange does.
             self._look_at(due)
@@ -205,14 +207,14 @@ class HeldConnection:
     def _look_at(self, due: float) -> None:
         if self._watch is not None:
             self._watch.cancel()
-        self._watch = asyncio.get_running_loop().call_at(due, self._look)
+        self._watch = self._loop.call_at(due, self._look)
         self._looks_at = due
 
     def _look(self) -> None:
         self._looks_at = inf
         if self._due is None:
             return
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         if self._due > now:
             self._look_at(self._due)
         elif self._doubted == self._due:

@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from statewright.errors import Delivery, NoAnswer, NotOpen, StatewrightError, UnreadableAnswer, error_from
+from statewright.home import Home
 from statewright.messages import REPLY, HistoryReply, Reply
 from statewright.runs import RunHistory
 from statewright.states import State
@@ -27,6 +28,7 @@ class Sent(NamedTuple):
     reply: "asyncio.Future[bytes]"
     timeout: float
     delivery_of: "Callable[[asyncio.Future[StatewrightError | None]], tuple[Delivery, str]]"
+    home: Home
 
 
 class Pending(Generic[Answer]):
@@ -47,7 +49,7 @@ class Pending(Generic[Answer]):
         Raises RedisUnavailable if Redis refused it, Overloaded if its partition had no room, and NoAnswer if the client
         was closed before.
         """
-        _of_this_loop(self._sent.pushed)
+        _check_that_it_is_here(self._sent)
         refusal = await asyncio.shield(self._sent.pushed)
         if refusal:
             raise refusal
@@ -61,7 +63,7 @@ class Pending(Generic[Answer]):
 
     async def _replied(self) -> Reply:
         if not self._sent.reply.done():
-            await _settled(self._sent.reply, self._sent.timeout)
+            await _settled(self._sent)
         if not self._sent.reply.done():
             delivery, problem = self._sent.delivery_of(self._sent.pushed)
             raise NoAnswer(self.request_id, self._sent.timeout, delivery, problem)
@@ -111,19 +113,20 @@ def _up_to(last: State | None, states: Sequence[State]) -> tuple[State, ...]:
     return tuple(states[: ids.index(last.id) + 1] if last is not None and last.id in ids else states)
 
 
-async def _settled(reply: "asyncio.Future[bytes]", timeout: float) -> None:
-    """Wait until there is a reply, `timeout` seconds at most; to give up waiting leaves it to whoever else awaits it.
+async def _settled(sent: Sent) -> None:
+    """Wait until there is a reply, as long as was said; to give up waiting leaves it to whoever else awaits it.
 
     What `asyncio.wait` does, in half of the time.
     """
-    loop = _of_this_loop(reply)
+    _check_that_it_is_here(sent)
+    loop, reply = sent.home.loop, sent.reply
     waiter: asyncio.Future[None] = loop.create_future()
 
     def wake(_: object = None) -> None:
         if not waiter.done():
             waiter.set_result(None)
 
-    timer = loop.call_later(timeout, wake)
+    timer = loop.call_later(sent.timeout, wake)
     reply.add_done_callback(wake)
     try:
         await waiter
@@ -132,8 +135,6 @@ async def _settled(reply: "asyncio.Future[bytes]", timeout: float) -> None:
         reply.remove_done_callback(wake)
 
 
-def _of_this_loop(future: "asyncio.Future[Any]") -> asyncio.AbstractEventLoop:
-    loop = asyncio.get_running_loop()
-    if future.get_loop() is not loop:
+def _check_that_it_is_here(sent: Sent) -> None:
+    if not sent.home.is_here():
         raise NotOpen("this request was sent in another event loop or process: await it there")
-    return loop

@@ -45,7 +45,7 @@ from statewright_worker.storage.sessions import RuleSessions
 
 log = structlog.get_logger()
 
-CHANGING: Final = (Propose, CreateFlowRun, CreateTaskRun, SetLimit)
+CHANGING: Final = frozenset({"propose", "create_flow_run", "create_task_run", "set_limit"})
 """What has an effect, and so one answer for ever. The answer to a run's creation is the run, whatever became of it."""
 _SAME_POLICY: Final = ("retries", "retry_delay", "retry_jitter_factor", "retry_type")
 """What of a run's policy stays as it was created."""
@@ -55,7 +55,7 @@ def needs_of(batch: Iterable[Incoming]) -> Needs:
     """Return everything that the batch's requests will ask for."""
     needs = Needs()
     for incoming in batch:
-        if isinstance(incoming.request, CHANGING):
+        if incoming.request.type in CHANGING:
             needs.request_ids.append(incoming.id)
         match incoming.request:
             case Propose() as proposal:
@@ -127,7 +127,7 @@ class Office:
         if known is not None:
             return known
         reply = condemned or await self._carry_out(incoming)
-        if reply.type in _STAYS and isinstance(incoming.request, CHANGING):
+        if reply.type in _STAYS and incoming.request.type in CHANGING:
             text = to_json(reply, exclude_none=True).decode()
             self.work.record_answer(Answer(incoming.id, incoming.digest, text))
         return reply

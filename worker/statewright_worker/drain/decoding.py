@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
 from statewright.ids import partition_of, partition_of_tag
-from statewright.messages import ErrorCode, ErrorReply, ReadEvents, ReadLimit, Request, SetLimit, request_from
+from statewright.messages import ErrorCode, ErrorReply, Request, request_from
 from statewright_worker.publishing.streams import Entry
 
 _REPLY_TO: Final = re.compile(rb"^[A-Za-z0-9_.-]{1,64}\Z")
@@ -101,7 +101,8 @@ def _request_id(entry: Entry) -> UUID:
     named = entry.fields.get(REQUEST_ID, b"")
     if not _PLAIN.match(named):
         raise _BadEntry("id", "id must be a UUID in its canonical form, in lower case; it names the request for ever")
-    return UUID(named.decode())
+    # Its form is checked: what UUID() does with a text takes twice as long.
+    return UUID(int=int(named.replace(b"-", b""), 16))
 
 
 def _request(entry: Entry, max_message_bytes: int) -> Request:
@@ -122,12 +123,13 @@ def _request(entry: Entry, max_message_bytes: int) -> Request:
 
 
 def _check_place(request: Request, place: Place) -> None:
-    if isinstance(request, (SetLimit, ReadLimit)):
-        field, belongs = "tag", partition_of_tag(request.tag, place.partitions)
-    elif isinstance(request, ReadEvents):
-        field, belongs = "partition", request.partition
-    else:
-        field, belongs = "run_id", partition_of(request.run_id, place.partitions)
+    match request.type:
+        case "set_limit" | "read_limit":
+            field, belongs = "tag", partition_of_tag(request.tag, place.partitions)
+        case "read_events":
+            field, belongs = "partition", request.partition
+        case _:
+            field, belongs = "run_id", partition_of(request.run_id, place.partitions)
     if belongs != place.partition:
         # Carried out here, it would not be in one order with the rest of its tree.
         raise _BadEntry(field, f"{field}: this belongs to partition {belongs}, and was pushed to {place.partition}")

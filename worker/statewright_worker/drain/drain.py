@@ -303,8 +303,9 @@ def _publication(answered: Sequence[Answered]) -> Publication:
     publication = Publication()
     for one, reply in answered:
         if one.reply_to is not None and one.id is not None:
-            answer = (one.entry.fields[REQUEST_ID], to_json(reply, exclude_none=True))
-            publication.replies.setdefault(one.reply_to, []).append(answer)
+            body = to_json(reply, exclude_none=True)
+            publication.largest_reply = max(publication.largest_reply, len(body))
+            publication.replies.setdefault(one.reply_to, []).append((one.entry.fields[REQUEST_ID], body))
         if reply.type == "error":
             publication.dead_letters.append(DeadLetter(one.entry, reply.message, reply.field))
     return publication

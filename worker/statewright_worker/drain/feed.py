@@ -70,9 +70,11 @@ class Feed:
 
     def events_of(self, changes: Sequence[StateChange], follows: int) -> list[SequencedEvent]:
         """Return the events of a batch's changes, the first of which has the number behind `follows`."""
-        numbered = enumerate(changes, follows + 1)
-        number = self.eras[-1].era if self.eras else 0
-        return [event(sequence, self._body(change, sequence, number)) for sequence, change in numbered]
+        partition, number = self._fence.partition, self.eras[-1].era if self.eras else 0
+        return [
+            event(sequence, event_body(change, partition, sequence, number))
+            for sequence, change in enumerate(changes, follows + 1)
+        ]
 
     def wrote(self, up_to: int) -> None:
         """Take note that a batch was committed whose last sequence number is `up_to`."""
@@ -119,13 +121,11 @@ class Feed:
 
     def _told(self, changes: Sequence[tuple[int, StateChange]], after: int, up_to: int) -> list[SequencedEvent]:
         told = [
-            event(sequence, self._body(change, sequence, era_at(self.eras, sequence))) for sequence, change in changes
+            event(sequence, event_body(change, self._fence.partition, sequence, era_at(self.eras, sequence)))
+            for sequence, change in changes
         ]
         begun = [known for known in self.eras if after < known.sequence <= up_to]
         return sorted([*told, *(era(known.sequence, known.model_dump_json().encode()) for known in begun)])
-
-    def _body(self, change: StateChange, sequence: int, number: int) -> bytes:
-        return event_body(change, self._fence.partition, sequence, number)
 
     def _tell_of_gap(self, events: Sequence[SequencedEvent], after: int, up_to: int) -> None:
         """Say which events are gone: their history was deleted, so that nobody will hear of them any more."""

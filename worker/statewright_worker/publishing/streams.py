@@ -1,5 +1,6 @@
 """The streams of a partition as its drain uses them: read requests, publish answers and events, trim."""
 
+import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -44,6 +45,8 @@ HEAD_BYTES: Final = 4_096
 """So much of a field is kept in a dead letter."""
 SUSPICION_SECONDS: Final = 3_600
 CLIENTS_REMEMBERED: Final = 1_000
+LIFETIME_GOES_STALE: Final = 0.05
+"""A reply stream gets its lifetime anew once this part of it is over."""
 
 # Appends events only where the stream ends with the sequence that the worker believes it ends with; otherwise tells
 # where it ends, and the worker brings what is missing. So a stream has neither gaps nor duplicates, whoever crashed.
@@ -115,6 +118,10 @@ Reply = tuple[bytes, bytes]
 """A request's id as it came, and the answer as JSON."""
 
 
+_Sized = tuple[int, Command]
+"""A command, and about how many bytes it takes."""
+
+
 @dataclass(slots=True)
 class Publication:
     """What a batch tells the world, once it is committed."""
@@ -125,11 +132,8 @@ class Publication:
     replies: dict[str, list[Reply]] = field(default_factory=dict)
     """The answers by client."""
     dead_letters: list[DeadLetter] = field(default_factory=list)
-
-    @property
-    def largest_reply(self) -> int:
-        """How many bytes the largest of the answers takes."""
-        return max((len(body) for answers in self.replies.values() for _, body in answers), default=0)
+    largest_reply: int = 0
+    """How many bytes the largest of the answers takes."""
 
 
 class Appended(NamedTuple):
@@ -162,6 +166,9 @@ class Streams:
         self._suspect = channels.suspect(partition)
         self._bounds = bounds
         self._unreachable: set[str] = set()
+        self._clock = asyncio.get_running_loop().time
+        self._lasting: dict[str, float] = {}
+        """Until when, by the loop's clock, reply streams need no new lifetime."""
 
     async def close(self) -> None:
         """Give the connection back."""
@@ -207,7 +214,8 @@ class Streams:
         """
         commands, events = self._commands(publication), publication.events
         if events:
-            commands = chain([self._appending(publication.follows, events)], commands)
+            size = sum([len(event.body) for event in events])
+            commands = chain([(size, self._appending(publication.follows, events))], commands)
         appended: Appended | None = None
         for together in _in_round_trips(commands):
             answers = await self._redis.exchange(*together)
@@ -269,20 +277,32 @@ class Streams:
         """Note that whatever was suspected is carried out."""
         await self._redis.ask("DEL", self._suspect)
 
-    def _commands(self, publication: Publication) -> Iterator[Command]:
+    def _commands(self, publication: Publication) -> Iterator[_Sized]:
         bounds = self._bounds
         for letter in publication.dead_letters:
             # A dead letter keeps its request's id, so that Redis refuses it the second time.
             limit = ("MAXLEN", "~", bounds.dead_letters_kept)
-            fields = chain.from_iterable(letter.fields().items())
-            yield ("XADD", self._dead_letters, *limit, letter.entry.id, *fields)
+            fields = [*chain.from_iterable(letter.fields().items())]
+            yield sum(map(len, fields)), ("XADD", self._dead_letters, *limit, letter.entry.id, *fields)
         if publication.dead_letters:
-            yield ("EXPIRE", self._dead_letters, bounds.dead_letter_seconds)
+            yield 0, ("EXPIRE", self._dead_letters, bounds.dead_letter_seconds)
         for client, answers in publication.replies.items():
             stream = self._channels.replies(client)
-            for entry in _entries(answers):
-                yield ("XADD", stream, "MAXLEN", "~", bounds.replies_kept, "*", *chain.from_iterable(entry))
-            yield ("EXPIRE", stream, bounds.reply_seconds)
+            for size, entry in _entries(answers):
+                yield size, ("XADD", stream, "MAXLEN", "~", bounds.replies_kept, "*", *chain.from_iterable(entry))
+            if self._is_to_last(stream):
+                yield 0, ("EXPIRE", stream, bounds.reply_seconds)
+
+    def _is_to_last(self, stream: str) -> bool:
+        """Return whether a reply stream gets its whole lifetime anew: with each answer, it would be a good part of what
+        the answer costs."""
+        now = self._clock()
+        if now < self._lasting.get(stream, 0.0):
+            return False
+        if len(self._lasting) == CLIENTS_REMEMBERED:
+            self._lasting.clear()
+        self._lasting[stream] = now + self._bounds.reply_seconds * LIFETIME_GOES_STALE
+        return True
 
     async def _refused(self, command: Command, refusal: ResponseError) -> None:
         key = str(command[1])
@@ -310,25 +330,25 @@ def _number(answer: Any) -> int:
     return int(answer)
 
 
-def _entries(answers: Sequence[Reply]) -> Iterator[list[Reply]]:
-    """Cut the answers to one client into entries of a bounded size."""
+def _entries(answers: Sequence[Reply]) -> Iterator[tuple[int, list[Reply]]]:
+    """Cut the answers to one client into entries of a bounded size; return each with its bytes."""
     entry: list[Reply] = []
     size = 0
     for answer in answers:
         if entry and (size + len(answer[1]) > ENTRY_BYTES or len(entry) == ANSWERS_PER_ENTRY):
-            yield entry
+            yield size, entry
             entry, size = [], 0
         entry.append(answer)
         size += len(answer[1])
-    yield entry
+    yield size, entry
 
 
-def _in_round_trips(commands: Iterable[Command]) -> Iterator[list[Command]]:
+def _in_round_trips(commands: Iterable[_Sized]) -> Iterator[list[Command]]:
     together: list[Command] = []
     size = 0
-    for command in commands:
+    for added, command in commands:
         together.append(command)
-        size += sum(len(argument) for argument in command if isinstance(argument, bytes))
+        size += added
         if size > ROUND_TRIP_BYTES:
             yield together
             together, size = [], 0
