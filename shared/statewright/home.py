@@ -1,0 +1,37 @@
+"""Where what belongs to one event loop was made, and whether that is here."""
+
+import asyncio
+import os
+from threading import get_ident
+
+_forks = 0
+"""How many forks lie between this process and the one that imported this first."""
+
+
+def _count_fork() -> None:
+    global _forks  # noqa: PLW0603  # of the whole process
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
+
+class Home:
+    """The event loop that ran when this was made.
+
+    Whether it runs here is asked for each request. `asyncio.get_running_loop` would tell, but before Python 3.12 it
+    asks the system for the process's id each time, which takes as long as to encode a request.
+    """
+
+    __slots__ = ("_forks", "_thread", "loop")
+
+    def __init__(self) -> None:
+        """Raises RuntimeError when no event loop is running."""
+        self.loop = asyncio.get_running_loop()
+        self._thread = get_ident()
+        self._forks = _forks
+
+    def is_here(self) -> bool:
+        """Return whether the caller runs in this event loop, and in the process in which it was started."""
+        return self._forks == _forks and self._thread == get_ident() and self.loop.is_running()
