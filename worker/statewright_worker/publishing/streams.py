@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 from redis.asyncio import ConnectionPool
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from statewright.channels import (
     DEAD_LETTER_ENTRY,
@@ -31,6 +31,7 @@ from statewright.connection import (
     reading,
     trimming,
 )
+from statewright_worker.publishing.owed import Owed
 from statewright_worker.publishing.scripts import script_command
 
 START: Final = "0-0"
@@ -57,6 +58,12 @@ for i = 3, #ARGV, 3 do
     redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], ARGV[i] .. '-0', ARGV[i + 1], ARGV[i + 2])
 end
 return false
+"""
+
+# The first write frees memory, if anything: a full Redis refuses no script that has begun to write.
+_SUSPECT: Final = """
+redis.call('DEL', KEYS[1])
+return redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 """
 
 log = structlog.get_logger()
@@ -161,10 +168,12 @@ class Streams:
         self._dead_letters = channels.dead_letters(partition)
         self._suspect = channels.suspect(partition)
         self._bounds = bounds
+        self._owed = Owed(bounds.reply_seconds)
         self._unreachable: set[str] = set()
 
     async def close(self) -> None:
         """Give the connection back."""
+        self._tell_what_was_given_up(len(self._owed))
         await self._redis.close()
 
     async def read(self, after: str, trim_to: str, count: int, block_milliseconds: int) -> list[Entry]:
@@ -203,9 +212,14 @@ class Streams:
     async def publish(self, publication: Publication) -> Appended | None:
         """Send events, dead letters and answers, in this order; return what became of the events, None without any.
 
-        An answer that cannot be delivered, because of what its client's key is, costs nobody else theirs.
+        An answer that cannot be delivered, because of what its client's key is, costs nobody else theirs. What a full
+        Redis refuses is owed, until `settle` has sent it; events are not, because PostgreSQL has them.
         """
         commands, events = self._commands(publication), publication.events
+        if self._owed:
+            self._owed.add(command for command in commands if command[0] == "XADD")
+            return Appended(False, None) if events else None
+        refused: list[Command] = []
         if events:
             commands = chain([self._appending(publication.follows, events)], commands)
         appended: Appended | None = None
@@ -216,9 +230,60 @@ class Streams:
                 appended = self._appended(answers.pop(0), events)
                 together.pop(0)
             for command, answer in zip(together, answers, strict=True):
-                if isinstance(answer, ResponseError):
+                if isinstance(answer, OutOfMemoryError):
+                    refused.append(command)
+                elif isinstance(answer, ResponseError):
                     await self._refused(command, answer)
+        if refused:
+            self._owed.add(refused)
         return appended
+
+    @property
+    def owes(self) -> bool:
+        """Whether there are answers or dead letters that Redis had no room for."""
+        return bool(self._owed)
+
+    async def settle(self, answered: str) -> OutOfMemoryError | None:
+        """Delete the requests up to `answered`, and send what is owed into the room that this makes; return what Redis
+        says when that is too little."""
+        while True:
+            owed = self._owed.oldest(ENTRY_BYTES)
+            # Together, so that others hardly get at the room first.
+            trimmed, *told = await self._redis.exchange(trimming(self._proposals, answered), *owed)
+            accepted([trimmed])
+            full: OutOfMemoryError | None = None
+            filled: set[str] = set()
+            for command, answer in zip(owed, told, strict=True):
+                if isinstance(answer, OutOfMemoryError):
+                    full = answer
+                elif isinstance(answer, ResponseError):
+                    await self._refused(command, answer)
+                else:
+                    filled.add(str(command[1]))
+            self._owed.settle([not isinstance(answer, OutOfMemoryError) for answer in told])
+            # Nowhere else: a stream that nobody reads is to end, though more is owed to it.
+            await self._give_lifetimes(filled)
+            if full is not None:
+                return full
+            if not self._owed:
+                self._tell_what_was_given_up()
+                return None
+
+    async def _give_lifetimes(self, streams: Iterable[str]) -> None:
+        commands = [("EXPIRE", stream, self._lifetime_of(stream)) for stream in streams]
+        if commands:
+            await self._redis.exchange(*commands)
+
+    def _lifetime_of(self, stream: str) -> int:
+        letters = stream == self._dead_letters
+        return self._bounds.dead_letter_seconds if letters else self._bounds.reply_seconds
+
+    def _tell_what_was_given_up(self, left: int = 0) -> None:
+        given_up, self._owed.given_up = self._owed.given_up + left, 0
+        if given_up:
+            log.warning(
+                "Redis was full: answers were given up; who asks again is told", key=self._proposals, entries=given_up
+            )
 
     async def append_events(self, ends_with: int, events: Sequence[SequencedEvent]) -> Appended:
         """Append events to a stream that ends with the sequence number `ends_with`, unless it ends with another one."""
@@ -263,7 +328,8 @@ class Streams:
 
     async def suspect_of(self, entry_id: str, times: int) -> None:
         """Note that a request is about to be carried out for the n-th time."""
-        await self._redis.ask("SET", self._suspect, f"{entry_id} {times}", "EX", SUSPICION_SECONDS)
+        noting = script_command(_SUSPECT, [self._suspect], f"{entry_id} {times}", SUSPICION_SECONDS)
+        await self._redis.ask(*noting)
 
     async def suspect_nothing(self) -> None:
         """Note that whatever was suspected is carried out."""
