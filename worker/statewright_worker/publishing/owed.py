@@ -11,6 +11,11 @@ OWED_BYTES: Final = 16 * 1024 * 1024
 """A partition owes no more than this; then the oldest is given up."""
 
 
+def size_of(command: Command) -> int:
+    """Return about how many bytes a command takes."""
+    return sum(len(argument) for argument in command if isinstance(argument, bytes))
+
+
 class _Entry(NamedTuple):
     command: Command
     size: int
@@ -40,7 +45,7 @@ class Owed:
         """Owe these as well."""
         kept_until = self._clock() + self._seconds
         for command in commands:
-            size = sum(len(argument) for argument in command if isinstance(argument, bytes))
+            size = size_of(command)
             self._entries.append(_Entry(command, size, kept_until))
             self._size += size
         while self._size > OWED_BYTES:

@@ -18,6 +18,7 @@ from statewright.channels import (
     EVENT_BODY,
     REQUEST_MESSAGE,
     Channels,
+    following,
     sequence_of,
 )
 from statewright.connection import (
@@ -31,7 +32,7 @@ from statewright.connection import (
     reading,
     trimming,
 )
-from statewright_worker.publishing.owed import Owed
+from statewright_worker.publishing.owed import Owed, size_of
 from statewright_worker.publishing.scripts import script_command
 
 START: Final = "0-0"
@@ -43,6 +44,8 @@ ENTRY_BYTES: Final = 64 * 1024
 """An entry of a reply stream takes no further answer once it is so large."""
 HEAD_BYTES: Final = 4_096
 """So much of a field is kept in a dead letter."""
+OVERDRAFT_BYTES: Final = 1024 * 1024
+"""So much a partition may put into Redis beyond its `maxmemory`, in answers."""
 SUSPICION_SECONDS: Final = 3_600
 CLIENTS_REMEMBERED: Final = 1_000
 
@@ -60,7 +63,18 @@ end
 return false
 """
 
-# The first write frees memory, if anything: a full Redis refuses no script that has begun to write.
+# A full Redis refuses no script that has begun to write; and so the first write is one that frees memory, if anything.
+# Behind the requests, what is to be sent: for each key the number of its arguments, and these.
+_MAKE_ROOM_AND_SEND: Final = """
+redis.call('XTRIM', KEYS[1], 'MINID', ARGV[1])
+local told, at = {}, 2
+for i = 2, #KEYS do
+    local last = at + tonumber(ARGV[at])
+    told[i - 1] = redis.pcall('XADD', KEYS[i], unpack(ARGV, at + 1, last))
+    at = last + 1
+end
+return told
+"""
 _SUSPECT: Final = """
 redis.call('DEL', KEYS[1])
 return redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
@@ -169,6 +183,8 @@ class Streams:
         self._suspect = channels.suspect(partition)
         self._bounds = bounds
         self._owed = Owed(bounds.reply_seconds)
+        self._overdraft = OVERDRAFT_BYTES
+        """How much may be put into Redis whether it is full or not, until it is known to have had room again."""
         self._unreachable: set[str] = set()
 
     async def close(self) -> None:
@@ -244,13 +260,14 @@ class Streams:
         return bool(self._owed)
 
     async def settle(self, answered: str) -> OutOfMemoryError | None:
-        """Delete the requests up to `answered`, and send what is owed into the room that this makes; return what Redis
-        says when that is too little."""
+        """Delete the requests up to `answered`, and send what is owed; return what Redis says when it has no room.
+
+        Producers who push all the time would take any room before an answer gets there. So answers are sent beyond the
+        bound, up to an overdraft: as long as Redis is over it, nobody but whoever reads answers changes how full it is.
+        """
         while True:
             owed = self._owed.oldest(ENTRY_BYTES)
-            # Together, so that others hardly get at the room first.
-            trimmed, *told = await self._redis.exchange(trimming(self._proposals, answered), *owed)
-            accepted([trimmed])
+            told = await self._make_room_and_send(answered, owed)
             full: OutOfMemoryError | None = None
             filled: set[str] = set()
             for command, answer in zip(owed, told, strict=True):
@@ -263,11 +280,26 @@ class Streams:
             self._owed.settle([not isinstance(answer, OutOfMemoryError) for answer in told])
             # Nowhere else: a stream that nobody reads is to end, though more is owed to it.
             await self._give_lifetimes(filled)
-            if full is not None:
+            if full is not None and not filled:
                 return full
             if not self._owed:
                 self._tell_what_was_given_up()
                 return None
+
+    async def _make_room_and_send(self, answered: str, commands: Sequence[Command]) -> list[Any]:
+        if self._overdraft > 0:
+            self._overdraft -= sum(map(size_of, commands))
+            keys = [self._proposals, *(str(command[1]) for command in commands)]
+            flat = chain.from_iterable((len(command) - 2, *command[2:]) for command in commands)
+            script = script_command(_MAKE_ROOM_AND_SEND, keys, following(answered), *flat)
+            told: list[Any] = await self._redis.ask(*script)
+            return told
+        trimmed, *told = await self._redis.exchange(trimming(self._proposals, answered), *commands)
+        accepted([trimmed])
+        if not all(isinstance(answer, ResponseError) for answer in told):
+            # There was room, so nothing lies beyond the bound any more.
+            self._overdraft = OVERDRAFT_BYTES
+        return told
 
     async def _give_lifetimes(self, streams: Iterable[str]) -> None:
         commands = [("EXPIRE", stream, self._lifetime_of(stream)) for stream in streams]
