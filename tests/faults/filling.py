@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
@@ -18,6 +18,21 @@ ROOM_BYTES = 2_000_000
 """So much memory is left for requests; they take about 300 bytes each."""
 AT_A_TIME = 100
 AT_MOST = 50_000
+
+
+@asynccontextmanager
+async def meanwhile(do: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+    """Do something over and over."""
+
+    async def over_and_over() -> None:
+        while True:
+            await do()
+
+    running = asyncio.create_task(over_and_over())
+    try:
+        yield
+    finally:
+        await cancel(running)
 
 
 @dataclass
@@ -61,21 +76,19 @@ class Producer:
         self.runs.update(taken)
         return len(taken) == count
 
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[None]:
+    def reading(self) -> AbstractAsyncContextManager[None]:
         """Read answers meanwhile, and delete what is read."""
-        running = asyncio.create_task(self._read())
-        try:
-            yield
-        finally:
-            await cancel(running)
+        return meanwhile(self._read)
+
+    def pressing(self) -> AbstractAsyncContextManager[None]:
+        """Push on meanwhile, whether Redis takes it or not."""
+        return meanwhile(lambda: self.push(AT_A_TIME))
 
     async def _read(self) -> None:
-        while True:
-            for _, entries in await self.redis.xread({self.replies: "0"}, block=100):
-                for entry_id, answers in entries:
-                    self.told.update({request: json.loads(body)["type"] for request, body in answers.items()})
-                    await self.redis.xdel(self.replies, entry_id)
+        for _, entries in await self.redis.xread({self.replies: "0"}, block=100):
+            for entry_id, answers in entries:
+                self.told.update({request: json.loads(body)["type"] for request, body in answers.items()})
+                await self.redis.xdel(self.replies, entry_id)
 
     async def all_carried_out(self) -> bool:
         """Return whether PostgreSQL has every run whose request was acknowledged, and no request is left in Redis."""

@@ -102,6 +102,22 @@ async def test_a_redis_full_of_answers_that_nobody_reads_keeps_no_request_waitin
                 await goes_on(deployment)
 
 
+async def test_producers_that_push_all_the_time_take_no_room_from_answers(deployment: Deployment) -> None:
+    async with own_redis(deployment) as own:
+        producer = Producer(own.redis, deployment, partitions=2)
+        await producer.fill()
+        several_times_as_many = 3 * len(producer.runs)
+        async with producer.reading(), deployment.worker(partitions=2, max_backlog=1_000_000):
+            async with producer.pressing():
+
+                async def told() -> bool:
+                    return len(producer.told) > several_times_as_many
+
+                await until(told)
+            await until(producer.all_carried_out)
+            await producer.all_told()
+
+
 async def test_a_flood_is_stemmed_without_refusing_what_was_answered(deployment: Deployment) -> None:
     async with deployment.worker(partitions=1, max_backlog=10), deployment.redis() as redis:
         await deployment.announced()

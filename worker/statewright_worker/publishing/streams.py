@@ -63,8 +63,8 @@ end
 return false
 """
 
-# A full Redis refuses no script that has begun to write; and so the first write is one that frees memory, if anything.
-# Behind the requests, what is to be sent: for each key the number of its arguments, and these.
+# A full Redis refuses no script that has begun to write; so the first write is one that frees memory, if anything.
+# What is to be sent: for each key behind the requests the number of its arguments, and these.
 _MAKE_ROOM_AND_SEND: Final = """
 redis.call('XTRIM', KEYS[1], 'MINID', ARGV[1])
 local told, at = {}, 2
@@ -75,7 +75,8 @@ for i = 2, #KEYS do
 end
 return told
 """
-_SUSPECT: Final = """
+# For the same reason it is deleted first.
+_NOTE_SUSPECT: Final = """
 redis.call('DEL', KEYS[1])
 return redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 """
@@ -360,7 +361,7 @@ class Streams:
 
     async def suspect_of(self, entry_id: str, times: int) -> None:
         """Note that a request is about to be carried out for the n-th time."""
-        noting = script_command(_SUSPECT, [self._suspect], f"{entry_id} {times}", SUSPICION_SECONDS)
+        noting = script_command(_NOTE_SUSPECT, [self._suspect], f"{entry_id} {times}", SUSPICION_SECONDS)
         await self._redis.ask(*noting)
 
     async def suspect_nothing(self) -> None:
@@ -426,7 +427,7 @@ def _in_round_trips(commands: Iterable[Command]) -> Iterator[list[Command]]:
     size = 0
     for command in commands:
         together.append(command)
-        size += sum(len(argument) for argument in command if isinstance(argument, bytes))
+        size += size_of(command)
         if size > ROUND_TRIP_BYTES:
             yield together
             together, size = [], 0
