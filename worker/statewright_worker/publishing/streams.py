@@ -427,7 +427,7 @@ def _in_round_trips(commands: Iterable[Command]) -> Iterator[list[Command]]:
     size = 0
     for command in commands:
         together.append(command)
-        size += size_of(command)
+        size += sum(len(argument) for argument in command if isinstance(argument, bytes))
         if size > ROUND_TRIP_BYTES:
             yield together
             together, size = [], 0
