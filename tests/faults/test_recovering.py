@@ -3,7 +3,8 @@
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ from statewright_worker.replica import run_replica
 from tests.deployment import Deployment, until
 from tests.end_to_end.black_hole import black_hole
 from tests.end_to_end.own_redis import own_redis
+from tests.faults.filling import Producer
 
 LOST = asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
 STOP_SECONDS = 20
@@ -33,6 +35,87 @@ def entry(**message: Any) -> dict[Any, Any]:
 
 def create() -> dict[Any, Any]:
     return entry(type="create_flow_run", run_id=str(uuid4()), name="x" * 150)
+
+
+async def goes_on(deployment: Deployment) -> None:
+    """See that a client's new requests are answered."""
+    async with deployment.client() as client:
+        assert (await client.propose(await client.create_flow_run("next"), State.pending())).accepted
+
+
+@asynccontextmanager
+async def takes_no_writes(deployment: Deployment) -> AsyncIterator[None]:
+    """Let PostgreSQL refuse writes meanwhile."""
+    connection = await asyncpg.connect(
+        deployment.database_url, server_settings={"default_transaction_read_only": "off"}
+    )
+    try:
+        await connection.execute(f"ALTER DATABASE {deployment.namespace} SET default_transaction_read_only = on")
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        yield
+        await connection.execute(f"ALTER DATABASE {deployment.namespace} RESET default_transaction_read_only")
+    finally:
+        await connection.close()
+
+
+async def test_a_redis_that_filled_up_while_nothing_could_be_answered_is_emptied(deployment: Deployment) -> None:
+    async with own_redis(deployment) as own, deployment.worker(partitions=2, max_backlog=1_000_000):
+        await deployment.announced()
+        producer = Producer(own.redis, deployment, partitions=2)
+        async with takes_no_writes(deployment):
+            await producer.fill()
+        async with producer.reading():
+            await until(producer.all_carried_out)
+            await producer.all_told()
+            await goes_on(deployment)
+
+
+@pytest.mark.parametrize("knows_us", [True, False], ids=["that knows the deployment", "that knows nothing"])
+async def test_a_worker_that_starts_empties_a_full_redis(deployment: Deployment, knows_us: bool) -> None:
+    async with own_redis(deployment) as own:
+        if knows_us:
+            async with deployment.worker(partitions=2):
+                await deployment.announced()
+        producer = Producer(own.redis, deployment, partitions=2)
+        await producer.fill()
+        async with producer.reading(), deployment.worker(partitions=2, max_backlog=1_000_000):
+            await until(producer.all_carried_out)
+            await producer.all_told()
+            await goes_on(deployment)
+
+
+async def test_a_redis_full_of_answers_that_nobody_reads_keeps_no_request_waiting(deployment: Deployment) -> None:
+    async with own_redis(deployment) as own:
+        patient, careless = (Producer(own.redis, deployment, 2, name) for name in ("patient", "careless"))
+        await patient.push(20)
+        await careless.fill()
+        async with deployment.worker(partitions=2, max_backlog=1_000_000):
+            await until(careless.all_carried_out)
+            assert await patient.all_carried_out()
+            # Room is made by whoever reads, and then answers come that had to wait for it.
+            async with patient.reading(), careless.reading():
+                await patient.all_told()
+                await careless.all_told()
+                await goes_on(deployment)
+
+
+async def test_producers_that_push_all_the_time_take_no_room_from_answers(deployment: Deployment) -> None:
+    async with own_redis(deployment) as own:
+        producer = Producer(own.redis, deployment, partitions=2)
+        await producer.fill()
+        several_times_as_many = 3 * len(producer.runs)
+        async with producer.reading(), deployment.worker(partitions=2, max_backlog=1_000_000):
+            async with producer.pressing():
+
+                async def told() -> bool:
+                    return len(producer.told) > several_times_as_many
+
+                await until(told)
+            await until(producer.all_carried_out)
+            await producer.all_told()
 
 
 async def test_a_flood_is_stemmed_without_refusing_what_was_answered(deployment: Deployment) -> None:

@@ -9,7 +9,7 @@
 | a request is known to have cost the batch its transaction | refuse that one, and try the rest again |
 | anything else | halve, until the guilty request stands alone, and refuse it |
 | Redis is away, or refuses for a reason that passes | wait, and try the same again while the partition is held |
-| Redis is full | the same, and before that delete what is answered |
+| Redis is full | delete what is answered, owe the answers, and go on: the next requests make room |
 """
 
 import random
@@ -18,7 +18,7 @@ from enum import Enum, auto
 from typing import Final, TypeVar
 
 import structlog
-from redis.exceptions import OutOfMemoryError, ResponseError
+from redis.exceptions import ResponseError
 
 from statewright.connection import DROPPED, passing
 from statewright.messages import ErrorCode, ErrorReply
@@ -166,26 +166,21 @@ class Attempts:
                 self._postgresql.over(self._hold)
                 return done
 
-    async def until_redis_takes_it(
-        self, do: Callable[[], Awaitable[Result]], make_room: Callable[[], Awaitable[object]]
-    ) -> Result:
-        """Return what `do` returns, however often Redis must be asked; `make_room` is done before when it is full.
+    async def until_redis_takes_it(self, do: Callable[[], Awaitable[Result]]) -> Result:
+        """Return what `do` returns, however often Redis must be asked.
 
         Raises HoldEnded when the hold is stopped meanwhile, and ResponseError when Redis refuses for good.
         """
-        pauses, full = _Pauses(self._hold), False
+        pauses = _Pauses(self._hold)
         # Meanwhile there is no progress to be made: if Redis is away, another one holds the partition soon.
         self._hold.idle()
         while True:
             try:
-                if full:
-                    await make_room()
                 done = await do()
             except (*DROPPED, ResponseError) as error:
                 if isinstance(error, ResponseError) and not passing(error):
                     raise
                 self._redis.failed(error, self._hold)
-                full = isinstance(error, OutOfMemoryError)
                 await pauses.pause()
             else:
                 self._redis.over(self._hold)

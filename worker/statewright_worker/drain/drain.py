@@ -1,11 +1,11 @@
 """The drain: works through one partition's requests while it is held, a batch to a transaction."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 import structlog
 from pydantic_core import to_json
@@ -39,6 +39,8 @@ from statewright_worker.storage.batches import PAGE_BYTES, Batch, Fence, Storage
 from statewright_worker.storage.errors import HoldLost, StorageError
 
 BLOCK_MILLISECONDS: Final = 2_000
+OWING_MILLISECONDS: Final = 100
+"""How long requests are waited for while Redis has no room for answers: whoever reads and makes room tells nobody."""
 BATCH_SECONDS: Final = 1.0
 """After this long a batch is closed with what it has decided: PostgreSQL ends transactions that sit idle for longer."""
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
@@ -52,7 +54,6 @@ LOOK_AFTER_SECONDS: Final = 1.0
 log = structlog.get_logger()
 
 Answered = tuple[Taken, Reply]
-Result = TypeVar("Result")
 
 
 class Outcome(NamedTuple):
@@ -95,6 +96,7 @@ class DrainTools:
             finally:
                 self.postgresql.over(hold)
                 self.redis.over(hold)
+                self.redis.over(streams)
 
 
 class Drain:
@@ -134,19 +136,25 @@ class Drain:
                     suspicion = None
                 else:
                     await self._work_through(entries)
+            elif self._streams.owes:
+                await self._settle(self._answered)
             await self._keep_up()
-        await self._ask_redis(partial(self._streams.trim, self._answered))
+        await self._settle(self._answered)
 
     async def _take_up(self) -> None:
         taken_up = await self._tools.storage.take_up(self._hold.partition)
         self._fence = taken_up.fence
         self._feed = Feed(self._tools.storage, self._streams, taken_up, self._tools.bounds.events_kept)
-        await self._ask_redis(self._feed.begin)
+        await self._attempts.until_redis_takes_it(self._feed.begin)
 
     async def _read(self) -> list[Entry]:
-        waits = 1 if self._feed.is_behind and self._clock() >= self._bring_at else BLOCK_MILLISECONDS
+        waits = BLOCK_MILLISECONDS
+        if self._streams.owes:
+            waits = OWING_MILLISECONDS
+        elif self._feed.is_behind and self._clock() >= self._bring_at:
+            waits = 1
         async with self._hold.waiting():
-            entries = await self._ask_redis(partial(self._read_once, waits))
+            entries = await self._attempts.until_redis_takes_it(partial(self._read_once, waits))
             self._adapt(max((len(entry.fields.get(REQUEST_MESSAGE, b"")) for entry in entries), default=0))
             if len(entries) == self._count:
                 self._count = min(4 * self._count, self._fit, self._tools.batch_size)
@@ -244,22 +252,30 @@ class Drain:
         return Outcome(publication, len(answered))
 
     async def _publish(self, publication: Publication, last: str) -> None:
-        # Where Redis is full, what this batch has answered must go first: nothing else will make room. If this worker
-        # ends before the answers are out, whoever asks again is told by the ledger.
-        appended = await self._attempts.until_redis_takes_it(
-            partial(self._streams.publish, publication), partial(self._streams.trim, last)
-        )
+        appended = await self._attempts.until_redis_takes_it(partial(self._streams.publish, publication))
         if appended is not None:
             await self._feed.appended(appended)
+        if self._streams.owes:
+            await self._settle(last)
 
-    async def _ask_redis(self, do: Callable[[], Awaitable[Result]]) -> Result:
-        return await self._attempts.until_redis_takes_it(do, partial(self._streams.trim, self._answered))
+    async def _settle(self, answered: str) -> None:
+        """Delete what is answered, and send what Redis had no room for.
+
+        Where Redis is full, what is answered must go before its answers are out: nothing else makes room. If that is
+        too little, nobody waits for more: the next requests are answered, which makes room in turn. If this worker ends
+        before the answers are out, whoever asks again is told by the ledger.
+        """
+        refusal = await self._attempts.until_redis_takes_it(partial(self._streams.settle, answered))
+        if refusal is not None:
+            self._tools.redis.failed(refusal, self._streams)
+        else:
+            self._tools.redis.over(self._streams)
 
     async def _keep_up(self) -> None:
         """Do what there is to do between batches: bring events that are missing, and look at what grows."""
         now = self._clock()
         try:
-            if self._feed.is_behind and now >= self._bring_at:
+            if self._feed.is_behind and now >= self._bring_at and not self._streams.owes:
                 await self._feed.bring_some()
                 self._hold.progressed()
             if now >= self._look_at:

@@ -35,7 +35,8 @@ class Flood:
         await self._streams.trim(answered)
         backlog = await self._streams.backlog()
         refused = 0
-        while too_many := self._too_many(backlog):
+        # Where Redis has no room for refusals, nobody is refused.
+        while not self._streams.owes and (too_many := self._too_many(backlog)):
             fit = max(READ_BYTES * backlog.entries // max(backlog.size, 1), 1)
             entries = await self._streams.newest(answered, min(too_many, fit, REFUSED_AT_A_TIME))
             if not entries:

@@ -1,14 +1,25 @@
 """Which database a namespace in Redis belongs to."""
 
+from typing import Final
 from uuid import UUID
 
 from redis.asyncio import ConnectionPool
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 
 from statewright.channels import Channels
 from statewright.connection import DROPPED, HeldConnection, passing
 from statewright.errors import ConfigurationError
+from statewright_worker.publishing.scripts import script_command
 from statewright_worker.starting import ServerAway
+
+# The first write frees memory, if anything: a full Redis refuses no script that has begun to write.
+_CLAIM: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then
+    redis.call('DEL', KEYS[1])
+    redis.call('SET', KEYS[1], ARGV[1])
+end
+return false
+"""
 
 
 async def claim_namespace(pool: ConnectionPool, channels: Channels, deployment: UUID) -> None:
@@ -19,10 +30,10 @@ async def claim_namespace(pool: ConnectionPool, channels: Channels, deployment: 
     """
     redis = HeldConnection(pool)
     try:
-        # Not set where it is set: that also works while Redis is full.
+        # Not set where it is set: that also works while Redis takes no writes.
         owner = await redis.ask("GET", channels.database)
         if owner is None:
-            await redis.ask("SET", channels.database, str(deployment), "NX")
+            await _claim(redis, channels.database, str(deployment))
             owner = await redis.ask("GET", channels.database)
     except (*DROPPED, ResponseError) as error:
         if isinstance(error, NoPermissionError) or (isinstance(error, ResponseError) and not passing(error)):
@@ -37,3 +48,11 @@ async def claim_namespace(pool: ConnectionPool, channels: Channels, deployment: 
             " STATEWRIGHT_NAMESPACE, or, when the other database is gone for good, delete the key"
             f" {channels.database!r}"
         )
+
+
+async def _claim(redis: HeldConnection, key: str, deployment: str) -> None:
+    try:
+        await redis.ask("SET", key, deployment, "NX")
+    except OutOfMemoryError:
+        # It may be full of requests, and then nobody makes room unless a worker starts.
+        await redis.ask(*script_command(_CLAIM, [key], deployment))

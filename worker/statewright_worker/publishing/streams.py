@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 from redis.asyncio import ConnectionPool
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from statewright.channels import (
     DEAD_LETTER_ENTRY,
@@ -19,6 +19,7 @@ from statewright.channels import (
     EVENT_BODY,
     REQUEST_MESSAGE,
     Channels,
+    following,
     sequence_of,
 )
 from statewright.connection import (
@@ -32,6 +33,7 @@ from statewright.connection import (
     reading,
     trimming,
 )
+from statewright_worker.publishing.owed import Owed, size_of
 from statewright_worker.publishing.scripts import script_command
 
 START: Final = "0-0"
@@ -43,6 +45,8 @@ ENTRY_BYTES: Final = 64 * 1024
 """An entry of a reply stream takes no further answer once it is so large."""
 HEAD_BYTES: Final = 4_096
 """So much of a field is kept in a dead letter."""
+OVERDRAFT_BYTES: Final = 1024 * 1024
+"""So much a partition may put into Redis beyond its `maxmemory`, in answers."""
 SUSPICION_SECONDS: Final = 3_600
 CLIENTS_REMEMBERED: Final = 1_000
 LIFETIME_GOES_STALE: Final = 0.05
@@ -60,6 +64,24 @@ for i = 3, #ARGV, 3 do
     redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], ARGV[i] .. '-0', ARGV[i + 1], ARGV[i + 2])
 end
 return false
+"""
+
+# A full Redis refuses no script that has begun to write; so the first write is one that frees memory, if anything.
+# What is to be sent: for each key behind the requests the number of its arguments, and these.
+_MAKE_ROOM_AND_SEND: Final = """
+redis.call('XTRIM', KEYS[1], 'MINID', ARGV[1])
+local told, at = {}, 2
+for i = 2, #KEYS do
+    local last = at + tonumber(ARGV[at])
+    told[i - 1] = redis.pcall('XADD', KEYS[i], unpack(ARGV, at + 1, last))
+    at = last + 1
+end
+return told
+"""
+# For the same reason it is deleted first.
+_NOTE_SUSPECT: Final = """
+redis.call('DEL', KEYS[1])
+return redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 """
 
 log = structlog.get_logger()
@@ -165,6 +187,9 @@ class Streams:
         self._dead_letters = channels.dead_letters(partition)
         self._suspect = channels.suspect(partition)
         self._bounds = bounds
+        self._owed = Owed(bounds.reply_seconds)
+        self._overdraft = OVERDRAFT_BYTES
+        """How much may be put into Redis whether it is full or not, until it is known to have had room again."""
         self._unreachable: set[str] = set()
         self._clock = asyncio.get_running_loop().time
         self._lasting: dict[str, float] = {}
@@ -172,6 +197,7 @@ class Streams:
 
     async def close(self) -> None:
         """Give the connection back."""
+        self._tell_what_was_given_up(len(self._owed))
         await self._redis.close()
 
     async def read(self, after: str, trim_to: str, count: int, block_milliseconds: int) -> list[Entry]:
@@ -210,9 +236,14 @@ class Streams:
     async def publish(self, publication: Publication) -> Appended | None:
         """Send events, dead letters and answers, in this order; return what became of the events, None without any.
 
-        An answer that cannot be delivered, because of what its client's key is, costs nobody else theirs.
+        An answer that cannot be delivered, because of what its client's key is, costs nobody else theirs. What a full
+        Redis refuses is owed, until `settle` has sent it; events are not, because PostgreSQL has them.
         """
         commands, events = self._commands(publication), publication.events
+        if self._owed:
+            self._owed.add(command for command in commands if command[0] == "XADD")
+            return Appended(False, None) if events else None
+        refused: list[Command] = []
         if events:
             size = sum([len(event.body) for event in events])
             commands = chain([(size, self._appending(publication.follows, events))], commands)
@@ -224,9 +255,76 @@ class Streams:
                 appended = self._appended(answers.pop(0), events)
                 together.pop(0)
             for command, answer in zip(together, answers, strict=True):
-                if isinstance(answer, ResponseError):
+                if isinstance(answer, OutOfMemoryError):
+                    refused.append(command)
+                elif isinstance(answer, ResponseError):
                     await self._refused(command, answer)
+        if refused:
+            self._owed.add(refused)
         return appended
+
+    @property
+    def owes(self) -> bool:
+        """Whether there are answers or dead letters that Redis had no room for."""
+        return bool(self._owed)
+
+    async def settle(self, answered: str) -> OutOfMemoryError | None:
+        """Delete the requests up to `answered`, and send what is owed; return what Redis says when it has no room.
+
+        Producers who push all the time would take any room before an answer gets there. So answers are sent beyond the
+        bound, up to an overdraft: as long as Redis is over it, nobody but whoever reads answers changes how full it is.
+        """
+        while True:
+            owed = self._owed.oldest(ENTRY_BYTES)
+            told = await self._make_room_and_send(answered, owed)
+            full: OutOfMemoryError | None = None
+            filled: set[str] = set()
+            for command, answer in zip(owed, told, strict=True):
+                if isinstance(answer, OutOfMemoryError):
+                    full = answer
+                elif isinstance(answer, ResponseError):
+                    await self._refused(command, answer)
+                else:
+                    filled.add(str(command[1]))
+            self._owed.settle([not isinstance(answer, OutOfMemoryError) for answer in told])
+            # Nowhere else: a stream that nobody reads is to end, though more is owed to it.
+            await self._give_lifetimes(filled)
+            if full is not None and not filled:
+                return full
+            if not self._owed:
+                self._tell_what_was_given_up()
+                return None
+
+    async def _make_room_and_send(self, answered: str, commands: Sequence[Command]) -> list[Any]:
+        if self._overdraft > 0:
+            self._overdraft -= sum(map(size_of, commands))
+            keys = [self._proposals, *(str(command[1]) for command in commands)]
+            flat = chain.from_iterable((len(command) - 2, *command[2:]) for command in commands)
+            script = script_command(_MAKE_ROOM_AND_SEND, keys, following(answered), *flat)
+            told: list[Any] = await self._redis.ask(*script)
+            return told
+        trimmed, *told = await self._redis.exchange(trimming(self._proposals, answered), *commands)
+        accepted([trimmed])
+        if not all(isinstance(answer, ResponseError) for answer in told):
+            # There was room, so nothing lies beyond the bound any more.
+            self._overdraft = OVERDRAFT_BYTES
+        return told
+
+    async def _give_lifetimes(self, streams: Iterable[str]) -> None:
+        commands = [("EXPIRE", stream, self._lifetime_of(stream)) for stream in streams]
+        if commands:
+            await self._redis.exchange(*commands)
+
+    def _lifetime_of(self, stream: str) -> int:
+        letters = stream == self._dead_letters
+        return self._bounds.dead_letter_seconds if letters else self._bounds.reply_seconds
+
+    def _tell_what_was_given_up(self, left: int = 0) -> None:
+        given_up, self._owed.given_up = self._owed.given_up + left, 0
+        if given_up:
+            log.warning(
+                "Redis was full: answers were given up; who asks again is told", key=self._proposals, entries=given_up
+            )
 
     async def append_events(self, ends_with: int, events: Sequence[SequencedEvent]) -> Appended:
         """Append events to a stream that ends with the sequence number `ends_with`, unless it ends with another one."""
@@ -271,7 +369,8 @@ class Streams:
 
     async def suspect_of(self, entry_id: str, times: int) -> None:
         """Note that a request is about to be carried out for the n-th time."""
-        await self._redis.ask("SET", self._suspect, f"{entry_id} {times}", "EX", SUSPICION_SECONDS)
+        noting = script_command(_NOTE_SUSPECT, [self._suspect], f"{entry_id} {times}", SUSPICION_SECONDS)
+        await self._redis.ask(*noting)
 
     async def suspect_nothing(self) -> None:
         """Note that whatever was suspected is carried out."""
