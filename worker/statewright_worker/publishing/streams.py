@@ -241,7 +241,7 @@ class Streams:
         """
         commands, events = self._commands(publication), publication.events
         if self._owed:
-            self._owed.add(command for command in commands if command[0] == "XADD")
+            self._owed.add(command for _, command in commands if command[0] == "XADD")
             return Appended(False, None) if events else None
         refused: list[Command] = []
         if events:
