@@ -1,9 +1,9 @@
 """The engine: governs one proposal, rules nested round bookkeeping nested round the write."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from packaging.version import Version
@@ -51,12 +51,18 @@ _MINIMAL: Final[dict[RunKind, Policy]] = {
 }
 
 
+Side = Callable[[Any], Awaitable[object] | None]
+"""What a rule or transform does on its way in or out: what is to be awaited, None when there is nothing."""
+
+
 class Step(NamedTuple):
     """A rule or transform of a compiled policy; the side on which it does nothing is spared."""
 
     governing: Governing
-    enter: Hook | None
-    leave: Hook | None
+    enter: Side | None
+    leave: Side | None
+    give_up: Hook | None
+    """What it does when the transition has failed."""
 
 
 class Compiled(NamedTuple):
@@ -67,7 +73,7 @@ class Compiled(NamedTuple):
     has_foreign_rules: bool
 
 
-Entered = list[tuple[Governing, Hook, BaseOrchestrationRule | BaseUniversalTransform]]
+Entered = list[tuple[Step, BaseOrchestrationRule | BaseUniversalTransform]]
 """What was entered and has to be left, the outermost first."""
 
 
@@ -177,9 +183,11 @@ class Engine:
         try:
             async with asyncio.timeout(self._rule_timeout):
                 while entered:
-                    _, leave, rule = entered.pop()
+                    step, rule = entered.pop()
+                    if step.give_up is None:
+                        continue
                     try:
-                        await leave(rule, type(failure), failure, None)
+                        await step.give_up(rule, type(failure), failure, None)
                     except Exception as error:
                         failure.add_note(f"while cleaning up: {error!r}")
         except TimeoutError:
@@ -207,48 +215,55 @@ class Engine:
         return Compiled(rules, steps, has_foreign_rules=not all(is_built_in(rule) for rule in rules))
 
     def _step(self, governing: Governing) -> Step:
+        if not is_built_in(governing):
+            return self._foreign_step(governing)
+        if issubclass(governing, BaseOrchestrationRule):
+            return Step(governing, governing._begin, governing._finish, governing.__aexit__)
+        # Built-in transforms stay as they are, so which hooks they have is looked up once.
+        acts_before = governing.before_transition is not BaseUniversalTransform.before_transition
+        acts_after = governing.after_transition is not BaseUniversalTransform.after_transition
+        enter, leave = governing._begin if acts_before else None, governing._finish if acts_after else None
+        return Step(governing, enter, leave, None)
+
+    def _foreign_step(self, governing: Governing) -> Step:
         enter: Hook = governing.__aenter__
         leave: Hook = governing.__aexit__
-        if not is_built_in(governing) and self._rule_timeout is not None:
-            return Step(governing, watched(enter, self._rule_timeout), watched(leave, self._rule_timeout))
-        if issubclass(governing, BaseOrchestrationRule) or not is_built_in(governing):
-            return Step(governing, enter, leave)
-        # Built-in transforms stay as they are, so which hooks they have is looked up once.
-        acts_before = _overrides(governing, BaseUniversalTransform, "before_transition", "__aenter__")
-        acts_after = _overrides(governing, BaseUniversalTransform, "after_transition", "__aexit__")
-        return Step(governing, enter if acts_before else None, leave if acts_after else None)
+        if self._rule_timeout is not None:
+            enter, leave = watched(enter, self._rule_timeout), watched(leave, self._rule_timeout)
+        return Step(governing, enter, lambda rule: leave(rule, None, None, None), leave)
 
 
 async def _pass(context: OrchestrationContext, steps: Sequence[Step], entered: Entered) -> None:
     """Enter every rule in order, write the state, leave them in exactly the reverse order."""
     initial, proposed = context.initial_state_type, context.proposed_state_type
+    governing: type = object
     try:
-        for governing, enter, leave in steps:
-            context.at_work = governing
+        for step in steps:
+            governing, enter, leave, give_up = step
             rule = governing(context, initial, proposed)
             # Listed before it is entered, so that it cleans up after itself when it fails on the way in.
-            if leave is not None:
-                entered.append((governing, leave, rule))
-            if enter is not None:
-                await enter(rule)
+            if leave is not None or give_up is not None:
+                entered.append((step, rule))
+            if enter is not None and (awaited := enter(rule)) is not None:
+                await awaited
         await context.validate_proposed_state()
         while entered:
-            context.at_work, leave, rule = entered[-1]
-            await leave(rule, None, None, None)
+            (governing, _, leave, _), rule = entered[-1]
+            if leave is not None and (awaited := leave(rule)) is not None:
+                await awaited
             entered.pop()
     except Exception as error:
+        context.at_work = governing
         if isinstance(error, OrchestrationError) and context.held_up is None:
             raise
         raise _rule_error(context, error) from error
+    finally:
+        context.at_work = governing
 
 
 def _rule_error(context: OrchestrationContext, cause: BaseException) -> RuleError:
     held_up = context.held_up
     return RuleError(context.at_work.__name__, held_up or cause, blocked=held_up is not None)
-
-
-def _overrides(governing: type, base: type, *methods: str) -> bool:
-    return any(getattr(governing, method) is not getattr(base, method) for method in methods)
 
 
 def _freeze(context: OrchestrationContext) -> None:

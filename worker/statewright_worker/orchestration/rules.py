@@ -1,7 +1,7 @@
 """Rules and transforms: the two kinds of governing logic, as async context managers round a transition."""
 
 from abc import ABC
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, ClassVar, Final
@@ -104,30 +104,46 @@ class BaseOrchestrationRule(_Governing):
         """Undo what this rule's own `before_transition` did: the transition became another one."""
 
     async def __aenter__(self) -> OrchestrationContext:
-        context = self.context
         if self._is_guarded:
             await self._enter_guarded()
-        elif not self._is_invalid():
-            if self._acts_before:
-                await self.before_transition(context.initial_state, context.proposed_state, context)
-            context.rule_signature.append(type(self).__name__)
-        return context
+        elif (hook := self._begin()) is not None:
+            await hook
+        return self.context
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        context = self.context
         if exc_type is not None:
             await self._give_up()
         elif self._is_guarded:
             await self._leave_guarded()
-        elif not self._is_invalid():
-            if self._deviates():
-                await self._clean_up()
-            else:
-                if self._acts_after:
-                    await self.after_transition(context.initial_state, context.validated_state, context)
-                context.finalization_signature.append(type(self).__name__)
+        elif (hook := self._finish()) is not None:
+            await hook
+
+    # A built-in rule is entered and left by these two, which return the hook that is to be awaited, if there is one: a
+    # coroutine of their own costs more than most hooks.
+
+    def _begin(self) -> Coroutine[Any, Any, None] | None:
+        self._invalid_on_entry = self._is_of_another_pair() or self._deviates()
+        if self._invalid_on_entry:
+            return None
+        context = self.context
+        context.rule_signature.append(type(self).__name__)
+        if self._acts_before:
+            return self.before_transition(context.initial_state, context.proposed_state, context)
+        return None
+
+    def _finish(self) -> Coroutine[Any, Any, None] | None:
+        # What it has decided may have made it stand for a pair that it does not govern.
+        if self._invalid_on_entry or self._is_of_another_pair():
+            return None
+        if self._deviates():
+            return self._clean_up()
+        context = self.context
+        context.finalization_signature.append(type(self).__name__)
+        if self._acts_after:
+            return self.after_transition(context.initial_state, context.validated_state, context)
+        return None
 
     async def _enter_guarded(self) -> None:
         if await self.invalid():
@@ -164,7 +180,7 @@ class BaseOrchestrationRule(_Governing):
     async def invalid(self) -> bool:
         """Return whether the rule has nothing to say here: its pair is not among those it governs, or the context's
         transition was another one already when the rule was entered."""
-        if self.from_state_type not in self.FROM_STATES or self.to_state_type not in self.TO_STATES:
+        if self._is_of_another_pair():
             return True
         if self._invalid_on_entry is None:
             self._invalid_on_entry = await self.invalid_transition()
@@ -180,12 +196,8 @@ class BaseOrchestrationRule(_Governing):
 
     # Built-in rules override none of the three questions, and are asked without the cost of awaiting an answer.
 
-    def _is_invalid(self) -> bool:
-        if self.from_state_type not in self.FROM_STATES or self.to_state_type not in self.TO_STATES:
-            return True
-        if self._invalid_on_entry is None:
-            self._invalid_on_entry = self._deviates()
-        return self._invalid_on_entry
+    def _is_of_another_pair(self) -> bool:
+        return self.from_state_type not in self.FROM_STATES or self.to_state_type not in self.TO_STATES
 
     def _deviates(self) -> bool:
         initial, proposed = self.context.initial_state, self.context.proposed_state
@@ -290,7 +302,7 @@ class BaseUniversalTransform(_Governing):
         """Do bookkeeping after the state is written; skipped when the transition has met an exception."""
 
     async def __aenter__(self) -> OrchestrationContext:
-        await self.before_transition(self.context)
+        await self._begin()
         return self.context
 
     async def __aexit__(
@@ -298,7 +310,15 @@ class BaseUniversalTransform(_Governing):
     ) -> None:
         self._exception = exc
         if not self.exception_in_transition():
-            await self.after_transition(self.context)
+            await self._finish()
+
+    # As for rules.
+
+    def _begin(self) -> Coroutine[Any, Any, None]:
+        return self.before_transition(self.context)
+
+    def _finish(self) -> Coroutine[Any, Any, None]:
+        return self.after_transition(self.context)
 
     def nullified_transition(self) -> bool:
         """Return whether nothing shall be written."""
