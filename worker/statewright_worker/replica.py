@@ -27,7 +27,7 @@ from statewright_worker.publishing.streams import StreamBounds
 from statewright_worker.settings import DEFAULT_PARTITIONS, WorkerSettings, load_policy
 from statewright_worker.starting import when_there
 from statewright_worker.storage import database
-from statewright_worker.storage.batches import STATEMENT_SECONDS, Storage
+from statewright_worker.storage.batches import Storage
 from statewright_worker.storage.deployment import claim_database
 
 SHOWN_AS = "statewright-worker"
@@ -126,7 +126,8 @@ async def _database(settings: WorkerSettings) -> AsyncIterator[AsyncEngine]:
         for_batches=True,
         pooled_transactions=settings.transaction_pooler,
         application="worker",
-        command_timeout=STATEMENT_SECONDS,
+        # Storage watches them: the driver's own limit costs too much.
+        command_timeout=None,
     )
     try:
         yield db

@@ -171,21 +171,27 @@ class Attempts:
 
         Raises HoldEnded when the hold is stopped meanwhile, and ResponseError when Redis refuses for good.
         """
-        pauses = _Pauses(self._hold)
         # Meanwhile there is no progress to be made: if Redis is away, another one holds the partition soon.
         self._hold.idle()
+        try:
+            done = await do()
+        except (*DROPPED, ResponseError) as error:
+            done = await self._insist(do, error)
+        self._redis.over(self._hold)
+        self._hold.busy()
+        return done
+
+    async def _insist(self, do: Callable[[], Awaitable[Result]], error: Exception) -> Result:
+        pauses = _Pauses(self._hold)
         while True:
+            if isinstance(error, ResponseError) and not passing(error):
+                raise error
+            self._redis.failed(error, self._hold)
+            await pauses.pause()
             try:
-                done = await do()
-            except (*DROPPED, ResponseError) as error:
-                if isinstance(error, ResponseError) and not passing(error):
-                    raise
-                self._redis.failed(error, self._hold)
-                await pauses.pause()
-            else:
-                self._redis.over(self._hold)
-                self._hold.busy()
-                return done
+                return await do()
+            except (*DROPPED, ResponseError) as another:
+                error = another
 
     def _refuse(self, one: Taken, error: Exception) -> bool:
         if one.entry.id in self.condemned:

@@ -155,7 +155,7 @@ class Drain:
             waits = 1
         async with self._hold.waiting():
             entries = await self._attempts.until_redis_takes_it(partial(self._read_once, waits))
-            self._adapt(max((len(entry.fields.get(REQUEST_MESSAGE, b"")) for entry in entries), default=0))
+            self._adapt(max([len(entry.fields.get(REQUEST_MESSAGE, b"")) for entry in entries], default=0))
             if len(entries) == self._count:
                 self._count = min(4 * self._count, self._fit, self._tools.batch_size)
             return entries

@@ -56,9 +56,14 @@ Side = Callable[[Any], Awaitable[object] | None]
 
 
 class Step(NamedTuple):
-    """A rule or transform of a compiled policy; the side on which it does nothing is spared."""
+    """A rule or transform of a compiled policy; the side on which it does nothing is spared.
+
+    Its sides take the rule that is made for the transition, or the transition's context where none `is_made`: built-in
+    transforms keep nothing, so one of each serves all.
+    """
 
     governing: Governing
+    is_made: bool
     enter: Side | None
     leave: Side | None
     give_up: Hook | None
@@ -73,8 +78,8 @@ class Compiled(NamedTuple):
     has_foreign_rules: bool
 
 
-Entered = list[tuple[Step, BaseOrchestrationRule | BaseUniversalTransform]]
-"""What was entered and has to be left, the outermost first."""
+Entered = list[tuple[Step, object]]
+"""What was entered and has to be left, the outermost first, each with what its sides take."""
 
 
 class Proposal(NamedTuple):
@@ -183,11 +188,11 @@ class Engine:
         try:
             async with asyncio.timeout(self._rule_timeout):
                 while entered:
-                    step, rule = entered.pop()
+                    step, takes = entered.pop()
                     if step.give_up is None:
                         continue
                     try:
-                        await step.give_up(rule, type(failure), failure, None)
+                        await step.give_up(takes, type(failure), failure, None)
                     except Exception as error:
                         failure.add_note(f"while cleaning up: {error!r}")
         except TimeoutError:
@@ -218,19 +223,19 @@ class Engine:
         if not is_built_in(governing):
             return self._foreign_step(governing)
         if issubclass(governing, BaseOrchestrationRule):
-            return Step(governing, governing._begin, governing._finish, governing.__aexit__)
-        # Built-in transforms stay as they are, so which hooks they have is looked up once.
+            return Step(governing, True, governing._begin, governing._finish, governing.__aexit__)
         acts_before = governing.before_transition is not BaseUniversalTransform.before_transition
         acts_after = governing.after_transition is not BaseUniversalTransform.after_transition
-        enter, leave = governing._begin if acts_before else None, governing._finish if acts_after else None
-        return Step(governing, enter, leave, None)
+        one = governing.__new__(governing)
+        enter, leave = one.before_transition if acts_before else None, one.after_transition if acts_after else None
+        return Step(governing, False, enter, leave, None)
 
     def _foreign_step(self, governing: Governing) -> Step:
         enter: Hook = governing.__aenter__
         leave: Hook = governing.__aexit__
         if self._rule_timeout is not None:
             enter, leave = watched(enter, self._rule_timeout), watched(leave, self._rule_timeout)
-        return Step(governing, enter, lambda rule: leave(rule, None, None, None), leave)
+        return Step(governing, True, enter, lambda rule: leave(rule, None, None, None), leave)
 
 
 async def _pass(context: OrchestrationContext, steps: Sequence[Step], entered: Entered) -> None:
@@ -239,17 +244,17 @@ async def _pass(context: OrchestrationContext, steps: Sequence[Step], entered: E
     governing: type = object
     try:
         for step in steps:
-            governing, enter, leave, give_up = step
-            rule = governing(context, initial, proposed)
+            governing, is_made, enter, leave, _ = step
+            takes: object = governing(context, initial, proposed) if is_made else context
             # Listed before it is entered, so that it cleans up after itself when it fails on the way in.
-            if leave is not None or give_up is not None:
-                entered.append((step, rule))
-            if enter is not None and (awaited := enter(rule)) is not None:
+            if leave is not None:
+                entered.append((step, takes))
+            if enter is not None and (awaited := enter(takes)) is not None:
                 await awaited
         await context.validate_proposed_state()
         while entered:
-            (governing, _, leave, _), rule = entered[-1]
-            if leave is not None and (awaited := leave(rule)) is not None:
+            (governing, _, _, leave, _), takes = entered[-1]
+            if leave is not None and (awaited := leave(takes)) is not None:
                 await awaited
             entered.pop()
     except Exception as error:

@@ -113,7 +113,7 @@ class UpdateSubflowParentTask(BaseUniversalTransform):
     """Lets the parent task run of a subflow enter each state that the subflow enters."""
 
     async def after_transition(self, context: FlowOrchestrationContext) -> None:
-        if self.nullified_transition() or context.run.parent_task_run_id is None:
+        if context.proposed_state is None or context.run.parent_task_run_id is None:
             return
         parent = context.unit_of_work.run(context.run.parent_task_run_id)
         if parent is not None and context.validated_state is not None:

@@ -23,7 +23,7 @@ class InstrumentFlowRunStateTransitions(BaseUniversalTransform):
     """
 
     async def after_transition(self, context: OrchestrationContext) -> None:
-        if not self.nullified_transition() and context.validated_state is not None:
+        if context.proposed_state is not None and context.validated_state is not None:
             context.unit_of_work.instrument(context.run, context.validated_state)
 
 

@@ -302,7 +302,7 @@ class BaseUniversalTransform(_Governing):
         """Do bookkeeping after the state is written; skipped when the transition has met an exception."""
 
     async def __aenter__(self) -> OrchestrationContext:
-        await self._begin()
+        await self.before_transition(self.context)
         return self.context
 
     async def __aexit__(
@@ -310,15 +310,7 @@ class BaseUniversalTransform(_Governing):
     ) -> None:
         self._exception = exc
         if not self.exception_in_transition():
-            await self._finish()
-
-    # As for rules.
-
-    def _begin(self) -> Coroutine[Any, Any, None]:
-        return self.before_transition(self.context)
-
-    def _finish(self) -> Coroutine[Any, Any, None]:
-        return self.after_transition(self.context)
+            await self.after_transition(self.context)
 
     def nullified_transition(self) -> bool:
         """Return whether nothing shall be written."""

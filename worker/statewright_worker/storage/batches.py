@@ -27,10 +27,9 @@ from statewright_worker.storage import rows, statements
 from statewright_worker.storage.errors import Away, HoldLost
 from statewright_worker.storage.meaning import LOST, said, translated
 from statewright_worker.storage.sessions import RuleSessions
+from statewright_worker.storage.watch import Watch
 
 CONNECT_SECONDS: Final = 3.0
-STATEMENT_SECONDS: Final = 4.0
-"""After this long we do not believe any more that an answer will come; PostgreSQL itself gives up a little earlier."""
 CUT_OFF_AFTER_SECONDS: Final = 0.5
 """How long the partition's previous holder may go on with its transaction before its connection is ended."""
 STATES_PER_PAGE: Final = 100
@@ -82,8 +81,9 @@ class TakenUp:
 class Batch:
     """One open transaction on one partition."""
 
-    def __init__(self, connection: AsyncConnection, driver: asyncpg.Connection, fence: Fence) -> None:
+    def __init__(self, connection: AsyncConnection, driver: asyncpg.Connection, watch: Watch, fence: Fence) -> None:
         self._driver = driver
+        self._watch = watch
         self._fence = fence
         self.sequence = 0
         """The partition's last sequence number before this batch, once it is loaded."""
@@ -95,6 +95,7 @@ class Batch:
 
         Raises HoldLost when another drain has taken the partition up.
         """
+        self._watch.begin()
         known, work = await self._load_runs(needs, ids)
         if needs.failing_flow_runs:
             failed = await self._driver.fetch(statements.LOCK_FAILED_TASK_RUNS, list(needs.failing_flow_runs))
@@ -114,12 +115,15 @@ class Batch:
             await self._load_histories(work, needs.histories)
         for after in needs.events_after:
             work.events[after] = await _changes(self._driver, self._fence.partition, after, self.sequence)
+        # Rules have their own time.
+        self._watch.end()
         return work
 
     async def write(self, work: UnitOfWork) -> None:
         """Write what was decided in one statement; the sequence advances by one for every change of state."""
         written = {part: values for part, values in self._parts(work) if values}
         if written:
+            self._watch.begin()
             arrays = [column for values in written.values() for column in rows.columns_of(values)]
             sequence = self.sequence + len(work.state_changes)
             await self._driver.execute(
@@ -210,10 +214,12 @@ class Batch:
 
 
 class _Kept(NamedTuple):
-    """A connection that is kept for a partition, as SQLAlchemy and as the driver know it, and the process behind it."""
+    """A connection that is kept for a partition, as SQLAlchemy and as the driver know it, its watch, and the process
+    behind it."""
 
     connection: AsyncConnection
     driver: asyncpg.Connection
+    watch: Watch
     backend: int
 
 
@@ -235,13 +241,14 @@ class Storage:
         A transaction of the previous writer that does not end soon is cut off: its worker may be frozen, and its
         backend stuck where no time limit of the server's reaches it. Raises Away, ConnectionLost or Crossed.
         """
-        async with self._transaction(partition) as (_, driver):
+        async with self._transaction(partition) as (_, driver, watch):
             backend = await driver.fetchval(statements.BACKEND)
             taking = asyncio.ensure_future(driver.fetchrow(statements.TAKE_UP, partition))
             try:
                 await asyncio.wait({taking}, timeout=CUT_OFF_AFTER_SECONDS)
                 if not taking.done():
                     await self._cut_off(statements.CUT_OFF_BLOCKERS, backend)
+                    watch.begin()
                 row = await taking
             finally:
                 taking.cancel()
@@ -253,17 +260,17 @@ class Storage:
 
         Raises one of the errors of `storage.errors`.
         """
-        async with self._transaction(fence.partition) as (connection, driver):
-            yield Batch(connection, driver, fence)
+        async with self._transaction(fence.partition) as (connection, driver, watch):
+            yield Batch(connection, driver, watch, fence)
 
     async def changes(self, partition: int, after: int, up_to: int) -> ChangePage:
         """Return the next of the partition's changes with sequence numbers above `after`, up to `up_to`, in order."""
-        async with self._transaction(partition) as (_, driver):
+        async with self._transaction(partition) as (_, driver, _):
             return await _changes(driver, partition, after, up_to)
 
     async def eras(self, partition: int) -> list[Era]:
         """Return the eras of the partition's events behind the first one, in order."""
-        async with self._transaction(partition) as (_, driver):
+        async with self._transaction(partition) as (_, driver, _):
             found = await driver.fetch(statements.READ_ERAS, partition)
         return [_era(partition, row["era"], row["sequence"], row["went_back_to"]) for row in found]
 
@@ -273,7 +280,7 @@ class Storage:
 
         Raises HoldLost when another drain has taken the partition up.
         """
-        async with self._transaction(fence.partition) as (_, driver):
+        async with self._transaction(fence.partition) as (_, driver, _):
             asked = (fence.partition, fence.epoch, published, went_back_to)
             row = await driver.fetchrow(statements.BEGIN_ERA, *asked)
             if row is None and await driver.fetchval(statements.EPOCH, fence.partition) != fence.epoch:
@@ -292,16 +299,20 @@ class Storage:
         """Give back the connection on which the partition's transactions were made."""
         kept = self._kept.pop(partition, None)
         if kept is not None:
+            kept.watch.close()
             await kept.connection.close()
 
     @asynccontextmanager
-    async def _transaction(self, partition: int) -> AsyncIterator[tuple[AsyncConnection, asyncpg.Connection]]:
+    async def _transaction(self, partition: int) -> AsyncIterator[tuple[AsyncConnection, asyncpg.Connection, Watch]]:
         with translated():
-            connection, driver, _ = await self._connection(partition)
+            connection, driver, watch, _ = await self._connection(partition)
             try:
+                watch.begin()
                 await self._begin_on(driver)
-                yield connection, driver
+                yield connection, driver, watch
+                watch.begin()
                 await driver.execute("COMMIT")
+                watch.end()
                 if connection.in_transaction():
                     # A rule's session has begun one, which the driver knows nothing of.
                     await connection.commit()
@@ -327,13 +338,14 @@ class Storage:
             except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
                 # Whatever kept us from connecting is no fault of the batch's.
                 raise Away(f"cannot connect: {said(error)}") from error
-            self._kept[partition] = _Kept(connection, driver, driver.get_server_pid())
+            self._kept[partition] = _Kept(connection, driver, Watch(driver.terminate), driver.get_server_pid())
             await self._end_given_up(partition, driver)
         return self._kept[partition]
 
     async def _give_up(self, partition: int) -> None:
         """Close the partition's connection without waiting for anybody."""
-        connection, driver, backend = self._kept.pop(partition)
+        connection, driver, watch, backend = self._kept.pop(partition)
+        watch.close()
         if not self._pooled:
             # A pooler names a backend that is not this one's.
             self._given_up[partition] = backend
@@ -345,12 +357,12 @@ class Storage:
         # Its client is gone, but a backend notices only when it next speaks to it.
         backend = self._given_up.pop(partition, None)
         if backend is not None:
-            await driver.fetch(statements.CUT_OFF_BACKEND, backend)
+            await driver.fetch(statements.CUT_OFF_BACKEND, backend, timeout=statements.STATEMENT_SECONDS)
 
     async def _cut_off(self, statement: str, backend: int) -> None:
         async with self._engine.connect() as connection:
             driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
-            await driver.fetch(statement, backend)
+            await driver.fetch(statement, backend, timeout=statements.STATEMENT_SECONDS)
 
 
 async def _changes(driver: asyncpg.Connection, partition: int, after: int, up_to: int) -> ChangePage:

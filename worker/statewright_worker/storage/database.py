@@ -51,15 +51,15 @@ def create_engine(
     for_batches: bool = False,
     pooled_transactions: bool = False,
     application: str = "",
-    command_timeout: float = COMMAND_SECONDS,
+    command_timeout: float | None = COMMAND_SECONDS,
 ) -> AsyncEngine:
     """Return an engine for `database_url`, read as libpq does, whose connections leave transactions to the caller.
 
     With a `pool_size` of 0 none is kept: each is closed when it is given back. `for_batches` gives its connections
-    BATCH_SETTINGS. `pooled_transactions` says that a transaction-mode pooler stands
-    between, which prepared statements do not survive. PostgreSQL shows the connections as `statewright`, followed by
-    `application`, unless the URL names another application. A command that takes longer than `command_timeout`
-    (seconds) is given up. Raises ConfigurationError when the URL is wrong.
+    BATCH_SETTINGS. `pooled_transactions` says that a transaction-mode pooler stands between, which prepared statements
+    do not survive. PostgreSQL shows the connections as `statewright`, followed by `application`, unless the URL names
+    another application. A command that takes longer than `command_timeout` (seconds) is given up; with None, whoever
+    uses the connections watches them. Raises ConfigurationError when the URL is wrong.
     """
     url = parse_database_url(database_url)
     own = BATCH_SETTINGS if for_batches and not pooled_transactions else {}

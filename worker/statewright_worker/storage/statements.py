@@ -23,6 +23,8 @@ BATCH_SETTINGS: Final = {
     "enable_mergejoin": "off",
     "jit": "off",
 }
+STATEMENT_SECONDS: Final = 4.0
+"""After this long we do not believe any more that an answer will come; PostgreSQL itself gives up a little earlier."""
 
 BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """For connections that were opened with BATCH_SETTINGS."""
