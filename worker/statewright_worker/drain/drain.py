@@ -153,7 +153,7 @@ class Drain:
             waits = OWING_MILLISECONDS
         elif self._feed.is_behind and self._clock() >= self._bring_at:
             waits = 1
-        async with self._hold.waiting():
+        with self._hold.waiting():
             entries = await self._attempts.until_redis_takes_it(partial(self._read_once, waits))
             self._adapt(max([len(entry.fields.get(REQUEST_MESSAGE, b"")) for entry in entries], default=0))
             if len(entries) == self._count:
