@@ -206,8 +206,7 @@ async def test_a_worker_stops_while_redis_is_silent(deployment: Deployment) -> N
 
 async def test_a_hold_can_be_stopped_after_a_wait_that_failed() -> None:
     hold = Hold(0)
-    with pytest.raises(HoldEnded):
-        with hold.waiting():
-            raise HoldEnded
+    with pytest.raises(HoldEnded), hold.waiting():
+        raise HoldEnded
     hold.stop()
     assert not hold.held

@@ -74,8 +74,9 @@ class _Waiting:
         self._interrupted = False
 
     def __enter__(self) -> None:
-        self._task: Any = asyncio.current_task()
-        self._cancelled = self._task.cancelling()
+        task: Any = asyncio.current_task()
+        self._task = task
+        self._cancelled = task.cancelling()
         self._hold._waiting = self
         if not self._hold.held:
             self.interrupt()
