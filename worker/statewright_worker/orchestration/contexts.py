@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, Self
 
 from statewright.runs import RunPolicy
 from statewright.states import ProposedState, State, StateType
@@ -15,6 +15,10 @@ from statewright_worker.orchestration.watching import HeldUp
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
+
+
+API_VERSION: Final = "api-version"
+"""Among a context's parameters: the API version that the producer named, if it named one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from statewright.runs import RunKind
 from statewright.states import ProposedState, State, StateType
 from statewright.verdicts import Verdict
 from statewright_worker.orchestration.contexts import (
+    API_VERSION,
     DEFAULT_SETTINGS,
     FlowOrchestrationContext,
     OrchestrationContext,
@@ -22,7 +23,6 @@ from statewright_worker.orchestration.contexts import (
     TaskOrchestrationContext,
 )
 from statewright_worker.orchestration.core_policy import (
-    API_VERSION,
     CoreFlowPolicy,
     CoreTaskPolicy,
     MinimalFlowPolicy,
@@ -33,7 +33,7 @@ from statewright_worker.orchestration.global_policy import GlobalFlowPolicy, Glo
 from statewright_worker.orchestration.instrumentation_policies import FlowInstrumentation, TaskInstrumentation
 from statewright_worker.orchestration.policies import BaseOrchestrationPolicy, Governing
 from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, TaskRunRecord
-from statewright_worker.orchestration.rules import BaseOrchestrationRule, BaseUniversalTransform, is_built_in
+from statewright_worker.orchestration.rules.base import BaseOrchestrationRule, BaseUniversalTransform, is_built_in
 from statewright_worker.orchestration.sealing import freeze_data
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.orchestration.watching import Hook, watched

@@ -11,7 +11,7 @@ from statewright.states import State
 from statewright_worker.orchestration.contexts import OrchestrationContext
 from statewright_worker.orchestration.policies import BaseOrchestrationPolicy, Governing
 from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, StateChange
-from statewright_worker.orchestration.rules import BaseUniversalTransform
+from statewright_worker.orchestration.rules.base import BaseUniversalTransform
 
 FOLLOWS_WITHIN: Final = timedelta(minutes=5)
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 
 from statewright.states import StateType
-from statewright_worker.orchestration.rules import BaseOrchestrationRule, BaseUniversalTransform
+from statewright_worker.orchestration.rules.base import BaseOrchestrationRule, BaseUniversalTransform
 
 Governing = type[BaseOrchestrationRule] | type[BaseUniversalTransform]
 """A rule class or a transform class."""
