@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Final
 
-import uvloop
-
 from statewright import Client, StatewrightError
-from statewright_worker.cli.bench_loops import Loops
-from statewright_worker.cli.bench_mixes import Mixer, Runs
-from statewright_worker.cli.bench_options import Load
-from statewright_worker.cli.bench_samples import Journal, Samples
+from statewright_worker.bench.loops import Loops
+from statewright_worker.bench.mixes import Mixer, Runs
+from statewright_worker.bench.options import Load
+from statewright_worker.bench.samples import Journal, Samples
 from statewright_worker.garbage import collect_rarely
+from statewright_worker.loop import run
 
 PROGRESS_SECONDS: Final = 0.25
 
@@ -53,7 +52,7 @@ def produce(load: Load, redis_url: str, parent: "Connection[Told, float]") -> No
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     collect_rarely()
     try:
-        parent.send(uvloop.run(_produce(load, redis_url, parent)))
+        parent.send(run(_produce(load, redis_url, parent)))
     except StatewrightError as error:
         parent.send(Failed(str(error)))
 

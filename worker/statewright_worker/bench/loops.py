@@ -8,9 +8,9 @@ from typing import Final
 from uuid import UUID
 
 from statewright import Client, ProposedState, StatewrightError
-from statewright_worker.cli.bench_mixes import Runs, States
-from statewright_worker.cli.bench_options import Load
-from statewright_worker.cli.bench_samples import Journal
+from statewright_worker.bench.mixes import Runs, States
+from statewright_worker.bench.options import Load
+from statewright_worker.bench.samples import Journal
 
 TICK_SECONDS: Final = 0.001
 
