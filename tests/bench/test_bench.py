@@ -36,19 +36,24 @@ def settings_of(deployment: Deployment) -> dict[str, str]:
     }
 
 
-async def measured(deployment: Deployment, *arguments: str) -> dict[str, Any]:
+async def measured(deployment: Deployment, *arguments: str) -> str:
+    """Measure a worker for a second, and return what is printed."""
     deployment.spawn_worker()
-    # The window is short: a worker that is still about to start when it opens could miss it.
+    # A worker that was still about to start when the window opens could miss it.
     await deployment.answering()
-    done = bench("--seconds", "1", "--warm-up", "0.2", "--json", *arguments, **settings_of(deployment))
+    done = bench("--seconds", "1", *arguments, **settings_of(deployment))
     assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
+    return done.stdout
+
+
+async def measured_in_json(deployment: Deployment, *arguments: str) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(await measured(deployment, "--warm-up", "0.2", "--json", *arguments))
     return told
 
 
 @pytest.mark.parametrize("mix", list(Mix))
 async def test_a_closed_loop_is_answered_without_errors(deployment: Deployment, mix: Mix) -> None:
-    told = await measured(deployment, "--mix", mix, "--concurrency", "20")
+    told = await measured_in_json(deployment, "--mix", mix, "--concurrency", "20")
     assert told["errors"] == {}
     assert told["loop"] == "closed"
     assert 0 < told["transitions_per_second"] < told["requests_per_second"]
@@ -60,7 +65,7 @@ async def test_a_closed_loop_is_answered_without_errors(deployment: Deployment, 
 
 async def test_an_open_loop_sends_at_its_rate_from_every_producer(deployment: Deployment, tmp_path: Path) -> None:
     picture = tmp_path / "bench.png"
-    told = await measured(deployment, "--rate", "200", "--producers", "2", "--plot", str(picture))
+    told = await measured_in_json(deployment, "--rate", "200", "--producers", "2", "--plot", str(picture))
     assert told["errors"] == {}
     # However slow the machine is: what was scheduled within the second was sent, and answered in the end.
     assert abs(sum(told["verdicts"].values()) - 200) <= 4
@@ -69,11 +74,9 @@ async def test_an_open_loop_sends_at_its_rate_from_every_producer(deployment: De
 
 
 async def test_the_table_says_what_json_says(deployment: Deployment) -> None:
-    deployment.spawn_worker()
-    done = bench("--seconds", "1", "--warm-up", "0", "--concurrency", "5", **settings_of(deployment))
-    assert done.returncode == 0, done.stderr
+    printed = await measured(deployment, "--warm-up", "0", "--concurrency", "5")
     for told in ("mix plain, closed loop, 5 in flight, 1 s", "transitions/s", "p99", "verdicts in a batch", "producer"):
-        assert told in done.stdout
+        assert told in printed
 
 
 @pytest.mark.parametrize(

@@ -40,4 +40,4 @@ async def test_an_open_loop_that_begins_late_catches_up() -> None:
     journal = Journal(load.seconds, begins, clock)
     await Loops(client, runs, load, journal, clock=clock, begins=begins, ends=begins + 0.5).run()
     assert journal.samples.statuses == {"ACCEPT": 50}
-    assert journal.samples.latencies()[-1] >= 250
+    assert journal.samples.latencies()[-1] > 200
