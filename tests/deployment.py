@@ -16,9 +16,10 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from statewright import Client
+from statewright import Client, RequestFailed
 from statewright.channels import Channels
 from statewright.connection import connection_pool
+from statewright.ids import IdSource
 from statewright_worker.embedded import Servers, embedded_servers
 from statewright_worker.logging import configure_logging
 from statewright_worker.replica import run_replica
@@ -26,6 +27,7 @@ from statewright_worker.settings import WorkerSettings
 from statewright_worker.storage import database
 
 TEMPLATE = "statewright_template"
+IDS = IdSource()
 HANGS_SECONDS = 60
 """After this long something is believed to hang, however busy the machine is; nothing promised is measured with it."""
 
@@ -94,6 +96,15 @@ class Deployment:
         """Return once a worker has told clients how many partitions there are: they themselves wait for 10 s only."""
         async with self.redis() as redis:
             await until(lambda: redis.get(self.channels.partitions))
+
+    async def answering(self) -> None:
+        """Return once every partition answers: what follows waits for no worker that is about to start."""
+        async with self.client() as client, self.redis() as redis:
+            partitions = int(await redis.get(self.channels.partitions) or 0)
+            asked = [client.read_run(IDS.new(tag=partition)) for partition in range(partitions)]
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+        # There are no such runs, and each partition says so.
+        assert all(isinstance(answer, RequestFailed) for answer in answers), answers
 
     def stop_processes(self) -> None:
         for process in self._processes:

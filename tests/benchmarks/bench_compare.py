@@ -18,7 +18,7 @@ from typing import Final
 
 import asyncpg
 
-from statewright_worker.cli.bench_target import Target, deployed_on
+from statewright_worker.bench.target import Target, deployed_on
 from statewright_worker.embedded import Servers, embedded_servers
 from tests.benchmarks.harness import fetch_value, measured, show
 from tests.benchmarks.http_load import closed_loop

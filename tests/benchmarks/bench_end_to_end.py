@@ -3,8 +3,8 @@
 import argparse
 from typing import Any
 
-from statewright_worker.cli.bench_options import DEFAULT_CONCURRENCY, Mix
-from statewright_worker.cli.bench_target import embedded_target
+from statewright_worker.bench.options import DEFAULT_CONCURRENCY, Mix
+from statewright_worker.bench.target import embedded_target
 from tests.benchmarks.harness import measured, show
 
 HEADER = ["load", "transitions/s", "requests/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "errors", "batch p50 / max"]

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import asyncpg
 
-from statewright_worker.cli.bench_drive import Measurement, drive
-from statewright_worker.cli.bench_options import DEFAULT_CONCURRENCY, Load, Mix
-from statewright_worker.cli.bench_target import Target, embedded_target
+from statewright_worker.bench.drive import Measurement, drive
+from statewright_worker.bench.options import DEFAULT_CONCURRENCY, Load, Mix
+from statewright_worker.bench.target import Target, embedded_target
 from tests.benchmarks.harness import fetch_value, show
 
 WARM_UP: Final = 4.0

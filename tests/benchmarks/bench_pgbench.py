@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from statewright_worker.cli.bench_target import Target, embedded_target
+from statewright_worker.bench.target import Target, embedded_target
 from tests.benchmarks.harness import fetch_value, measured, show
 
 RUNS: Final = 100_000

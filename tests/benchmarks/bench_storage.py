@@ -10,7 +10,7 @@ from uuid import UUID
 
 from statewright import ProposedState, State
 from statewright.ids import IdSource
-from statewright_worker.cli.bench_target import Target, embedded_target
+from statewright_worker.bench.target import Target, embedded_target
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.records import TaskRunRecord
 from statewright_worker.orchestration.unit_of_work import UnitOfWork

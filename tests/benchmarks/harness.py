@@ -16,7 +16,7 @@ import asyncpg
 import psutil
 from redis import Redis
 
-from statewright_worker.cli.bench_target import Target
+from statewright_worker.bench.target import Target
 
 GIGABYTE: Final = 1_000_000_000
 CPU_INFO: Final = Path("/proc/cpuinfo")

@@ -36,8 +36,8 @@ from redis.asyncio import Redis
 from statewright import Client, NoAnswer, Overloaded, RedisUnavailable, State, StatewrightError
 from statewright.channels import EVENT_BODY, sequence_of
 from statewright.ids import IdSource, id_from_key, partition_of
-from statewright_worker.cli.replicas import migrate_database
 from statewright_worker.embedded import Servers, embedded_servers
+from statewright_worker.migrating import migrate_database
 from tests.benchmarks.harness import show
 from tests.deployment import HANGS_SECONDS, Deployment, _administer, _with_database, until
 from tests.faults.network import Link, link_to

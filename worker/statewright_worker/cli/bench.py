@@ -1,95 +1,42 @@
-"""The benchmark: how many transitions a second a deployment decides, and how long a producer waits for a verdict."""
+"""`statewright bench`: how fast a deployment decides."""
 
-import asyncio
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated
 
-import uvloop
+import typer
 
-from statewright import Client, ConfigurationError
-from statewright_worker.cli.bench_drive import Measurement, drive
-from statewright_worker.cli.bench_mixes import TAGS, limit_for
-from statewright_worker.cli.bench_options import Load
-from statewright_worker.cli.bench_plot import check_plot, draw
-from statewright_worker.cli.bench_target import Target, embedded_target
-from statewright_worker.cli.bench_view import progress, show_json, show_table
-
-DEFAULT_WORKERS: Final = 1
-INTERRUPTIONS: Final = (signal.SIGTERM, signal.SIGHUP)
+from statewright_worker.bench.bench import run_bench
+from statewright_worker.bench.options import DEFAULT_CONCURRENCY, DEFAULT_WORKERS, Load, Mix, Options
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What `statewright bench` was called with. Without a URL of Redis it brings a deployment of its own."""
+def bench(
+    *,
+    mix: Annotated[Mix, typer.Option(help="What the task runs are like.")] = Mix.PLAIN,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Closed loop: task runs in flight.  [default: {DEFAULT_CONCURRENCY}]"),
+    ] = None,
+    rate: Annotated[float | None, typer.Option(min=1, help="Open loop: proposals per second.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, help="How long to measure.")] = 10,
+    warm_up: Annotated[float, typer.Option(min=0, help="Seconds of load before that.")] = 2,
+    prepare: Annotated[int, typer.Option(min=0, help="Task runs that are made before the load begins.")] = 0,
+    producers: Annotated[int, typer.Option(min=1, help="Processes that produce the load.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help=f"Worker replicas, when embedded.  [default: {DEFAULT_WORKERS}]")
+    ] = None,
+    redis_url: Annotated[str | None, typer.Option(envvar="STATEWRIGHT_REDIS_URL", show_envvar=True)] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(envvar="STATEWRIGHT_DATABASE_URL", show_envvar=True, help="Only read, for the sizes of batches."),
+    ] = None,
+    in_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw latencies and throughput.")] = None,
+) -> None:
+    """Measure how fast a deployment decides: that of STATEWRIGHT_REDIS_URL, or an embedded one.
 
-    load: Load
-    producers: int = 1
-    redis_url: str | None = None
-    database_url: str | None = None
-    workers: int | None = None
-    in_json: bool = False
-    plot: Path | None = None
-
-
-def run_bench(options: Options) -> None:
-    """Run the benchmark and show what came out of it. Raises ConfigurationError when the options contradict."""
-    if options.plot is not None:
-        check_plot(options.plot)
-    with _interruptible(), _target(options) as target:
-        measurement = _measure(options, target)
-    if options.plot is not None:
-        draw(options.load, measurement, options.plot)
-    show = show_json if options.in_json else show_table
-    show(options.load, measurement)
-
-
-def _target(options: Options) -> AbstractContextManager[Target]:
-    if options.redis_url is None:
-        if options.database_url is not None:
-            raise ConfigurationError(
-                "STATEWRIGHT_DATABASE_URL is set but STATEWRIGHT_REDIS_URL is not: set both to measure that deployment,"
-                " or neither to measure an embedded one"
-            )
-        return embedded_target(options.workers or DEFAULT_WORKERS)
-    if options.workers is not None:
-        raise ConfigurationError(
-            "--workers is for the embedded deployment, and a URL of Redis is given; start workers of your own with"
-            " `statewright worker`"
-        )
-    return nullcontext(Target(options.redis_url, options.database_url))
-
-
-def _measure(options: Options, target: Target) -> Measurement:
-    uvloop.run(_set_limits(target.redis_url, limit_for(options.load)))
-    try:
-        with progress(options.load) as show:
-            measurement = drive(target, options.load, options.producers, show)
-    finally:
-        uvloop.run(_set_limits(target.redis_url, None))
-    measurement.batch_sizes = uvloop.run(target.batch_sizes(measurement.opened, measurement.closed))
-    return measurement
-
-
-async def _set_limits(redis_url: str, concurrency_limit: int | None) -> None:
-    """Set the limits on the benchmark's own tags, or remove them. Fails at once when no worker is there to do it."""
-    async with Client(redis_url) as client:
-        await asyncio.gather(*[client.set_limit(tag, concurrency_limit) for tag in TAGS])
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end the benchmark as Ctrl-C does: in order, with nothing left behind."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before: Mapping[int, Callable[..., Any] | int | None] = {n: signal.signal(n, interrupt) for n in INTERRUPTIONS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    The runs that are made stay in the database. An embedded deployment is gone afterwards, with all its data.
+    """
+    if concurrency is not None and rate is not None:
+        raise typer.BadParameter("--concurrency is for a closed loop and --rate for an open one; give one of them")
+    load = Load(mix, seconds, warm_up, concurrency or DEFAULT_CONCURRENCY, rate, prepare)
+    run_bench(Options(load, producers, redis_url, database_url, workers, in_json, plot))

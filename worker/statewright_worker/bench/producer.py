@@ -1,4 +1,4 @@
-"""A producer of a benchmark, a process of its own that tells its parent how far it is and what it has measured."""
+"""A producer of a benchmark: a process that tells its parent how far it is and, at its end, what it has measured."""
 
 import asyncio
 import os
@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Final
 
-import uvloop
-
 from statewright import Client, StatewrightError
-from statewright_worker.cli.bench_loops import Loops
-from statewright_worker.cli.bench_mixes import Mixer, Runs
-from statewright_worker.cli.bench_options import Load
-from statewright_worker.cli.bench_samples import Journal, Samples
+from statewright_worker.bench.loops import Loops
+from statewright_worker.bench.mixes import Mixer, Runs
+from statewright_worker.bench.options import Load
+from statewright_worker.bench.samples import Journal, Samples
 from statewright_worker.garbage import collect_rarely
+from statewright_worker.loop import run
 
 PROGRESS_SECONDS: Final = 0.25
 
-# The one clock that all processes of a machine share.
+# All processes of a machine share this clock.
 clock = time.monotonic
 
 
@@ -48,12 +47,12 @@ Told = Ready | Progress | Samples | Failed
 
 
 def produce(load: Load, redis_url: str, parent: "Connection[Told, float]") -> None:
-    """Put the load on the deployment, from the moment that the parent names."""
-    # Ctrl-C reaches the whole group; the parent ends its producers.
+    """Put the load on the deployment from the moment that the parent names, and send it the samples."""
+    # Ctrl-C reaches the whole process group, but it is the parent that ends its producers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     collect_rarely()
     try:
-        parent.send(uvloop.run(_produce(load, redis_url, parent)))
+        parent.send(run(_produce(load, redis_url, parent)))
     except StatewrightError as error:
         parent.send(Failed(str(error)))
 
@@ -63,11 +62,11 @@ async def _produce(load: Load, redis_url: str, parent: "Connection[Told, float]"
         runs = Runs(client, Mixer(load.mix))
         await runs.prepare(load.prepared)
         parent.send(Ready(os.getpid()))
-        opens = await asyncio.to_thread(parent.recv) + load.warm_up
+        begins = await asyncio.to_thread(parent.recv)
+        opens = begins + load.warm_up
         journal = Journal(load.seconds, opens, clock)
         telling = asyncio.create_task(_tell_progress(journal.samples, parent))
-        await asyncio.sleep(max(opens - load.warm_up - clock(), 0))
-        await Loops(client, runs, load, journal, clock=clock, ends=opens + load.seconds).run()
+        await Loops(client, runs, load, journal, clock=clock, begins=begins, ends=opens + load.seconds).run()
         telling.cancel()
         return journal.samples
 

@@ -1,4 +1,4 @@
-"""The demo's deployment: embedded servers, a migrated schema and worker replicas, gone when the demo ends."""
+"""The demo's deployment: embedded servers, a migrated schema and workers, all of which end with the demo."""
 
 import os
 from collections.abc import Iterator
@@ -7,27 +7,28 @@ from pathlib import Path
 from typing import Final
 
 import typer
-import uvloop
 
 from statewright import StatewrightError
-from statewright_worker.cli.replicas import migrate_database, replicas
 from statewright_worker.embedded import Servers, embedded_servers
+from statewright_worker.loop import run
+from statewright_worker.migrating import migrate_database
+from statewright_worker.worker_processes import worker_processes
 
 LOG_LINES_SHOWN: Final = 20
 
 
 @contextmanager
 def deployment(folder: Path, count: int) -> Iterator[str]:
-    """Run everything below `folder`, and yield the URL of Redis: all that a client needs to know."""
+    """Run servers and `count` workers with their data below `folder`; yield the URL of Redis, which clients need."""
     log = folder / "workers.log"
     typer.echo("starting PostgreSQL and Redis ...")
     with embedded_servers(folder) as servers:
         environment = os.environ | _settings(servers)
         try:
             typer.echo("bringing the database to the newest schema ...")
-            uvloop.run(migrate_database(servers.database_url))
+            run(migrate_database(servers.database_url))
             typer.echo(f"starting {count} workers ...")
-            with replicas(count, environment, log):
+            with worker_processes(count, environment, log):
                 yield servers.redis_url
         except StatewrightError:
             # The log is about to be deleted with its folder.
@@ -39,7 +40,7 @@ def _settings(servers: Servers) -> dict[str, str]:
     return {
         "STATEWRIGHT_DATABASE_URL": servers.database_url,
         "STATEWRIGHT_REDIS_URL": servers.redis_url,
-        # Whoever finds a limit full is told to come back soon, so that the demo stays short.
+        # A producer that finds a limit full is told to come back soon, so that the demo stays short.
         "STATEWRIGHT_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
     }
 

@@ -15,7 +15,7 @@ def _doubles() -> "array[float]":
 
 @dataclass(slots=True)
 class Samples:
-    """Answered proposals, in seconds since the measured window opened; what is below 0 belongs to the warm-up.
+    """When proposals were asked and answered, in seconds since the window opened; before 0 was the warm-up.
 
     A proposal's latency counts when it was asked within the window, however late its answer came; its answer counts as
     throughput when it came within the window.
@@ -45,12 +45,12 @@ class Samples:
         return sum(1 for moment in self.answered if 0 <= moment < self.seconds)
 
     def latencies(self) -> list[float]:
-        """Return in milliseconds how long each answer took, in ascending order."""
+        """Return how long each answer took, in milliseconds, the shortest first."""
         pairs = zip(self.asked, self.answered, strict=True)
         return sorted((answered - asked) * 1_000 for asked, answered in pairs if 0 <= asked < self.seconds)
 
     def percentiles(self) -> dict[str, float]:
-        """Return the latencies' percentiles and maximum, in milliseconds; nothing when there is too little."""
+        """Return the percentiles and the maximum of the latencies, in milliseconds; nothing for fewer than two."""
         latencies = self.latencies()
         if len(latencies) < 2:  # noqa: PLR2004  # a percentile lies between two values
             return {}
@@ -64,7 +64,7 @@ class Samples:
 
 
 class Journal:
-    """Takes samples. `start` is the moment of `clock` at which the window opens."""
+    """Takes samples. The window opens when `clock` says `start`."""
 
     def __init__(self, seconds: float, start: float, clock: Callable[[], float]) -> None:
         self.samples = Samples(seconds)
@@ -72,17 +72,17 @@ class Journal:
         self._clock = clock
 
     def created(self, count: int) -> None:
-        """Take down that runs were made."""
+        """Take down that `count` runs were made just now."""
         self.samples.created += count * self._is_open(self._clock())
 
     def answered(self, asked: float, status: SetStateStatus) -> None:
-        """Take down a verdict on what was asked at the moment `asked`."""
+        """Take down that a proposal, asked at the moment `asked`, has its verdict now."""
         self.samples.asked.append(asked - self._start)
         self.samples.answered.append(self._clock() - self._start)
         self.samples.statuses[status] += self._is_open(asked)
 
     def failed(self, asked: float, error: Exception) -> None:
-        """Take down that there was no verdict. Errors count in the warm-up too: they are never fine."""
+        """Take down that a proposal got no verdict. Errors count in the warm-up too, because there should be none."""
         self.samples.errors[type(error).__name__] += 1
 
     def _is_open(self, moment: float) -> bool:

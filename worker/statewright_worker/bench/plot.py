@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from statewright import ConfigurationError
-from statewright_worker.cli.bench_drive import Measurement
-from statewright_worker.cli.bench_options import Load
+from statewright_worker.bench.drive import Measurement
+from statewright_worker.bench.options import Load
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ MARKS: Final = {"p50": "#1b7f4b", "p95": "#c77800", "p99": "#b3261e"}
 
 
 def check_plot(path: Path) -> None:
-    """Raise ConfigurationError when no picture can be drawn there, before anything is measured."""
+    """Raise ConfigurationError when no picture can be drawn into `path`; better now than after the measurement."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:

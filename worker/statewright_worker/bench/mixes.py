@@ -11,7 +11,7 @@ from uuid import UUID
 from statewright import Client, ProposedState, RunPolicy, State, TaskRun, Verdict
 from statewright.ids import IdSource
 from statewright.pending import PendingRun
-from statewright_worker.cli.bench_options import Load, Mix
+from statewright_worker.bench.options import Load, Mix
 
 TAGS: Final = tuple(f"statewright-bench-{number}" for number in range(8))
 TAGS_PER_TASK: Final = 2
@@ -22,12 +22,12 @@ NO_POLICY: Final = RunPolicy()
 ONE_RETRY: Final = RunPolicy(retries=1, retry_delay=0)
 
 States = Generator[ProposedState, Verdict, None]
-"""What is proposed for a task run: each state is answered with its verdict, on which the next one depends."""
+"""Yields the states to propose for a task run. Each is answered with its verdict, on which the next one depends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task run to be made, and what becomes of it."""
+    """A task run that is to be made, and the states that will be proposed for it."""
 
     states: States
     tags: tuple[str, ...] = ()
@@ -56,16 +56,19 @@ class Mixer:
         )
 
     def _cache_key(self) -> str:
-        # Every other key is one whose result is known to be cached: those are the hits.
+        # The result of every other key is known to be cached: those are the hits.
         if self._keys and self._random.random() < 0.5:  # noqa: PLR2004  # half of them
             return self._random.choice(self._keys)
         return f"statewright-bench-{self._ids.new().hex}"
 
 
 def states(cache_key: str | None, *, fails: bool, on_cached: Callable[[str], object]) -> States:
-    """Propose PENDING, RUNNING and COMPLETED; one that fails goes through FAILED and a second RUNNING first."""
+    """Yield PENDING, RUNNING and COMPLETED. One that fails first goes through FAILED and a second RUNNING.
+
+    `on_cached` is told the key once a result is cached under it.
+    """
     yield State.pending()
-    # Not accepted: its result is cached, or a limit is full. Either way this task run is done with.
+    # When it is not accepted, its result is cached or a limit is full. Either way, nothing more is proposed.
     verdict = yield State.running(cache_key=cache_key)
     if verdict.accepted and fails:
         yield State.failed(message="the first attempt of this task run fails")
@@ -79,7 +82,7 @@ def states(cache_key: str | None, *, fails: bool, on_cached: Callable[[str], obj
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A task run, what becomes of it, and how many requests it took to make it just now."""
+    """A task run, what will be proposed for it, and how many requests were sent just now in order to make it."""
 
     run: PendingRun[TaskRun]
     task: Task
@@ -87,7 +90,7 @@ class Made:
 
 
 class Runs:
-    """Makes the runs of a mix, several task runs to a flow run."""
+    """Makes the runs of a mix: flow runs with several task runs each."""
 
     def __init__(self, client: Client, mixer: Mixer) -> None:
         self._client = client
@@ -97,15 +100,17 @@ class Runs:
         self._prepared: deque[Made] = deque()
 
     async def prepare(self, count: int) -> None:
-        """Make so many task runs beforehand, and wait until they exist."""
+        """Make `count` task runs beforehand, and wait until they exist."""
         while len(self._prepared) < count:
             made = [self._send() for _ in range(min(count - len(self._prepared), PREPARED_AT_A_TIME))]
             await asyncio.gather(*[one.run for one in made])
             self._prepared.extend(replace(one, requests=0) for one in made)
 
     def make(self) -> Made:
-        """Return a prepared task run, or send what makes the next one. Its answer is not awaited: a verdict comes
-        later."""
+        """Return a task run that was prepared, or else send the requests that make one.
+
+        Their answers are not awaited: the first verdict comes after them anyway.
+        """
         return self._prepared.popleft() if self._prepared else self._send()
 
     def _send(self) -> Made:
@@ -120,5 +125,5 @@ class Runs:
 
 
 def limit_for(load: Load) -> int:
-    """Return a limit per tag that lets most task runs through: a quarter carry the tag, few of them RUNNING."""
+    """Return a limit for each tag that lets most task runs pass. A quarter carry the tag, few are RUNNING."""
     return max(int(load.rate or load.concurrency) // len(TAGS), 2)

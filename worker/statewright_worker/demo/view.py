@@ -15,17 +15,17 @@ from rich.table import Table
 from rich.text import Text
 
 from statewright import Event, SetStateStatus, StateType
-from statewright_worker.cli.demo_journal import Answered, Heard, Journal, View
-from statewright_worker.cli.demo_story import DATABASE, DATABASE_SLOTS, Ending
+from statewright_worker.demo.journal import Answered, Heard, Journal, View
+from statewright_worker.demo.story import DATABASE, DATABASE_SLOTS, Ending
 
 FRAMES_PER_SECOND: Final = 8
 RUNS_PER_ROW: Final = 3
 MIN_LINES: Final = 3
 MAX_LINES: Final = 16
 WIDE: Final = 110
-"""From this width on, verdicts and events stand side by side."""
+"""On a terminal of so many columns, verdicts and events stand side by side."""
 OTHER_LINES: Final = 11
-"""What the runs, the counters and a frame take of the terminal's height."""
+"""How many of the terminal's lines the runs, the counters and the frames take."""
 
 STATUS_STYLES: Final = {
     SetStateStatus.ACCEPT: "green",
@@ -55,7 +55,7 @@ def open_view() -> Iterator[View]:
 
 
 class PlainView:
-    """One line for each verdict and each event."""
+    """Prints one line for each verdict and each event."""
 
     def show_verdict(self, answered: Answered) -> None:
         typer.echo(
@@ -72,9 +72,9 @@ class PlainView:
 
 
 class LiveView:
-    """Every run with its state, the newest verdicts and events, and counters.
+    """Shows every run with its state, the newest verdicts and events, and counters.
 
-    It is rendered from a thread of rich's own, so rendering takes copies of what the demo goes on changing.
+    A thread of rich's own renders it. So rendering takes copies of what the demo changes meanwhile.
     """
 
     def __init__(self, console: Console) -> None:
@@ -111,7 +111,7 @@ class LiveView:
 
 
 def show_summary(journal: Journal, ending: Ending) -> None:
-    """Print what came of it."""
+    """Print how often each verdict was given, what was heard, what remains, and how long verdicts took."""
     table = Table(title="Summary", box=ROUNDED, title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")

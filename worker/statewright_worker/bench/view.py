@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from statewright_worker.cli.bench_drive import Measurement, ShowProgress
-from statewright_worker.cli.bench_options import Load
+from statewright_worker.bench.drive import Measurement, ShowProgress
+from statewright_worker.bench.options import Load
 
 INTERVAL_SECONDS: Final = 1.0
 
 
 @contextmanager
 def progress(load: Load) -> Iterator[ShowProgress]:
-    """Yield what shows the progress, on standard error: the output is for the result."""
+    """Yield a function that shows the progress on standard error, because standard output is for the result."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[answered]:,} verdicts"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("warming up", total=load.warm_up + load.seconds, answered=0)
@@ -46,7 +46,7 @@ def show_table(load: Load, measurement: Measurement) -> None:
 
 
 def as_json(load: Load, measurement: Measurement) -> dict[str, Any]:
-    """Return what was measured in terms of JSON."""
+    """Return what was measured, as an object that JSON can hold."""
     samples = measurement.samples
     transitions = samples.transitions()
     return {

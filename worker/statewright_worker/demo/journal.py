@@ -1,4 +1,4 @@
-"""What the demo has seen: verdicts with their latencies, and events, each passed on to a view as it arrives."""
+"""What the demo has seen: verdicts with their latencies, and events. Each goes on to a view as it arrives."""
 
 import time
 from collections import Counter, defaultdict
@@ -22,7 +22,7 @@ class Answered:
     milliseconds: float
 
     def outcome(self) -> str:
-        """Say in a few words what came of the proposal."""
+        """Return in a few words what came of the proposal."""
         verdict = self.verdict
         match verdict.status:
             case SetStateStatus.WAIT:
@@ -44,7 +44,7 @@ class Heard:
 
 
 class View(Protocol):
-    """Whoever shows the demo while it runs."""
+    """Shows the demo while it runs."""
 
     def show_verdict(self, answered: Answered) -> None: ...
 
@@ -52,7 +52,7 @@ class View(Protocol):
 
 
 class Journal:
-    """Keeps what the producer and the subscriber tell, and shows it at once."""
+    """Keeps what the producer and the subscriber report, and passes it on to a view at once."""
 
     def __init__(self, view: View) -> None:
         self.verdicts: Counter[SetStateStatus] = Counter()
@@ -76,7 +76,7 @@ class Journal:
         self._view.show_event(Heard(self._now(), event))
 
     def agrees_with(self, history: RunHistory) -> bool:
-        """Return whether the run's events are its history: the same states in the same order, each once."""
+        """Return whether the run's events tell its history: the same states in the same order, each once."""
         return self._states_heard[history.run.id] == [state.id for state in history.states]
 
     def percentiles(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Driving a benchmark's producers: start them together, watch processes while they measure, collect their samples."""
+"""How the producers of a benchmark are driven: started together, watched while they measure, and asked for samples."""
 
 import multiprocessing
 import time
@@ -11,18 +11,18 @@ from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Final, Protocol
 
 from statewright import StatewrightError
-from statewright_worker.cli.bench_options import Load
-from statewright_worker.cli.bench_processes import Meter, Usage
-from statewright_worker.cli.bench_producer import Failed, Progress, Ready, Told, clock, produce
-from statewright_worker.cli.bench_samples import Samples
-from statewright_worker.cli.bench_target import POSTGRESQL, Target
+from statewright_worker.bench.options import Load
+from statewright_worker.bench.processes import Meter, Usage
+from statewright_worker.bench.producer import Failed, Progress, Ready, Told, clock, produce
+from statewright_worker.bench.samples import Samples
+from statewright_worker.bench.target import POSTGRESQL, Target
 
 if TYPE_CHECKING:
     Producer = Connection[float, Told]
 
 POLL_SECONDS: Final = 0.05
 HEAD_START_SECONDS: Final = 0.1
-"""From telling the producers to begin until they do, so that they begin together."""
+"""Producers begin so long after they are told to, so that all of them have heard it by then."""
 
 
 class BenchFailed(StatewrightError):
@@ -31,7 +31,7 @@ class BenchFailed(StatewrightError):
 
 @dataclass(slots=True)
 class Measurement:
-    """What came out of a benchmark. `opened` and `closed` are the wall clock's."""
+    """What a benchmark has measured, between `opened` and `closed` of the wall clock."""
 
     samples: Samples
     opened: datetime
@@ -41,7 +41,7 @@ class Measurement:
 
 
 class ShowProgress(Protocol):
-    """Is told the seconds since the warm-up began and how many proposals were answered."""
+    """Shows how many seconds have passed since the warm-up began, and how many proposals were answered."""
 
     def __call__(self, elapsed: float, answered: int) -> None: ...
 
@@ -62,7 +62,7 @@ def drive(target: Target, load: Load, count: int, show: ShowProgress) -> Measure
 
 
 class _Watch:
-    """Listens to the producers, and takes the processes' usage when the window opens and closes."""
+    """Listens to the producers, and meters the processes from when the window opens until it closes."""
 
     def __init__(
         self, load: Load, producers: Sequence["Producer"], meter: Meter, show: ShowProgress, began: float
@@ -76,7 +76,7 @@ class _Watch:
         self._parts: list[Samples] = []
 
     def measurement(self) -> Measurement:
-        """Wait for the end of the window and for the last answers."""
+        """Wait for the end of the window and for the last answers, and return what was measured."""
         self._listen_until(self._began + self._load.warm_up)
         self._meter.open()
         opened = datetime.now(UTC)
@@ -106,7 +106,7 @@ class _Watch:
 
 @contextmanager
 def _producers(redis_url: str, loads: Sequence[Load]) -> Iterator[list["Producer"]]:
-    # Spawned, not forked: a producer starts with nothing of ours but what it is told.
+    # Spawned, not forked, so that a producer inherits nothing from us but what it is told.
     context = multiprocessing.get_context("spawn")
     processes: list[SpawnProcess] = []
     producers: list[Producer] = []

@@ -1,4 +1,4 @@
-"""The two loops: closed, in which every task run awaits its verdict, and open, at a fixed rate whatever is answered."""
+"""The two loops: in the closed one, task runs await their verdicts; the open one sends at a fixed rate regardless."""
 
 import asyncio
 from collections import deque
@@ -8,16 +8,16 @@ from typing import Final
 from uuid import UUID
 
 from statewright import Client, ProposedState, StatewrightError
-from statewright_worker.cli.bench_mixes import Runs, States
-from statewright_worker.cli.bench_options import Load
-from statewright_worker.cli.bench_samples import Journal
+from statewright_worker.bench.mixes import Runs, States
+from statewright_worker.bench.options import Load
+from statewright_worker.bench.samples import Journal
 
 TICK_SECONDS: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is to be proposed next, for which task run."""
+    """The state that is to be proposed next for a task run."""
 
     run_id: UUID
     state: ProposedState
@@ -25,22 +25,32 @@ class Step:
 
 
 class Loops:
-    """Puts a load on a deployment until the moment `ends` of the clock."""
+    """Puts a load on a deployment between the moments `begins` and `ends` of the clock."""
 
     def __init__(
-        self, client: Client, runs: Runs, load: Load, journal: Journal, *, clock: Callable[[], float], ends: float
+        self,
+        client: Client,
+        runs: Runs,
+        load: Load,
+        journal: Journal,
+        *,
+        clock: Callable[[], float],
+        begins: float,
+        ends: float,
     ) -> None:
         self._client = client
         self._runs = runs
         self._load = load
         self._journal = journal
         self._clock = clock
+        self._begins = begins
         self._ends = ends
         self._ready: deque[Step] = deque()
         self._asking: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Run the loop that the load asks for, and wait for its last answers."""
+        """Wait for the beginning, run the loop that the load asks for, and wait for its last answers."""
+        await asyncio.sleep(max(self._begins - self._clock(), 0))
         if self._load.rate is None:
             await asyncio.gather(*[self._lane() for _ in range(self._load.concurrency)])
         else:
@@ -52,15 +62,16 @@ class Loops:
             step = await self._propose(step or self._first_step(), asked=self._clock())
 
     async def _open(self, rate: float) -> None:
-        began, sent = self._clock(), 0
-        last = int((self._ends - began) * rate)
+        # Everything counts from when it should have happened: a producer that begins late or sends late catches up, and
+        # its delay is part of the latency.
+        begins, sent = self._begins, 0
+        last = round((self._ends - begins) * rate)
         while sent < last:
-            due = min(int((self._clock() - began) * rate) + 1, last)
+            due = min(int((self._clock() - begins) * rate) + 1, last)
             for number in range(sent, due):
-                # Measured from when it should have been sent: being late is part of the latency.
-                self._ask(self._ready.popleft() if self._ready else self._first_step(), began + number / rate)
+                self._ask(self._ready.popleft() if self._ready else self._first_step(), begins + number / rate)
             sent = due
-            await asyncio.sleep(max(began + sent / rate - self._clock(), TICK_SECONDS))
+            await asyncio.sleep(max(begins + sent / rate - self._clock(), TICK_SECONDS))
         await asyncio.gather(*self._asking)
 
     def _ask(self, step: Step, asked: float) -> None:
@@ -79,7 +90,7 @@ class Loops:
         return Step(made.run.run_id, next(made.task.states), made.task.states)
 
     async def _propose(self, step: Step, asked: float) -> Step | None:
-        """Propose, take down what came of it, and return the task run's next step if it has one."""
+        """Propose, take down the answer, and return the task run's next step, or None when it has none."""
         try:
             verdict = await self._client.propose(step.run_id, step.state)
         except StatewrightError as error:

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
 
 DEFAULT_CONCURRENCY: Final = 500
+DEFAULT_WORKERS: Final = 1
 
 
 class Mix(StrEnum):
@@ -18,7 +20,7 @@ class Mix(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A load on a deployment. With `rate` (proposals per second) the loop is open, without it is closed."""
+    """A load on a deployment. With a `rate`, in proposals per second, the loop is open; without one it is closed."""
 
     mix: Mix
     seconds: float
@@ -27,7 +29,7 @@ class Load:
     """How many task runs are in flight in a closed loop."""
     rate: float | None = None
     prepared: int = 0
-    """How many task runs are made before the load begins, so that it consists of transitions until they are used up."""
+    """So many task runs are made before the load begins; until they are used up, it consists of transitions alone."""
 
     @property
     def description(self) -> str:
@@ -36,7 +38,7 @@ class Load:
         return f"mix {self.mix}, {loop}, {self.seconds:g} s"
 
     def shared_by(self, producers: int) -> list["Load"]:
-        """Return what each of the producers is to do, so that together they do this."""
+        """Return the part of each producer; together they make this load."""
         whole, rest = divmod(self.concurrency, producers)
         rate = None if self.rate is None else self.rate / producers
         prepared = -(-self.prepared // producers)
@@ -44,3 +46,16 @@ class Load:
             replace(self, concurrency=whole + (number < rest), rate=rate, prepared=prepared)
             for number in range(producers)
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of `statewright bench`. Without a URL of Redis, it measures an embedded deployment."""
+
+    load: Load
+    producers: int = 1
+    redis_url: str | None = None
+    database_url: str | None = None
+    workers: int | None = None
+    in_json: bool = False
+    plot: Path | None = None

@@ -10,30 +10,31 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-import uvloop
 from redis import Redis
 
-from statewright_worker.cli.replicas import migrate_database, replicas
 from statewright_worker.embedded import Servers, embedded_servers
+from statewright_worker.loop import run
+from statewright_worker.migrating import migrate_database
 from statewright_worker.storage import database
+from statewright_worker.worker_processes import worker_processes
 
 POSTGRESQL: Final = "postgresql"
 MILLISECOND_BITS: Final = 80
-"""Below the milliseconds of a UUIDv7 lie this many bits."""
+"""So many bits of a UUIDv7 stand below its milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a deployment is, and the processes of it that can be watched from here."""
+    """Where a deployment is, and which of its processes can be watched from here."""
 
     redis_url: str
     database_url: str | None
     pids: Mapping[str, int] = field(default_factory=dict)
 
     async def batch_sizes(self, opened: datetime, closed: datetime) -> list[int]:
-        """Return how many verdicts each batch held, of proposals that were made between two moments of our clock.
+        """Return how many verdicts each batch held, of the proposals that were made between two moments of our clock.
 
-        All verdicts of a batch are decided at the same moment.
+        The verdicts of a batch are known by their moment: all of them are decided at the same one.
         """
         if self.database_url is None:
             return []
@@ -47,7 +48,7 @@ class Target:
 
 @contextmanager
 def embedded_target(workers: int) -> Iterator[Target]:
-    """Run an embedded deployment in a temporary folder, gone at the end."""
+    """Run an embedded deployment in a temporary folder, which is deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="statewright-bench-") as made:
         folder = Path(made)
         with embedded_servers(folder) as servers, deployed_on(servers, workers, folder) as target:
@@ -58,9 +59,9 @@ def embedded_target(workers: int) -> Iterator[Target]:
 @contextmanager
 def deployed_on(servers: Servers, workers: int, folder: Path) -> Iterator[Target]:
     """Migrate the database of the servers, and run workers on them that write their log into `folder`."""
-    uvloop.run(migrate_database(servers.database_url))
+    run(migrate_database(servers.database_url))
     urls = {"STATEWRIGHT_DATABASE_URL": servers.database_url, "STATEWRIGHT_REDIS_URL": servers.redis_url}
-    with replicas(workers, os.environ | urls, folder / "workers.log") as processes:
+    with worker_processes(workers, os.environ | urls, folder / "workers.log") as processes:
         pids = {f"worker {number}": process.pid for number, process in enumerate(processes, 1)}
         yield Target(servers.redis_url, servers.database_url, {**pids, "redis": _redis_pid(servers.redis_url)})
 
@@ -82,5 +83,5 @@ def _redis_pid(redis_url: str) -> int:
 
 
 def _first_id(moment: datetime) -> UUID:
-    """Return the least UUIDv7 of a moment: proposals' ids are ordered by the time at which they were made."""
+    """Return the lowest UUIDv7 of a moment. Ids of proposals rise with the time at which they are made."""
     return UUID(int=int(moment.timestamp() * 1_000) << MILLISECOND_BITS)

@@ -24,7 +24,7 @@ from statewright import (
     Verdict,
 )
 from statewright.runs import Run
-from statewright_worker.cli.demo_journal import Journal
+from statewright_worker.demo.journal import Journal
 
 DATABASE: Final = "database"
 DATABASE_SLOTS: Final = 2
@@ -86,20 +86,20 @@ class Ending:
     """How things stand when the story is over, as read back through the client."""
 
     histories: list[RunHistory]
-    """The flow run's, then its task runs'."""
+    """The history of the flow run comes first, those of its task runs follow."""
     limit: ConcurrencyLimit | None
 
 
 async def tell_story(redis_url: str, journal: Journal) -> Ending:
-    """Produce and subscribe side by side until the flow run has ended and its last event is heard."""
+    """Run a flow and listen to its events at the same time, until the last event is heard; return how things stand."""
     async with Client(redis_url) as client:
-        # Subscribed before anything happens: what is published from here on is heard, however late it is read.
+        # It subscribes before anything happens: what is published from here on is heard, however late it is read.
         subscription = await client.subscribe()
         flow_run = await client.create_flow_run("nightly-report", tags=["demo"])
         listening = asyncio.create_task(listen(subscription, flow_run.id, journal))
         try:
             task_runs = await Producer(client, journal).run_flow(flow_run)
-            # An event that never comes is no error here: it will be missed when events and histories are compared.
+            # An event that never comes is no error here: `check` finds that it is missing from a history's events.
             with suppress(TimeoutError):
                 await asyncio.wait_for(listening, EVENTS_TIMEOUT_SECONDS)
         finally:
@@ -109,7 +109,7 @@ async def tell_story(redis_url: str, journal: Journal) -> Ending:
 
 
 async def listen(subscription: Subscription, flow_run_id: UUID, journal: Journal) -> None:
-    """Take down every event until the flow run has ended; being of one tree, its tasks' events come before that."""
+    """Take down every event until the flow run has ended. The last events of its task runs come before that."""
     async for event in subscription:
         journal.heard(event)
         if event.resource.id == flow_run_id and _is_last(event):
@@ -131,7 +131,7 @@ class Producer:
         task_runs: list[TaskRun] = []
         for stage in STAGES:
             task_runs += await asyncio.gather(*[self._run_task(flow_run, task) for task in stage])
-        # Somebody who missed that this run has ended; the verdict is ABORT.
+        # As if somebody had missed that this run has ended: the verdict is ABORT.
         await self._propose(task_runs[0], State.running())
         await self._propose(flow_run, State.completed())
         return task_runs
@@ -140,17 +140,17 @@ class Producer:
         run = await self._client.create_task_run(task.name, flow_run=flow_run, tags=task.tags, policy=task.policy)
         await self._propose(run, task.first_state())
         attempt = 0
-        # Not accepted means that there is nothing to do: a cached result was found, say.
+        # When it is not accepted, there is nothing to do, for example because its result is cached.
         while (await self._enter_running(run, task)).accepted:
             attempt += 1
             ended = await self._propose(run, await task.work(attempt))
             if ended.accepted:
                 break
-            # FAILED was rejected and the run awaits its retry: go round once more.
+            # FAILED was rejected, and the run awaits its retry: once more.
         return run
 
     async def _enter_running(self, run: TaskRun, task: Task) -> Verdict:
-        """Propose RUNNING for as long as the verdict is WAIT, pausing each time as told."""
+        """Propose RUNNING until the verdict is not WAIT, with the pauses that it asks for, and return it."""
         while True:
             verdict = await self._propose(run, State.running(cache_key=task.cache_key))
             if verdict.status is not SetStateStatus.WAIT:

@@ -13,7 +13,7 @@ MEGABYTE: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one process, its children included, took while it was watched."""
+    """What one process took while it was watched."""
 
     name: str
     cpu_percent: float
@@ -22,7 +22,7 @@ class Usage:
 
 
 class Meter:
-    """Watches named processes between `open` and `close`. A process of `with_children` is one with its children."""
+    """Watches named processes between `open` and `close`. Those of `with_children` are counted with their children."""
 
     def __init__(self, pids: Mapping[str, int], with_children: Sequence[str] = ()) -> None:
         self._psutil = _psutil()
@@ -37,7 +37,7 @@ class Meter:
         self._before = {name: self._cpu_seconds(name) for name in self._watched}
 
     def close(self) -> list[Usage]:
-        """Return what was used since `open`."""
+        """Return what each process has used since `open`."""
         elapsed = time.monotonic() - self._opened
         return [
             Usage(name, 100 * (self._cpu_seconds(name) - before) / elapsed, self._memory(name) / MEGABYTE)
@@ -51,7 +51,7 @@ class Meter:
                 times = process.cpu_times()
                 total += times.user + times.system
                 if name in self._with_children:
-                    # A child that has ended since is in its parent's account.
+                    # What a child has used that ended since then is counted with its parent.
                     total += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
         return total
 
@@ -60,7 +60,7 @@ class Meter:
         for process in self._processes(name):
             with suppress(self._psutil.NoSuchProcess):
                 used = process.memory_full_info()
-                # PostgreSQL's processes share most of their memory: where the system knows, each has its part of it.
+                # PostgreSQL's processes share most of their memory; where the system tells, each has its part.
                 total += getattr(used, "pss", used.rss)
         return total
 
