@@ -5,12 +5,11 @@ from contextlib import suppress
 from typing import Final
 
 import structlog
-from redis.exceptions import ResponseError
 
-from statewright.connection import DROPPED
 from statewright.messages import ErrorCode, ErrorReply
 from statewright_worker.drain.attempts import Attempts
-from statewright_worker.publishing.streams import Entry, Streams
+from statewright_worker.streams.errors import REDIS_FAILED
+from statewright_worker.streams.proposals import Entry, Proposals
 
 ENOUGH: Final = 3
 
@@ -24,8 +23,8 @@ class Suspicion:
     always; when that ends another holder, one by one; one that has ended three on its own is refused.
     """
 
-    def __init__(self, streams: Streams, attempts: Attempts) -> None:
-        self._streams = streams
+    def __init__(self, proposals: Proposals, attempts: Attempts) -> None:
+        self._proposals = proposals
         self._attempts = attempts
 
     async def portions(self, entries: Sequence[Entry]) -> AsyncIterator[Sequence[Entry]]:
@@ -42,19 +41,19 @@ class Suspicion:
                     self._refuse(entry, times)
                 await self._note(entry.id, tried)
                 yield [entry]
-        with suppress(*DROPPED, ResponseError):
-            await self._streams.suspect_nothing()
+        with suppress(*REDIS_FAILED):
+            await self._proposals.suspect_nothing()
 
     async def _noted(self) -> tuple[str | None, int]:
         try:
-            return await self._streams.suspect()
-        except (*DROPPED, ResponseError):
+            return await self._proposals.suspect()
+        except REDIS_FAILED:
             return None, 0
 
     async def _note(self, entry_id: str, times: int) -> None:
         # Where Redis takes no notes, requests are answered all the same.
-        with suppress(*DROPPED, ResponseError):
-            await self._streams.suspect_of(entry_id, times)
+        with suppress(*REDIS_FAILED):
+            await self._proposals.suspect_of(entry_id, times)
 
     def _refuse(self, entry: Entry, times: int) -> None:
         log.error("a request is refused: its workers vanished, one after the other", entry=entry.id, times=times)
