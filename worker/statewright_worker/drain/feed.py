@@ -6,9 +6,9 @@ import structlog
 
 from statewright.events import Era
 from statewright_worker.drain.carrying_out import era_at
-from statewright_worker.orchestration.instrumentation_policies import event_body
 from statewright_worker.orchestration.records import StateChange
 from statewright_worker.storage.batches import Fence, Storage, TakenUp
+from statewright_worker.streams.encoding import event_body
 from statewright_worker.streams.events import Appended, Events, SequencedEvent, era, event
 
 log = structlog.get_logger()
