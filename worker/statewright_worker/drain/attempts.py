@@ -10,7 +10,7 @@
 | anything else | halve, until the guilty request stands alone, and refuse it |
 | Redis is away, or refuses for a reason that passes | wait, and try the same again while the partition is held |
 | Redis is full | delete what is answered, owe the answers, and go on: the next requests make room |
-| a server is away while something is done that no request waits for | leave it, and try it again a little later |
+| a server is away while something is done that no request waits for | go on; what must be done is tried again soon |
 """
 
 import random
@@ -198,6 +198,13 @@ class Attempts:
         self._postgresql.over(do)
         self._redis.over(do)
         return True
+
+    async def if_redis_takes_it(self, do: Callable[[], Awaitable[Result]]) -> Result | None:
+        """Return what `do` returns, and None when Redis fails: for what helps, and must not hold anybody up."""
+        try:
+            return await do()
+        except REDIS_FAILED:
+            return None
 
     def owing(self, refusal: Exception | None) -> None:
         """Take note of whether Redis has refused answers because it is full; None means that it has taken them all."""
