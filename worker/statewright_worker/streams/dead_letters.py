@@ -52,13 +52,12 @@ class DeadLetters:
         self._seconds = bounds.dead_letter_seconds
 
     def sending(self, letters: Sequence[DeadLetter]) -> Iterator[tuple[int, Command]]:
-        """Yield the commands that keep the letters, each with about how many bytes it takes."""
+        """Yield the commands that keep letters, one at least, each with about how many bytes it takes."""
         for letter in letters:
             fields = [*chain.from_iterable(letter.fields().items())]
             # A dead letter keeps its request's id, so that Redis refuses it the second time.
             yield sum(map(len, fields)), ("XADD", self.key, "MAXLEN", "~", self._kept, letter.entry.id, *fields)
-        if letters:
-            yield 0, self.lasting()
+        yield 0, self.lasting()
 
     def lasting(self) -> Command:
         """Return the command that gives the stream its whole lifetime anew."""

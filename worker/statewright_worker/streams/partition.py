@@ -69,10 +69,9 @@ class PartitionStreams:
         An answer that cannot be delivered, because of what its client's key is, costs nobody else theirs. What a full
         Redis refuses is owed, until `settle` has sent it; events are not, because PostgreSQL has them.
         """
-        events = publication.events
-        commands: Iterable[tuple[int, Command]] = chain(
-            self._dead_letters.sending(publication.dead_letters), self._replies.sending(publication.replies)
-        )
+        events, commands = publication.events, self._replies.sending(publication.replies)
+        if publication.dead_letters:
+            commands = chain(self._dead_letters.sending(publication.dead_letters), commands)
         if self._owed:
             self._owed.add(command for _, command in commands if command[0] == "XADD")
             return Appended(False, None) if events else None
