@@ -290,10 +290,7 @@ async def _again(do: Callable[[], Awaitable[Result]], on: tuple[type[BaseExcepti
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(on), wait=wait_random_exponential(multiplier=0.05, max=1), reraise=True
     )
-    async for attempt in retrying:
-        with attempt:
-            return await do()
-    raise AssertionError("it is tried again until it succeeds")
+    return await retrying(do)
 
 
 async def cancel(task: "asyncio.Task[None]") -> None:

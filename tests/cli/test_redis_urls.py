@@ -14,8 +14,8 @@ from statewright import Client, ConfigurationError
 from statewright.connection import connection_pool
 from statewright.settings import ClientSettings
 from statewright_worker.embedded import _valkey_server
-from statewright_worker.publishing.reaching import check_redis
 from statewright_worker.starting import ServerAway
+from statewright_worker.streams.reaching import check_redis
 from tests.deployment import Deployment
 from tests.relays import CERTIFICATE, Connect, relay, towards
 

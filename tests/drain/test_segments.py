@@ -5,7 +5,7 @@ from uuid import uuid4
 from statewright.messages import ReadLimit, Request, SetLimit
 from statewright_worker.drain.decoding import Incoming
 from statewright_worker.drain.drain import SEGMENT_BYTES, segments
-from statewright_worker.publishing.streams import Entry
+from statewright_worker.streams.proposals import Entry
 
 READ = ReadLimit(tag="database")
 SET = SetLimit(tag="database", concurrency_limit=1)

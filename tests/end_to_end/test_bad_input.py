@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from statewright import Client, FlowRun, State
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
 from statewright.ids import partition_of
-from statewright_worker.publishing.streams import HEAD_BYTES
+from statewright_worker.streams.dead_letters import HEAD_BYTES
 from tests.deployment import Deployment
 
 MAX_BYTES = 5_000

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from statewright import Client, State
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
 from tests.deployment import Deployment, until
+from tests.faults.filling import meanwhile
 
 FAR_AHEAD = 1_763_910_000_000_000
 
@@ -139,6 +140,23 @@ async def test_an_event_key_that_is_no_stream_stops_no_verdicts_and_is_caught_up
             return int(await redis.xlen(deployment.channels.events(0))) == 2
 
         await until(caught_up)
+
+
+async def test_events_are_caught_up_with_while_requests_keep_coming(deployment: Deployment) -> None:
+    async with deployment.worker(partitions=1), deployment.redis() as redis, deployment.client() as client:
+        run = await client.create_flow_run("busy")
+
+        async def propose() -> None:
+            await client.propose(run, State.scheduled(), force=True)
+
+        async def caught_up() -> bool:
+            return int(await redis.xlen(deployment.channels.events(0))) > 1
+
+        await redis.set(deployment.channels.events(0), "no stream")
+        async with meanwhile(propose):
+            await asyncio.sleep(0.2)
+            await redis.delete(deployment.channels.events(0))
+            await until(caught_up)
 
 
 async def grown(client: Client, states: int, size: int) -> Any:

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from statewright_worker.publishing.streams import Streams
 from statewright_worker.replica import run_replica
 from statewright_worker.settings import WorkerSettings
 from statewright_worker.storage.batches import Batch
+from statewright_worker.streams.partition import PartitionStreams
+from statewright_worker.streams.proposals import Proposals
 
 # Each point: the method at whose side death comes, whether it comes before or after the method has done its work, and
 # with which call of it the first batch gets there: requests are trimmed with the next read, and the first read comes
@@ -21,15 +22,15 @@ from statewright_worker.storage.batches import Batch
 POINTS: dict[str, tuple[type, str, bool, int]] = {
     "before the batch is written": (Batch, "write", False, 1),
     "between write and commit": (Batch, "write", True, 1),
-    "between commit and publish": (Streams, "publish", False, 1),
-    "between publish and trim": (Streams, "read", False, 2),
-    "after trim": (Streams, "read", True, 2),
+    "between commit and publish": (PartitionStreams, "publish", False, 1),
+    "between publish and trim": (Proposals, "read", False, 2),
+    "after trim": (Proposals, "read", True, 2),
 }
 
 
 def die_at(point: str, batch: int) -> None:
-    owner, name, after, first = POINTS[point]
-    original: Callable[..., Awaitable[Any]] = getattr(owner, name)
+    kind, name, after, first = POINTS[point]
+    original: Callable[..., Awaitable[Any]] = getattr(kind, name)
     calls = 0
 
     async def dying(*arguments: Any, **named: Any) -> Any:
@@ -41,7 +42,7 @@ def die_at(point: str, batch: int) -> None:
             await original(*arguments, **named)
         return os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(owner, name, dying)
+    setattr(kind, name, dying)
 
 
 if __name__ == "__main__":

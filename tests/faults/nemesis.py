@@ -219,7 +219,7 @@ class Outcome:
     """Per partition the longest time between two answers, from the strike until the next one."""
 
 
-class Lane:
+class Load:
     """The load on one partition, and when it was answered."""
 
     def __init__(self, client: Client, partition: int, stop: asyncio.Event) -> None:
@@ -304,13 +304,13 @@ class Lane:
 
 
 class Nemesis:
-    """Strikes, heals, and measures how long the lanes need."""
+    """Strikes, heals, and measures how long the loads need."""
 
-    def __init__(self, stage: Stage, lanes: list[Lane], seed: int, faults: Iterable[Fault]) -> None:
+    def __init__(self, stage: Stage, loads: list[Load], seed: int, faults: Iterable[Fault]) -> None:
         self.outcomes: list[Outcome] = []
         self.errors: list[str] = []
         self._stage = stage
-        self._lanes = lanes
+        self._loads = loads
         self._random = Random(seed)
         self._next = self._in_random_order(list(faults))
 
@@ -325,33 +325,33 @@ class Nemesis:
         while (begun := clock()) + every <= ends:
             await self._strike(next(self._next), self._random.choice(self._stage.replicas))
             await asyncio.sleep(max(0.0, begun + every - clock()))
-            self.outcomes[-1].silences = {lane.partition: lane.silence() for lane in self._lanes}
+            self.outcomes[-1].silences = {load.partition: load.silence() for load in self._loads}
 
     async def _strike(self, fault: Fault, victim: Replica) -> None:
-        for lane in self._lanes:
-            lane.struck(fault.name)
+        for load in self._loads:
+            load.struck(fault.name)
         since = clock()
         async with fault.strikes(self._stage, victim):
             if fault.lasts:
                 await asyncio.sleep(self._random.uniform(*fault.lasts))
         if fault.lasts:
             since = clock()
-        for lane in self._lanes:
-            lane.healed(since)
+        for load in self._loads:
+            load.healed(since)
         recovery = await self._recovery(fault, since)
         self.outcomes.append(Outcome(fault, recovery))
         print(f"{fault.name} (worker {victim.number}): {recovery:.2f} s", file=sys.stderr, flush=True)
 
     async def _recovery(self, fault: Fault, since: float) -> float:
         async def recovered() -> bool:
-            return all(lane.recovered is not None for lane in self._lanes)
+            return all(load.recovered is not None for load in self._loads)
 
         with suppress(TimeoutError):
             await until(recovered)
-        missing = [lane.partition for lane in self._lanes if lane.recovered is None]
+        missing = [load.partition for load in self._loads if load.recovered is None]
         if missing:
             self.errors.append(f"{fault.name}: partitions {missing} were silent for {HANGS_SECONDS} s after it")
-        return max((lane.recovered or clock()) - since for lane in self._lanes)
+        return max((load.recovered or clock()) - since for load in self._loads)
 
 
 async def watch(replicas: list[Replica], errors: list[str]) -> None:
@@ -396,22 +396,22 @@ async def settled(stage: Stage, partitions: int) -> list[str]:
     return []
 
 
-async def histories(stage: Stage, lanes: list[Lane]) -> list[str]:
+async def histories(stage: Stage, loads: list[Load]) -> list[str]:
     """Compare each run's history with the verdicts that it was given."""
     written: dict[UUID, list[UUID]] = defaultdict(list)
     for run, state in await stage.deployment.fetch("SELECT run_id, id FROM task_run_state ORDER BY run_id, ordinal"):
         written[UUID(str(run))].append(UUID(str(state)))
-    told = {run: states for lane in lanes for run, states in lane.told.items()}
+    told = {run: states for load in loads for run, states in load.told.items()}
     wrong = [run for run in told.keys() | written.keys() if told.get(run, []) != written.get(run, [])]
     problems = [f"run {run}: was told {told.get(run)}, has {written.get(run)}" for run in wrong]
     [[runs]] = await stage.deployment.fetch("SELECT count(*) FROM task_run")
     return problems + ([f"{runs} task runs exist, {len(told)} were made"] if runs != len(told) else [])
 
 
-async def ledger(stage: Stage, lanes: list[Lane]) -> list[str]:
+async def ledger(stage: Stage, loads: list[Load]) -> list[str]:
     """Compare the ledger's size with the number of proposals that were answered."""
     [[entries]] = await stage.deployment.fetch("SELECT count(*) FROM verdict")
-    answered = sum(lane.verdicts for lane in lanes)
+    answered = sum(load.verdicts for load in loads)
     return [] if entries == answered else [f"the ledger has {entries} verdicts, {answered} proposals were answered"]
 
 
@@ -455,11 +455,11 @@ async def dead_letters(stage: Stage, partitions: int) -> list[str]:
 Checks = dict[str, list[str]]
 
 
-async def checked(stage: Stage, lanes: list[Lane], client: Client) -> Checks:
+async def checked(stage: Stage, loads: list[Load], client: Client) -> Checks:
     return {
         "everything is answered and published in the end": await settled(stage, client.partitions),
-        "each run's history is what its verdicts told": await histories(stage, lanes),
-        "the ledger has one verdict for each proposal": await ledger(stage, lanes),
+        "each run's history is what its verdicts told": await histories(stage, loads),
+        "the ledger has one verdict for each proposal": await ledger(stage, loads),
         "event streams have no gap and no duplicate": await events(stage, client.partitions),
         "no request became a dead letter": await dead_letters(stage, client.partitions),
     }
@@ -484,7 +484,7 @@ def longest_silences(outcomes: list[Outcome]) -> Iterator[list[object]]:
         yield [partition, f"{worst.silences[partition]:.2f}", worst.fault.name]
 
 
-def tell(nemesis: Nemesis, lanes: list[Lane], before: dict[str, int], after: dict[str, int], checks: Checks) -> None:
+def tell(nemesis: Nemesis, loads: list[Load], before: dict[str, int], after: dict[str, int], checks: Checks) -> None:
     outcomes = nemesis.outcomes
     if outcomes:
         header = ["fault", "count", "longest recovery, s", "median recovery, s", "longest silence, s"]
@@ -492,8 +492,8 @@ def tell(nemesis: Nemesis, lanes: list[Lane], before: dict[str, int], after: dic
         header = ["partition", "longest silence, s", "of which fault"]
         show("Partitions", header, longest_silences(outcomes))
     show("Sizes", ["", "at the start", "at the end"], [[name, before[name], after[name]] for name in before])
-    asked_again = sum((lane.asked_again for lane in lanes), Counter[str]())
-    counted = {"verdicts": sum(lane.verdicts for lane in lanes), "runs": sum(len(lane.told) for lane in lanes)}
+    asked_again = sum((load.asked_again for load in loads), Counter[str]())
+    counted = {"verdicts": sum(load.verdicts for load in loads), "runs": sum(len(load.told) for load in loads)}
     show("Answers", ["", "count"], [*counted.items(), *((f"asked again: {k}", n) for k, n in asked_again.items())])
     show("Checks", ["", "wrong"], [[name, len(problems)] for name, problems in checks.items()])
     for name, problems in checks.items():
@@ -512,20 +512,20 @@ async def run(given: argparse.Namespace, deployment: Deployment) -> bool:
         await deployment.announced()
         client = await stack.enter_async_context(deployment.client(answer_timeout=ASK_AGAIN_SECONDS))
         stop = asyncio.Event()
-        lanes = [Lane(client, partition, stop) for partition in range(client.partitions)]
-        nemesis = Nemesis(stage, lanes, given.seed, [*FAULTS, *([FLUSH] if given.flush else [])])
+        loads = [Load(client, partition, stop) for partition in range(client.partitions)]
+        nemesis = Nemesis(stage, loads, given.seed, [*FAULTS, *([FLUSH] if given.flush else [])])
         watching = asyncio.create_task(watch(replicas, nemesis.errors))
-        driving = asyncio.gather(*(lane.drive() for lane in lanes))
+        driving = asyncio.gather(*(load.drive() for load in loads))
         await asyncio.sleep(WARM_UP_SECONDS)
         before = await sizes(stage)
         await nemesis.rage(60 * given.minutes, given.every)
         after = await sizes(stage)
         stop.set()
         await asyncio.wait_for(driving, 2 * len(PATH) * HANGS_SECONDS)
-        checks = await checked(stage, lanes, client)
+        checks = await checked(stage, loads, client)
         watching.cancel()
-        checks["no error was told"] = [*nemesis.errors, *(error for lane in lanes for error in lane.errors)]
-    tell(nemesis, lanes, before, after, checks)
+        checks["no error was told"] = [*nemesis.errors, *(error for load in loads for error in load.errors)]
+    tell(nemesis, loads, before, after, checks)
     return not any(checks.values())
 
 

@@ -19,8 +19,8 @@ from statewright_worker.orchestration import (
     Proposal,
     UnitOfWork,
 )
-from statewright_worker.orchestration.instrumentation_policies import event_body
 from statewright_worker.orchestration.records import AnyRunRecord, CacheEntry, FlowRunRecord, LimitRecord, TaskRunRecord
+from statewright_worker.streams.encoding import event_body
 
 NOW: Final = datetime(2030, 1, 1, 12, tzinfo=UTC)
 """The database's clock at the beginning of every test."""

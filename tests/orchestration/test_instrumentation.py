@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from statewright import Event, RunKind, RunPolicy, SetStateStatus, State, StateType
-from statewright_worker.orchestration.instrumentation_policies import event_body
+from statewright_worker.streams.encoding import event_body
 from tests.orchestration.builders import (
     IDS,
     NOW,

@@ -5,14 +5,13 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 import structlog
-from redis.asyncio import ConnectionPool
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from statewright.channels import Channels
-from statewright.connection import connection_pool
 from statewright.ids import IdSource
 from statewright_worker.drain.drain import DrainTools
 from statewright_worker.holding.holder import Holder
@@ -20,18 +19,16 @@ from statewright_worker.maintenance.jobs import Maintenance
 from statewright_worker.observing.outages import Outage
 from statewright_worker.orchestration.contexts import OrchestrationSettings
 from statewright_worker.orchestration.engine import Engine
-from statewright_worker.publishing.deployment import claim_namespace
-from statewright_worker.publishing.holders import Holders
-from statewright_worker.publishing.reaching import check_redis
-from statewright_worker.publishing.streams import StreamBounds
 from statewright_worker.settings import DEFAULT_PARTITIONS, WorkerSettings, load_policy
 from statewright_worker.starting import when_there
 from statewright_worker.storage import database
 from statewright_worker.storage.batches import Storage
 from statewright_worker.storage.deployment import claim_database
-
-SHOWN_AS = "statewright-worker"
-"""How Redis shows a worker's connections."""
+from statewright_worker.streams.bounds import StreamBounds
+from statewright_worker.streams.holders import Holders
+from statewright_worker.streams.namespace import claim_namespace
+from statewright_worker.streams.partition import PartitionStreams
+from statewright_worker.streams.reaching import check_redis, open_pool, worker_pool
 
 log = structlog.get_logger()
 
@@ -69,13 +66,12 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
     async with AsyncExitStack() as stack:
         partitions = await _known_to_both(settings, channels)
         db = await stack.enter_async_context(_database(settings))
-        pool = await stack.enter_async_context(_connections(redis_url))
+        pool = await stack.enter_async_context(open_pool(redis_url))
         storage = Storage(db, pooled=settings.transaction_pooler)
         postgresql, redis = Outage("PostgreSQL", log), Outage("Redis", log)
         tools = DrainTools(
             storage,
-            pool,
-            channels,
+            partial(PartitionStreams, pool, channels, bounds=_bounds(settings)),
             engine,
             ids,
             partitions,
@@ -83,7 +79,6 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
             settings.max_message_bytes,
             settings.max_backlog,
             settings.max_backlog_bytes,
-            _bounds(settings),
             postgresql,
             redis,
         )
@@ -91,9 +86,7 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
         log.info("worker started", worker=worker, partitions=partitions)
         yield Replica(
             Holder(holders, tools.drain, storage.can_write, postgresql=postgresql, redis=redis),
-            Maintenance(
-                lambda: connection_pool(redis_url, shown_as=SHOWN_AS), channels, worker, settings.reply_seconds, redis
-            ),
+            Maintenance(partial(worker_pool, redis_url), channels, worker, settings.reply_seconds, redis),
         )
         log.info("worker stopped", worker=worker)
 
@@ -101,7 +94,7 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
 async def _known_to_both(settings: WorkerSettings, channels: Channels) -> int:
     """Wait until both servers are there, and see that they belong together; return the number of partitions."""
     seconds = settings.startup_timeout
-    async with _database(settings) as db, _connections(settings.redis_url.get_secret_value()) as pool:
+    async with _database(settings) as db, open_pool(settings.redis_url.get_secret_value()) as pool:
 
         async def ask_postgresql() -> tuple[UUID, int]:
             await database.check_schema(db)
@@ -133,15 +126,6 @@ async def _database(settings: WorkerSettings) -> AsyncIterator[AsyncEngine]:
         yield db
     finally:
         await db.dispose()
-
-
-@asynccontextmanager
-async def _connections(redis_url: str) -> AsyncIterator[ConnectionPool]:
-    pool = connection_pool(redis_url, shown_as=SHOWN_AS)
-    try:
-        yield pool
-    finally:
-        await pool.disconnect()
 
 
 def _bounds(settings: WorkerSettings) -> StreamBounds:

@@ -10,6 +10,7 @@
 | anything else | halve, until the guilty request stands alone, and refuse it |
 | Redis is away, or refuses for a reason that passes | wait, and try the same again while the partition is held |
 | Redis is full | delete what is answered, owe the answers, and go on: the next requests make room |
+| a server is away while something is done that no request waits for | go on; what must be done is tried again soon |
 """
 
 import random
@@ -18,15 +19,14 @@ from enum import Enum, auto
 from typing import Final, TypeVar
 
 import structlog
-from redis.exceptions import ResponseError
 
-from statewright.connection import DROPPED, passing
 from statewright.messages import ErrorCode, ErrorReply
 from statewright_worker.drain.carrying_out import BatchSpoiled
 from statewright_worker.drain.decoding import Incoming, Malformed
 from statewright_worker.holding.hold import Hold
 from statewright_worker.observing.outages import Outage
 from statewright_worker.storage.errors import Away, ConnectionLost, Crossed, HoldLost, StorageError
+from statewright_worker.streams.errors import REDIS_FAILED, passes
 
 PATIENCE: Final = 8
 """What a batch has of it, and a request that stands alone: a broken connection may be chance several times over, while
@@ -97,6 +97,8 @@ class Attempts:
         self._redis = redis
         self.condemned: dict[str, ErrorReply] = {}
         """Requests that are refused, by the id of their entry, each with its answer; they are tried no more."""
+        self._troubled: set[object] = {hold, self.owing}
+        """What has had trouble with a server, or may have."""
 
     async def carry_through(
         self, taken: Sequence[Taken], transact: Callable[[Sequence[Taken]], Awaitable[Result]]
@@ -175,22 +177,58 @@ class Attempts:
         self._hold.idle()
         try:
             done = await do()
-        except (*DROPPED, ResponseError) as error:
+        except REDIS_FAILED as error:
             done = await self._insist(do, error)
         self._redis.over(self._hold)
         self._hold.busy()
         return done
 
+    async def aside(self, do: Callable[[], Awaitable[None]]) -> bool:
+        """Do something that no request waits for; return whether it was done. Raises HoldLost."""
+        try:
+            await do()
+        except HoldLost:
+            raise
+        except (StorageError, *REDIS_FAILED) as error:
+            # Requests are answered meanwhile; if a server is away, they will find out.
+            outage = self._postgresql if isinstance(error, StorageError) else self._redis
+            outage.failed(error, do)
+            self._troubled.add(do)
+            return False
+        self._postgresql.over(do)
+        self._redis.over(do)
+        return True
+
+    async def if_redis_takes_it(self, do: Callable[[], Awaitable[Result]]) -> Result | None:
+        """Return what `do` returns, and None when Redis fails: for what helps, and must not hold anybody up."""
+        try:
+            return await do()
+        except REDIS_FAILED:
+            return None
+
+    def owing(self, refusal: Exception | None) -> None:
+        """Take note of whether Redis has refused answers because it is full; None means that it has taken them all."""
+        if refusal is not None:
+            self._redis.failed(refusal, self.owing)
+        else:
+            self._redis.over(self.owing)
+
+    def end(self) -> None:
+        """Say that the drain has ended: whatever it has had trouble with is others' concern."""
+        for by in self._troubled:
+            self._postgresql.over(by)
+            self._redis.over(by)
+
     async def _insist(self, do: Callable[[], Awaitable[Result]], error: Exception) -> Result:
         pauses = _Pauses(self._hold)
         while True:
-            if isinstance(error, ResponseError) and not passing(error):
+            if not passes(error):
                 raise error
             self._redis.failed(error, self._hold)
             await pauses.pause()
             try:
                 return await do()
-            except (*DROPPED, ResponseError) as another:
+            except REDIS_FAILED as another:
                 error = another
 
     def _refuse(self, one: Taken, error: Exception) -> bool:

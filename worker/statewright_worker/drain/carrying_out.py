@@ -35,13 +35,13 @@ from statewright.verdicts import Verdict
 from statewright_worker.drain.decoding import Incoming
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.errors import OrchestrationError, RuleError, RunMissing
-from statewright_worker.orchestration.instrumentation_policies import event_body
 from statewright_worker.orchestration.records import Answer, AnyRunRecord, FlowRunRecord, TaskRunRecord
 from statewright_worker.orchestration.rules.retries import TASKS_RETRY_THEMSELVES_FROM
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.storage.batches import Needs
 from statewright_worker.storage.errors import Refused
 from statewright_worker.storage.sessions import RuleSessions
+from statewright_worker.streams.encoding import event_body
 
 log = structlog.get_logger()
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
 from statewright.ids import partition_of, partition_of_tag
 from statewright.messages import ErrorCode, ErrorReply, Request, request_from
-from statewright_worker.publishing.streams import Entry
+from statewright_worker.streams.proposals import Entry
 
 _REPLY_TO: Final = re.compile(rb"^[A-Za-z0-9_.-]{1,64}\Z")
 _PLAIN: Final = re.compile(rb"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")

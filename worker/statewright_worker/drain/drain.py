@@ -1,7 +1,7 @@
 """The drain: works through one partition's requests while it is held, a batch to a transaction."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -9,12 +9,8 @@ from typing import Final, NamedTuple
 
 import structlog
 from pydantic_core import to_json
-from redis.asyncio import ConnectionPool
-from redis.exceptions import ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, Channels
-from statewright.connection import DROPPED
+from statewright.channels import REQUEST_ID, REQUEST_MESSAGE
 from statewright.ids import IdSource
 from statewright.messages import Reply
 from statewright_worker.drain.attempts import Attempts, HoldEnded, Taken
@@ -27,16 +23,12 @@ from statewright_worker.holding.hold import Hold
 from statewright_worker.observing.outages import Outage
 from statewright_worker.orchestration.engine import Engine
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
-from statewright_worker.publishing.streams import (
-    START,
-    DeadLetter,
-    Entry,
-    Publication,
-    StreamBounds,
-    Streams,
-)
 from statewright_worker.storage.batches import PAGE_BYTES, Batch, Fence, Storage
-from statewright_worker.storage.errors import HoldLost, StorageError
+from statewright_worker.storage.errors import HoldLost
+from statewright_worker.streams.dead_letters import DeadLetter
+from statewright_worker.streams.errors import REDIS_SILENT
+from statewright_worker.streams.partition import PartitionStreams, Publication
+from statewright_worker.streams.proposals import START, Entry
 
 BLOCK_MILLISECONDS: Final = 2_000
 OWING_MILLISECONDS: Final = 100
@@ -68,8 +60,7 @@ class DrainTools:
     """What every drain of a worker shares."""
 
     storage: Storage
-    pool: ConnectionPool
-    channels: Channels
+    streams: Callable[[int], PartitionStreams]
     engine: Engine
     ids: IdSource
     partitions: int
@@ -77,36 +68,33 @@ class DrainTools:
     max_message_bytes: int
     max_backlog: int
     max_backlog_bytes: int
-    bounds: StreamBounds
     postgresql: Outage
     redis: Outage
 
     async def drain(self, hold: Hold) -> None:
         """Take the hold's partition up and work through it until the hold ends or is lost."""
         async with AsyncExitStack() as stack:
-            streams = Streams(self.pool, self.channels, hold.partition, self.bounds)
+            streams = self.streams(hold.partition)
             stack.push_async_callback(streams.close)
             stack.push_async_callback(self.storage.release, hold.partition)
+            attempts = Attempts(hold, self.storage.can_write, postgresql=self.postgresql, redis=self.redis)
+            stack.callback(attempts.end)
             try:
-                await Drain(self, hold, streams).run()
+                await Drain(self, hold, streams, attempts).run()
             except HoldLost as lost:
                 log.warning("a partition is lost", partition=hold.partition, reason=str(lost))
             except HoldEnded:
                 log.debug("a partition is given back", partition=hold.partition)
-            finally:
-                self.postgresql.over(hold)
-                self.redis.over(hold)
-                self.redis.over(streams)
 
 
 class Drain:
     """One drain on one partition: read, decode, lock, load, decide, write, commit, publish, trim."""
 
-    def __init__(self, tools: DrainTools, hold: Hold, streams: Streams) -> None:
+    def __init__(self, tools: DrainTools, hold: Hold, streams: PartitionStreams, attempts: Attempts) -> None:
         self._tools = tools
         self._hold = hold
         self._streams = streams
-        self._attempts = Attempts(hold, tools.storage.can_write, postgresql=tools.postgresql, redis=tools.redis)
+        self._attempts = attempts
         self._place = Place(hold.partition, tools.partitions, tools.max_message_bytes)
         self._flood = Flood(streams, self._place, tools.max_backlog, tools.max_backlog_bytes)
         self._clock = asyncio.get_running_loop().time
@@ -127,7 +115,7 @@ class Drain:
         """
         self._hold.busy()
         await self._attempts.until_postgresql_takes_it(self._take_up)
-        suspicion = Suspicion(self._streams, self._attempts) if self._hold.vanished else None
+        suspicion = Suspicion(self._streams.proposals, self._attempts) if self._hold.vanished else None
         while self._hold.held:
             entries = await self._read()
             if entries:
@@ -144,7 +132,7 @@ class Drain:
     async def _take_up(self) -> None:
         taken_up = await self._tools.storage.take_up(self._hold.partition)
         self._fence = taken_up.fence
-        self._feed = Feed(self._tools.storage, self._streams, taken_up, self._tools.bounds.events_kept)
+        self._feed = Feed(self._tools.storage, self._streams.events, taken_up)
         await self._attempts.until_redis_takes_it(self._feed.begin)
 
     async def _read(self) -> list[Entry]:
@@ -163,8 +151,8 @@ class Drain:
 
     async def _read_once(self, waits: int) -> list[Entry]:
         try:
-            return await self._streams.read(self._answered, self._answered, self._count, waits)
-        except RedisTimeoutError:
+            return await self._streams.proposals.read(self._answered, self._answered, self._count, waits)
+        except REDIS_SILENT:
             # It may have been too much for its time.
             self._count = max(self._count // 10, 1)
             raise
@@ -265,35 +253,24 @@ class Drain:
         too little, nobody waits for more: the next requests are answered, which makes room in turn. If this worker ends
         before the answers are out, whoever asks again is told by the ledger.
         """
-        refusal = await self._attempts.until_redis_takes_it(partial(self._streams.settle, answered))
-        if refusal is not None:
-            self._tools.redis.failed(refusal, self._streams)
-        else:
-            self._tools.redis.over(self._streams)
+        self._attempts.owing(await self._attempts.until_redis_takes_it(partial(self._streams.settle, answered)))
 
     async def _keep_up(self) -> None:
         """Do what there is to do between batches: bring events that are missing, and look at what grows."""
         now = self._clock()
-        try:
-            if self._feed.is_behind and now >= self._bring_at and not self._streams.owes:
-                await self._feed.bring_some()
+        if self._feed.is_behind and now >= self._bring_at and not self._streams.owes:
+            brought = await self._attempts.aside(self._feed.bring_some)
+            if brought:
                 self._hold.progressed()
-            if now >= self._look_at:
-                self._look_at = now + LOOK_AFTER_SECONDS
-                await self._streams.keep_events_small()
-                await self._flood.stem(self._answered)
-        except HoldLost:
-            raise
-        except (StorageError, *DROPPED, ResponseError) as error:
-            # Requests are answered meanwhile; if a server is away, they will find out.
-            outage = self._tools.postgresql if isinstance(error, StorageError) else self._tools.redis
-            outage.failed(error, "events")
-            self._bring_at = now + FEED_PAUSE_SECONDS
-        else:
-            self._tools.postgresql.over("events")
-            self._tools.redis.over("events")
-            if self._feed.ends_with is None:
+            if not brought or self._feed.ends_with is None:
                 self._bring_at = now + FEED_PAUSE_SECONDS
+        if now >= self._look_at:
+            self._look_at = now + LOOK_AFTER_SECONDS
+            await self._attempts.aside(self._look_after)
+
+    async def _look_after(self) -> None:
+        await self._streams.events.keep_small()
+        await self._flood.stem(self._answered)
 
 
 def segments(taken: Sequence[Taken]) -> Iterator[Sequence[Taken]]:

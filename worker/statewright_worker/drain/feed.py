@@ -6,10 +6,10 @@ import structlog
 
 from statewright.events import Era
 from statewright_worker.drain.carrying_out import era_at
-from statewright_worker.orchestration.instrumentation_policies import event_body
 from statewright_worker.orchestration.records import StateChange
-from statewright_worker.publishing.streams import Appended, SequencedEvent, Streams, era, event
 from statewright_worker.storage.batches import Fence, Storage, TakenUp
+from statewright_worker.streams.encoding import event_body
+from statewright_worker.streams.events import Appended, Events, SequencedEvent, era, event
 
 log = structlog.get_logger()
 
@@ -20,11 +20,10 @@ class Feed:
     Requests are answered meanwhile: while the stream is behind, batches publish no events of their own.
     """
 
-    def __init__(self, storage: Storage, streams: Streams, taken_up: TakenUp, kept: int) -> None:
+    def __init__(self, storage: Storage, events: Events, taken_up: TakenUp) -> None:
         self._storage = storage
-        self._streams = streams
+        self._events = events
         self._fence: Fence = taken_up.fence
-        self._kept = kept
         self._era = taken_up.era
         self.eras: Sequence[Era] = ()
         self.committed = taken_up.sequence
@@ -47,7 +46,7 @@ class Feed:
     async def begin(self) -> None:
         """Look at where the stream ends. A stream that is ahead of PostgreSQL tells of what is not so any more.
 
-        Raises as Streams and Storage do.
+        Raises as Events and Storage do.
         """
         if self._era:
             self.eras = await self._storage.eras(self._fence.partition)
@@ -90,18 +89,18 @@ class Feed:
     async def bring_some(self) -> None:
         """Append the next events from PostgreSQL, as far back as the stream keeps them.
 
-        Raises as Storage and Streams do.
+        Raises as Storage and Events do.
         """
         if self._ends_with is None:
             await self._look()
         if self._ends_with is None or not self.is_behind:
             return
-        after = max(self._brought, self.committed - self._kept)
+        after = max(self._brought, self.committed - self._events.kept)
         changes, up_to = await self._storage.changes(self._fence.partition, after, self.committed)
         events = self._told(changes, after, up_to)
         self._tell_of_gap(events, after, up_to)
         if events:
-            appended = await self._streams.append_events(self._ends_with, events)
+            appended = await self._events.append(self._ends_with, events)
             if not appended.done:
                 await self._found(appended.ends_with)
                 return
@@ -109,7 +108,7 @@ class Feed:
         self._brought = up_to
 
     async def _look(self) -> None:
-        await self._found(await self._streams.newest_event())
+        await self._found(await self._events.newest())
 
     async def _found(self, ends_with: int | None) -> None:
         self._ends_with = ends_with

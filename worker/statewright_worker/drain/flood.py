@@ -8,7 +8,8 @@ from pydantic_core import to_json
 from statewright.channels import REQUEST_ID
 from statewright.messages import ErrorCode, ErrorReply
 from statewright_worker.drain.decoding import Place, answers_to
-from statewright_worker.publishing.streams import Backlog, Entry, Publication, Streams
+from statewright_worker.streams.partition import PartitionStreams, Publication
+from statewright_worker.streams.proposals import Backlog, Entry
 
 PATIENCE: Final = 2
 """Clients ask before they push, but not at the same moment: only beyond so many times the bound is it a flood."""
@@ -21,8 +22,9 @@ log = structlog.get_logger()
 class Flood:
     """Refuses the newest requests of a backlog that is far beyond its bound: what was pushed earlier is kept."""
 
-    def __init__(self, streams: Streams, place: Place, max_backlog: int, max_backlog_bytes: int) -> None:
+    def __init__(self, streams: PartitionStreams, place: Place, max_backlog: int, max_backlog_bytes: int) -> None:
         self._streams = streams
+        self._proposals = streams.proposals
         self._place = place
         self._entries = PATIENCE * max_backlog
         self._size = PATIENCE * max_backlog_bytes
@@ -30,21 +32,21 @@ class Flood:
     async def stem(self, answered: str) -> None:
         """Refuse and delete what is too much behind the request `answered`, each with an answer.
 
-        Raises as Streams does.
+        Raises as PartitionStreams does.
         """
-        await self._streams.trim(answered)
-        backlog = await self._streams.backlog()
+        await self._proposals.trim(answered)
+        backlog = await self._proposals.backlog()
         refused = 0
         # Where Redis has no room for refusals, nobody is refused.
         while not self._streams.owes and (too_many := self._too_many(backlog)):
             fit = max(READ_BYTES * backlog.entries // max(backlog.size, 1), 1)
-            entries = await self._streams.newest(answered, min(too_many, fit, REFUSED_AT_A_TIME))
+            entries = await self._proposals.newest(answered, min(too_many, fit, REFUSED_AT_A_TIME))
             if not entries:
                 break
             await self._streams.publish(self._refusals(entries, backlog))
-            await self._streams.delete([entry.id for entry in entries])
+            await self._proposals.delete([entry.id for entry in entries])
             refused += len(entries)
-            backlog = await self._streams.backlog()
+            backlog = await self._proposals.backlog()
         if refused:
             log.warning(
                 "a flood of requests: the newest were refused", partition=self._place.partition, refused=refused

@@ -1,16 +1,14 @@
 """Suspicion: a request that ends its worker must not end all of them, one after the other."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import structlog
-from redis.exceptions import ResponseError
 
-from statewright.connection import DROPPED
 from statewright.messages import ErrorCode, ErrorReply
 from statewright_worker.drain.attempts import Attempts
-from statewright_worker.publishing.streams import Entry, Streams
+from statewright_worker.streams.proposals import Entry, Proposals
 
 ENOUGH: Final = 3
 
@@ -24,13 +22,13 @@ class Suspicion:
     always; when that ends another holder, one by one; one that has ended three on its own is refused.
     """
 
-    def __init__(self, streams: Streams, attempts: Attempts) -> None:
-        self._streams = streams
+    def __init__(self, proposals: Proposals, attempts: Attempts) -> None:
+        self._proposals = proposals
         self._attempts = attempts
 
     async def portions(self, entries: Sequence[Entry]) -> AsyncIterator[Sequence[Entry]]:
         """Yield the requests in portions that are to be carried out one after the other."""
-        suspect, times = await self._noted()
+        suspect, times = await self._attempts.if_redis_takes_it(self._proposals.suspect) or (None, 0)
         first = entries[0].id
         if suspect is None or suspect not in {entry.id for entry in entries}:
             await self._note(first, 1)
@@ -42,19 +40,11 @@ class Suspicion:
                     self._refuse(entry, times)
                 await self._note(entry.id, tried)
                 yield [entry]
-        with suppress(*DROPPED, ResponseError):
-            await self._streams.suspect_nothing()
-
-    async def _noted(self) -> tuple[str | None, int]:
-        try:
-            return await self._streams.suspect()
-        except (*DROPPED, ResponseError):
-            return None, 0
+        await self._attempts.if_redis_takes_it(self._proposals.suspect_nothing)
 
     async def _note(self, entry_id: str, times: int) -> None:
         # Where Redis takes no notes, requests are answered all the same.
-        with suppress(*DROPPED, ResponseError):
-            await self._streams.suspect_of(entry_id, times)
+        await self._attempts.if_redis_takes_it(partial(self._proposals.suspect_of, entry_id, times))
 
     def _refuse(self, entry: Entry, times: int) -> None:
         log.error("a request is refused: its workers vanished, one after the other", entry=entry.id, times=times)

@@ -10,7 +10,7 @@ import structlog
 from statewright_worker.holding.hold import Hold
 from statewright_worker.holding.lookout import LOOK_SECONDS, Lookout
 from statewright_worker.observing.outages import Outage
-from statewright_worker.publishing.holders import Holders, Look
+from statewright_worker.streams.holders import Holders, Look
 
 STALL_SECONDS: Final = 4.5
 """A hold on which work gets nowhere for so long is given back."""

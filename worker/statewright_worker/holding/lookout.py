@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from statewright_worker.observing.outages import Outage
-from statewright_worker.publishing.holders import Look
+from statewright_worker.streams.holders import Look
 
 LOOK_SECONDS: Final = 0.2
 SILENT_SECONDS: Final = 4.0

@@ -5,7 +5,6 @@ Nothing that a request waits for depends on it.
 
 import asyncio
 import json
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -17,7 +16,7 @@ from redis.asyncio import ConnectionPool
 
 from statewright.channels import Channels
 from statewright_worker.observing.outages import Outage
-from statewright_worker.publishing.lifetimes import give_lifetimes
+from statewright_worker.streams.replies import give_lifetimes
 
 POLL_SECONDS: Final = 1.0
 ANSWER_SECONDS: Final = 2.0
@@ -38,7 +37,6 @@ class Maintenance:
         self._health = f"{channels.namespace}:health:{worker}"
         self._reply_seconds = reply_seconds
         self._outage = outage
-        logging.getLogger("arq").setLevel(logging.WARNING)
 
     async def run(self, until: asyncio.Event) -> None:
         """Run the jobs until `until` is set."""

@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
@@ -89,17 +89,20 @@ def create_engine(
 async def _connect(url: DatabaseUrl, **options: Any) -> asyncpg.Connection:
     """Connect to the first server that will do. Each has its own time: one that is silent must not hide the next."""
     timeout = url.connect_seconds or POOL_TIMEOUT_SECONDS
+
+    async def to(target: str, server: tuple[str | None, int | None]) -> asyncpg.Connection:
+        host, port = server
+        return await asyncpg.connect(
+            url.dsn, host=host, port=port, target_session_attrs=target, timeout=timeout, **options
+        )
+
     # A preference is a second round that takes anybody.
     targets = ("standby", "any") if url.target == "prefer-standby" else (url.target,)
-    for target, (host, port) in (candidates := list(product(targets, url.servers))):
-        try:
-            return await asyncpg.connect(
-                url.dsn, host=host, port=port, target_session_attrs=target, timeout=timeout, **options
-            )
-        except NEXT_SERVER:
-            if (target, (host, port)) == candidates[-1]:
-                raise
-    raise AssertionError("a URL names at least one server")
+    *others, last = product(targets, url.servers)
+    for other in others:
+        with suppress(*NEXT_SERVER):
+            return await to(*other)
+    return await to(*last)
 
 
 @asynccontextmanager

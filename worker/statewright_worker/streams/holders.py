@@ -7,7 +7,7 @@ from typing import Any, Final
 from redis import Redis
 
 from statewright.channels import Channels
-from statewright_worker.publishing.scripts import script_command
+from statewright_worker.streams.scripts import script_command
 
 HOLD_MILLISECONDS: Final = 1_000
 """After this long without renewal a worker is given up."""

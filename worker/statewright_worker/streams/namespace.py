@@ -9,8 +9,8 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 from statewright.channels import Channels
 from statewright.connection import DROPPED, HeldConnection, passing
 from statewright.errors import ConfigurationError
-from statewright_worker.publishing.scripts import script_command
 from statewright_worker.starting import ServerAway
+from statewright_worker.streams.scripts import script_command
 
 # The first write frees memory, if anything: a full Redis refuses no script that has begun to write.
 _CLAIM: Final = """
@@ -31,20 +31,20 @@ async def claim_namespace(pool: ConnectionPool, channels: Channels, deployment: 
     redis = HeldConnection(pool)
     try:
         # Not set where it is set: that also works while Redis takes no writes.
-        owner = await redis.ask("GET", channels.database)
-        if owner is None:
+        named = await redis.ask("GET", channels.database)
+        if named is None:
             await _claim(redis, channels.database, str(deployment))
-            owner = await redis.ask("GET", channels.database)
+            named = await redis.ask("GET", channels.database)
     except (*DROPPED, ResponseError) as error:
         if isinstance(error, NoPermissionError) or (isinstance(error, ResponseError) and not passing(error)):
             raise ConfigurationError(f"Redis refuses us (STATEWRIGHT_REDIS_URL): {error}") from error
         raise ServerAway(f"cannot reach Redis (STATEWRIGHT_REDIS_URL): {error}") from error
     finally:
         await redis.close()
-    if owner.decode() != str(deployment):
+    if named.decode() != str(deployment):
         raise ConfigurationError(
             f"the namespace {channels.namespace!r} in this Redis belongs to another database: to deployment"
-            f" {owner.decode()}, while STATEWRIGHT_DATABASE_URL names deployment {deployment}; set another"
+            f" {named.decode()}, while STATEWRIGHT_DATABASE_URL names deployment {deployment}; set another"
             " STATEWRIGHT_NAMESPACE, or, when the other database is gone for good, delete the key"
             f" {channels.database!r}"
         )

@@ -1,21 +1,42 @@
-"""Whether Redis is there, and is one that serves: what time may mend is told from what a setting must."""
+"""Reaching Redis: the worker's connections, and whether there is a Redis that serves.
+
+What time may mend is told from what a setting must.
+"""
 
 import asyncio
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
 
-from statewright.connection import DROPPED
+from statewright.connection import DROPPED, connection_pool
 from statewright.errors import ConfigurationError
 from statewright_worker.starting import ServerAway
 
+SHOWN_AS: Final = "statewright-worker"
+"""How Redis shows a worker's connections."""
 ANSWER_SECONDS: Final = 5.0
 
 # They will say the same tomorrow. The first two count as lost connections otherwise.
 _REFUSALS: Final = (AuthenticationError, AuthorizationError, ResponseError)
+
+
+def worker_pool(url: str) -> ConnectionPool:
+    """Return a pool of connections that connects when it is first used; whoever makes it disconnects it."""
+    return connection_pool(url, shown_as=SHOWN_AS)
+
+
+@asynccontextmanager
+async def open_pool(url: str) -> AsyncIterator[ConnectionPool]:
+    """Yield a pool of connections, and disconnect them at the end."""
+    pool = worker_pool(url)
+    try:
+        yield pool
+    finally:
+        await pool.disconnect()
 
 
 async def check_redis(pool: ConnectionPool) -> None:

@@ -1,0 +1,78 @@
+"""The encoding of an event; `statewright.Event` describes and reads it.
+
+It stands in the worker and not beside its decoding, because each change of state is told by it, and orjson, which the
+light client does without, takes a third of the time that pydantic takes for values of a declared form, and less than a
+tenth of what it takes for others.
+"""
+
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+
+from statewright.events import truncated
+from statewright.states import State
+from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, StateChange
+
+FOLLOWS_WITHIN: Final = timedelta(minutes=5)
+
+
+def event_body(change: StateChange, partition: int, sequence: int, era: int = 0) -> bytes:
+    """Return the event of a change as JSON."""
+    run, state, previous = change.run, change.state, change.previous
+    validated = _told(state)
+    event: dict[str, Any] = {
+        "id": state.id,
+        "event": f"{run.kind}.{state.name}",
+        "occurred": state.timestamp,
+        "partition": partition,
+        "sequence": sequence,
+        "resource": {
+            "kind": run.kind,
+            "id": run.id,
+            "name": run.name,
+            "run_count": change.run_count,
+            "state_type": state.type,
+            "state_name": state.name,
+            "state_message": validated["message"],
+            "state_timestamp": state.timestamp,
+        },
+        "related": _related(run),
+        "intended": {"from_type": None if previous is None else previous.type, "to_type": state.type},
+        "validated_state": validated,
+    }
+    if era:
+        event["era"] = era
+    if previous is not None:
+        event["initial_state"] = _told(previous)
+        if abs(state.timestamp - previous.timestamp) < FOLLOWS_WITHIN:
+            event["follows"] = previous.id
+    return orjson.dumps(event, default=_plain)
+
+
+def _plain(value: object) -> str:
+    # Ids that come from the database are of a subclass of UUID, which orjson leaves to its caller.
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} does not belong into an event")
+
+
+def _told(state: State) -> dict[str, Any]:
+    return {"type": state.type, "name": state.name, "message": truncated(state.message)}
+
+
+def _related(run: AnyRunRecord) -> list[dict[str, Any]]:
+    belongs_to: tuple[tuple[str, UUID | None], ...]
+    if isinstance(run, FlowRunRecord):
+        belongs_to = (
+            ("flow", run.flow_id),
+            ("deployment", run.deployment_id),
+            ("parent-task-run", run.parent_task_run_id),
+        )
+    else:
+        belongs_to = (("flow-run", run.flow_run_id),)
+    related: list[dict[str, Any]] = [{"role": role, "id": other} for role, other in belongs_to if other is not None]
+    if run.tags:
+        related += [{"role": "tag", "id": tag} for tag in sorted(set(run.tags))]
+    return related

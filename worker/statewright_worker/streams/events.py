@@ -1,0 +1,113 @@
+"""A partition's events: the stream that subscribers read, which ends where its worker knows that it ends."""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, Final, NamedTuple
+
+import structlog
+from redis.exceptions import ResponseError
+
+from statewright.channels import ERA_BODY, EVENT_BODY, Channels, sequence_of
+from statewright.connection import Argument, Command, HeldConnection, passing
+from statewright_worker.streams.bounds import StreamBounds
+from statewright_worker.streams.scripts import script_command
+
+# Appends events only where the stream ends with the sequence that the worker believes it ends with; otherwise tells
+# where it ends, and the worker brings what is missing. So a stream has neither gaps nor duplicates, whoever crashed.
+_APPEND: Final = """
+local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+-- An empty stream remembers the last id that it had, and would take no smaller one.
+if not newest then redis.call('DEL', KEYS[1]) end
+local ends_with = newest and string.match(newest[1], '^%d+') or '0'
+if ends_with ~= ARGV[1] then return ends_with end
+for i = 3, #ARGV, 3 do
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], ARGV[i] .. '-0', ARGV[i + 1], ARGV[i + 2])
+end
+return false
+"""
+
+log = structlog.get_logger()
+
+
+class SequencedEvent(NamedTuple):
+    """What has a place in the event stream: a change of state or the beginning of an era, as JSON."""
+
+    sequence: int
+    kind: bytes
+    """EVENT_BODY or ERA_BODY."""
+    body: bytes
+
+
+def event(sequence: int, body: bytes) -> SequencedEvent:
+    """Return a change of state as it stands in the event stream."""
+    return SequencedEvent(sequence, EVENT_BODY, body)
+
+
+def era(sequence: int, body: bytes) -> SequencedEvent:
+    """Return the beginning of an era as it stands in the event stream."""
+    return SequencedEvent(sequence, ERA_BODY, body)
+
+
+class Appended(NamedTuple):
+    """What became of events: whether they were appended, and the number that the stream ends with, None if unknown."""
+
+    done: bool
+    ends_with: int | None
+
+
+class Events:
+    """The events of one partition.
+
+    Every method that asks Redis raises what `statewright.connection.DROPPED` lists when Redis does not answer; only
+    `newest` raises ResponseError, when Redis refuses for a reason that passes.
+    """
+
+    def __init__(self, redis: HeldConnection, channels: Channels, partition: int, bounds: StreamBounds) -> None:
+        self._redis = redis
+        self._key = channels.events(partition)
+        self.kept = bounds.events_kept
+        """About so many events stay in the stream."""
+        self._bytes = bounds.events_bytes
+        self._is_no_stream = False
+        """Whether it is known, and said, that the key is something else."""
+
+    async def append(self, ends_with: int, events: Sequence[SequencedEvent]) -> Appended:
+        """Append events to a stream that ends with the sequence number `ends_with`, unless it ends with another one."""
+        [answer] = await self._redis.exchange(self.appending(ends_with, events))
+        return self.appended(answer, events)
+
+    def appending(self, ends_with: int, events: Sequence[SequencedEvent]) -> Command:
+        """Return the command that does what `append` does, for whoever sends it together with others."""
+        flat: Iterator[Argument] = chain.from_iterable(events)
+        return script_command(_APPEND, [self._key], ends_with, self.kept, *flat)
+
+    def appended(self, answer: Any, events: Sequence[SequencedEvent]) -> Appended:
+        """Return what the answer to `appending` says. A refusal is none to the caller: PostgreSQL has the events."""
+        if isinstance(answer, ResponseError):
+            if not passing(answer):
+                self._warn(answer)
+            return Appended(False, None)
+        self._is_no_stream = False
+        return Appended(True, events[-1].sequence) if answer is None else Appended(False, int(answer))
+
+    async def newest(self) -> int | None:
+        """Return the sequence number that the stream ends with, 0 when it is empty, None when it is no stream."""
+        [answer] = await self._redis.exchange(("XREVRANGE", self._key, "+", "-", "COUNT", 1))
+        if isinstance(answer, ResponseError):
+            if passing(answer):
+                raise answer
+            self._warn(answer)
+            return None
+        return sequence_of(answer[0][0]) if answer else 0
+
+    async def keep_small(self) -> None:
+        """Delete the oldest events when the stream takes more memory than it may."""
+        length, size = await self._redis.exchange(("XLEN", self._key), ("MEMORY", "USAGE", self._key))
+        if isinstance(length, int) and isinstance(size, int) and size > self._bytes:
+            kept = max(length * self._bytes // size, 1)
+            await self._redis.exchange(("XTRIM", self._key, "MAXLEN", "~", kept))
+
+    def _warn(self, refusal: ResponseError) -> None:
+        if not self._is_no_stream:
+            self._is_no_stream = True
+            log.warning("events cannot be published", key=self._key, error=str(refusal))

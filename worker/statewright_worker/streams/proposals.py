@@ -1,0 +1,91 @@
+"""A partition's proposals: the stream that requests come in by, oldest first, until they are answered."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from statewright.channels import Channels
+from statewright.connection import EXCHANGE_SECONDS, HeldConnection, accepted, entries_of, reading, trimming
+from statewright_worker.streams.scripts import script_command
+
+START: Final = "0-0"
+"""Before the first entry of every stream."""
+SUSPICION_SECONDS: Final = 3_600
+
+# A full Redis refuses no script that has begun to write; so the first write is one that frees memory, if anything.
+_NOTE_SUSPECT: Final = """
+redis.call('DEL', KEYS[1])
+return redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+"""
+
+
+class Entry(NamedTuple):
+    """A request as it lies in its stream. `id` is `<milliseconds>-<number>`, the time being Redis' own unless the
+    producer chose it."""
+
+    id: str
+    fields: Mapping[bytes, bytes]
+
+
+class Backlog(NamedTuple):
+    """How much waits in a partition: entries, and about how many bytes."""
+
+    entries: int
+    size: int
+
+
+class Proposals:
+    """The requests of one partition, and a note of the one that may have ended its workers.
+
+    Every method raises what `statewright_worker.streams.errors.REDIS_FAILED` lists.
+    """
+
+    def __init__(self, redis: HeldConnection, channels: Channels, partition: int) -> None:
+        self._redis = redis
+        self.key = channels.proposals(partition)
+        self._suspect = channels.suspect(partition)
+
+    async def read(self, after: str, trim_to: str, count: int, block_milliseconds: int) -> list[Entry]:
+        """Delete the requests up to `trim_to`, which are answered, and return up to `count` of those behind `after`.
+
+        Waits for the first one, at most that long: a millisecond at least.
+        """
+        commands = [reading(self.key, after, count, block_milliseconds)]
+        if trim_to != START:
+            commands.insert(0, trimming(self.key, trim_to))
+        # In one round trip: a request whose answer is out must not be carried out again by whoever comes after a crash.
+        answers = await self._redis.exchange(*commands, seconds=EXCHANGE_SECONDS + block_milliseconds / 1_000)
+        return [Entry(entry_id.decode(), fields) for entry_id, fields in entries_of(accepted(answers)[-1])]
+
+    async def trim(self, up_to: str) -> None:
+        """Delete the requests up to and including the entry `up_to`."""
+        if up_to != START:
+            await self._redis.ask(*trimming(self.key, up_to))
+
+    async def backlog(self) -> Backlog:
+        """Return how much waits in the partition."""
+        length, size = accepted(await self._redis.exchange(("XLEN", self.key), ("MEMORY", "USAGE", self.key)))
+        return Backlog(length, size or 0)
+
+    async def newest(self, after: str, count: int) -> list[Entry]:
+        """Return the `count` newest requests behind `after`, the newest one first."""
+        found = await self._redis.ask("XREVRANGE", self.key, "+", f"({after}", "COUNT", count)
+        return [Entry(entry_id.decode(), fields) for entry_id, fields in entries_of([(b"", found)])]
+
+    async def delete(self, entry_ids: Sequence[str]) -> None:
+        """Delete requests."""
+        await self._redis.ask("XDEL", self.key, *entry_ids)
+
+    async def suspect(self) -> tuple[str | None, int]:
+        """Return the request that the last holder was working on, and how many have vanished over it."""
+        told = await self._redis.ask("GET", self._suspect)
+        entry_id, _, times = (told or b"").decode().partition(" ")
+        return (entry_id, int(times)) if times else (None, 0)
+
+    async def suspect_of(self, entry_id: str, times: int) -> None:
+        """Note that a request is about to be carried out for the n-th time."""
+        noting = script_command(_NOTE_SUSPECT, [self._suspect], f"{entry_id} {times}", SUSPICION_SECONDS)
+        await self._redis.ask(*noting)
+
+    async def suspect_nothing(self) -> None:
+        """Note that whatever was suspected is carried out."""
+        await self._redis.ask("DEL", self._suspect)
