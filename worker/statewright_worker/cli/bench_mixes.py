@@ -8,9 +8,8 @@ from random import Random
 from typing import Final
 from uuid import UUID
 
-from statewright import Client, ProposedState, RunPolicy, State, TaskRun, Verdict
+from statewright import Client, ProposedState, RunPolicy, SentRun, State, TaskRun, Verdict
 from statewright.ids import IdSource
-from statewright.pending import PendingRun
 from statewright_worker.cli.bench_options import Load, Mix
 
 TAGS: Final = tuple(f"statewright-bench-{number}" for number in range(8))
@@ -81,7 +80,7 @@ def states(cache_key: str | None, *, fails: bool, on_cached: Callable[[str], obj
 class Made:
     """A task run, what becomes of it, and how many requests it took to make it just now."""
 
-    run: PendingRun[TaskRun]
+    run: SentRun[TaskRun]
     task: Task
     requests: int
 
