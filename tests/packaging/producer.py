@@ -35,7 +35,7 @@ async def main(redis_url: str, namespace: str) -> None:
         assert [state.type for state in history.states] == [StateType.PENDING, StateType.RUNNING]
         assert [(await anext(events)).event for _ in range(2)] == ["flow-run.Pending", "flow-run.Running"]
         unheard = asyncio.create_task(anext(events))
-        await held.ask("PING")
+        assert await held.ask("CLIENT", "GETNAME") == b"statewright"
         await said(f"redis {version('redis')} works")
 
         assert await held.ask("BLPOP", f"{namespace}:nothing", str(IDLE_SECONDS), seconds=60) is None

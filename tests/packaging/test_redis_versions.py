@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment import Deployment
+from tests.deployment import HANGS_SECONDS, Deployment
 from tests.end_to_end.black_hole import black_hole
 from tests.packaging.installing import clean_environment, run
 
@@ -39,7 +39,8 @@ async def test_a_producer_works_with_the_oldest_and_the_newest(
             nothing, waited = await step(producer, "go on"), way.connections
             way.drop()
             dropped = await step(producer, "go on")
-            _, errors = await producer.communicate(b"go on\n")
+            async with asyncio.timeout(HANGS_SECONDS):
+                _, errors = await producer.communicate(b"go on\n")
         finally:
             if producer.returncode is None:
                 producer.kill()
@@ -57,4 +58,5 @@ async def step(producer: Process, word: str = "") -> str:
     assert producer.stdout
     if word:
         producer.stdin.write(f"{word}\n".encode())
-    return (await producer.stdout.readline()).decode().strip()
+    async with asyncio.timeout(HANGS_SECONDS):
+        return (await producer.stdout.readline()).decode().strip()
