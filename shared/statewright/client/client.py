@@ -194,7 +194,8 @@ class Client:
         not wait; the setting `answer_timeout` is the default.
         """
         message = requests.propose(run, state, force=force, api_version=api_version)
-        request_id, seconds = requests.id_of_proposal(proposal_id), requests.seconds_of(timeout)
+        request_id = None if proposal_id is None else requests.id_of_proposal(proposal_id)
+        seconds = None if timeout is None else requests.seconds_of(timeout)
         return self._send_to_run(message, lambda reply: reply.verdict, request_id, seconds)
 
     async def propose_many(

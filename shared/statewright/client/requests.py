@@ -143,17 +143,16 @@ def id_of_run(run: RunReference, argument: str = "run") -> UUID:
     return run.id if isinstance(run, Run) else _uuid_of(run, argument)
 
 
-def id_of_proposal(proposal_id: UUID | str | None) -> UUID | None:
-    """Return the id that a proposal was given, if it was. Raises InvalidRequest for what is none."""
-    return None if proposal_id is None else _uuid_of(proposal_id, "proposal_id")
+def id_of_proposal(proposal_id: UUID | str) -> UUID:
+    """Return the id that a proposal was given. Raises InvalidRequest for what is none."""
+    return _uuid_of(proposal_id, "proposal_id")
 
 
-def seconds_of(timeout: Duration | None) -> float | None:
-    """Return the seconds of a timeout, if there is one. Raises InvalidRequest unless they are 0 or more."""
-    if isinstance(timeout, timedelta):
-        timeout = timeout.total_seconds()
-    if timeout is None or (isinstance(timeout, int | float) and timeout >= 0):
-        return timeout
+def seconds_of(timeout: Duration) -> float:
+    """Return the seconds of a timeout. Raises InvalidRequest unless they are 0 or more."""
+    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    if isinstance(seconds, int | float) and seconds >= 0:
+        return seconds
     raise InvalidRequest("timeout", f"must be 0 seconds or more, not {_shown(timeout)}")
 
 
