@@ -1,6 +1,7 @@
 """Statewright: propose states, await verdicts, hear of every change."""
 
 from statewright.client import Client, Proposal
+from statewright.client.sent import Sent, SentRun
 from statewright.errors import (
     ConfigurationError,
     Delivery,
@@ -24,7 +25,6 @@ from statewright.errors import (
     UnreadableAnswer,
 )
 from statewright.events import Event
-from statewright.pending import Pending, PendingRun
 from statewright.runs import ConcurrencyLimit, FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.states import TERMINAL_STATES, ProposedState, State, StateDetails, StateType
 from statewright.subscription import Subscription
@@ -48,8 +48,6 @@ __all__ = [
     "NotWritable",
     "Overloaded",
     "PartitionCountMismatch",
-    "Pending",
-    "PendingRun",
     "Proposal",
     "ProposalConflict",
     "ProposedState",
@@ -61,6 +59,8 @@ __all__ = [
     "RunKind",
     "RunNotFound",
     "RunPolicy",
+    "Sent",
+    "SentRun",
     "SetStateStatus",
     "State",
     "StateDetails",

@@ -7,16 +7,20 @@ from math import inf
 from typing import Any, Final, TypeVar
 
 import hiredis
-from redis.asyncio import ConnectionPool
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.asyncio import Connection, ConnectionPool, UnixDomainSocketConnection
+from redis.asyncio.connection import parse_url
 from redis.exceptions import (
+    ClusterDownError,
     ExecAbortError,
+    MasterDownError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
@@ -38,10 +42,13 @@ EXCHANGE_SECONDS: Final = 5.0
 BUSY_SECONDS: Final = 0.1
 
 _CODES: Final = {
+    ClusterDownError: "CLUSTERDOWN",
     ExecAbortError: "EXECABORT",
+    MasterDownError: "MASTERDOWN",
     NoPermissionError: "NOPERM",
     OutOfMemoryError: "OOM",
     ReadOnlyError: "READONLY",
+    TryAgainError: "TRYAGAIN",
 }
 _ANOTHER_SERVER: Final = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH"})
 """The refusals of a server that no longer serves, or no longer knows us: worth another connection."""
@@ -65,6 +72,15 @@ StreamEntry = tuple[bytes, dict[bytes, bytes]]
 _pack: Any = hiredis.pack_command
 
 
+_UNLESS_SAID: Final = {
+    "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+    # Since its version 8, redis-py ends a read by itself after 5 s, and a pool has 100 connections at most.
+    "socket_timeout": None,
+    "max_connections": 2**31,
+}
+"""How a connection is made, unless the URL says otherwise."""
+
+
 class _Packing:
     """What makes a connection write commands with hiredis, as redis-py's own does for those that are not asyncio's.
 
@@ -76,35 +92,32 @@ class _Packing:
         return [_pack((*name.split(), *arguments))]
 
 
-class _Named:
-    """What makes a connection say whose it is, so that `CLIENT LIST` tells; a user may lack the right to say it."""
-
-    shown_as = CLIENT_NAME
-    send_command: Any
-    read_response: Any
-
-    async def on_connect(self) -> None:
-        """Do what a connection does at first, and give its name."""
-        await super().on_connect()  # type: ignore[misc]  # of the class that it stands before
-        await self.send_command("CLIENT", "SETNAME", self.shown_as, check_health=False)
-        with suppress(ResponseError):
-            await self.read_response()
-
-
 def connection_pool(url: str, *, shown_as: str = CLIENT_NAME) -> ConnectionPool:
     """Return a pool for `url` (redis://, rediss:// or unix://) that connects when it is first used.
 
     Redis shows its connections under the name `shown_as`.
     A command may block for as long as it likes: who uses a connection says how long it waits for an answer.
     """
-    keepalive = {} if url.startswith("unix://") else {"socket_keepalive": True}
-    pool: ConnectionPool = ConnectionPool.from_url(url, socket_connect_timeout=CONNECT_TIMEOUT_SECONDS, **keepalive)
+    said: dict[str, Any] = {**parse_url(url)}
     # Which class it is depends on the URL: TCP, TLS or a socket of the file system.
-    connects: Any = pool.connection_class
-    pool.connection_class = type(f"Packing{connects.__name__}", (_Packing, _Named, connects), {"shown_as": shown_as})
-    # HeldConnection hands answers out as they come, so they must always come in the same form.
-    pool.connection_kwargs["protocol"] = 2
-    return pool
+    connects = said.pop("connection_class", Connection)
+
+    async def begin(connection: Any) -> None:
+        await connection.on_connect()
+        await connection.send_command("CLIENT", "SETNAME", shown_as, check_health=False)
+        # So that `CLIENT LIST` tells whose it is; a user may lack the right to say it.
+        with suppress(ResponseError):
+            await connection.read_response()
+
+    if connects is not UnixDomainSocketConnection:
+        said.setdefault("socket_keepalive", True)
+    ours = {
+        "connection_class": type(f"Packing{connects.__name__}", (_Packing, connects), {}),
+        "redis_connect_func": begin,
+        # HeldConnection hands answers out as they come, so they must always come in the same form.
+        "protocol": 2,
+    }
+    return ConnectionPool(**{**_UNLESS_SAID, **said, **ours})
 
 
 class HeldConnection:
@@ -249,7 +262,7 @@ def passing(refusal: ResponseError) -> bool:
 
 
 def _code(refusal: ResponseError) -> str:
-    # redis-py leaves the first word out where it has a class for it.
+    # redis-py leaves the first word out where it has a class for it; which classes it uses depends on its version.
     return _CODES.get(type(refusal)) or str(refusal).partition(" ")[0]
 
 

@@ -164,6 +164,7 @@ class EraBegan(StatewrightError):
 
 
 _OVERLOADED: Final = "overloaded"
+_MINUTE: Final = 60
 
 
 class RequestFailed(StatewrightError):
@@ -218,8 +219,8 @@ class Overloaded(RequestFailed):
         """Return the error of a request that its client has not sent."""
         error = cls(
             f"partition {partition} has {unanswered} unanswered requests of {size} bytes, the oldest of which has been"
-            f" waiting for {oldest_seconds:.1f} s; this one was not sent. Send less at a time, add workers, wait for"
-            " room (STATEWRIGHT_WAIT_FOR_ROOM, in seconds) or allow more (STATEWRIGHT_MAX_BACKLOG,"
+            f" waiting for {_in_words(oldest_seconds)}; this one was not sent. Send less at a time, add workers, wait"
+            " for room (STATEWRIGHT_WAIT_FOR_ROOM, in seconds) or allow more (STATEWRIGHT_MAX_BACKLOG,"
             " STATEWRIGHT_MAX_BACKLOG_BYTES)",
             request_id,
             _OVERLOADED,
@@ -227,6 +228,15 @@ class Overloaded(RequestFailed):
         error.partition, error.unanswered, error.bytes = partition, unanswered, size
         error.oldest_seconds = oldest_seconds
         return error
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s"
+    # Only now: to import it takes longer than thousands of requests.
+    import pendulum
+
+    return pendulum.duration(seconds=round(seconds)).in_words(locale="en")
 
 
 _BY_CODE: Final[dict[str, type[RequestFailed]]] = {

@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import Field
 
 from statewright.states import State, StateType
-from statewright.values import Frozen, Name, Offered, Tags
+from statewright.values import TAKES_DURATIONS, Frozen, Name, Offered, Tags
 
 MAX_RETRY_DELAY_SECONDS = 10 * 365 * 86_400
 MAX_RETRIES = 1_000_000
@@ -16,6 +16,7 @@ MAX_RETRY_DELAYS = 100
 MAX_PAUSE_KEYS = 100
 
 RetryDelay = Annotated[float, Field(ge=0, le=MAX_RETRY_DELAY_SECONDS, allow_inf_nan=False)]
+RetryDelays = Annotated[tuple[RetryDelay, ...], Field(max_length=MAX_RETRY_DELAYS)]
 
 
 class RunKind(StrEnum):
@@ -33,8 +34,9 @@ class RunPolicy(Offered):
 
     retries: Annotated[int, Field(ge=0, le=MAX_RETRIES)] | None = None
     """How often a failed attempt is repeated; None and 0 mean never."""
-    retry_delay: RetryDelay | Annotated[tuple[RetryDelay, ...], Field(max_length=MAX_RETRY_DELAYS)] | None = None
-    """Seconds between attempts; a list gives one delay per attempt, its last one repeats."""
+    retry_delay: Annotated[RetryDelay | RetryDelays, TAKES_DURATIONS] | None = None
+    """Seconds between attempts, or durations, which are kept as seconds; a list gives one delay per attempt, its last
+    one repeats."""
     retry_jitter_factor: RetryDelay | None = None
     pause_keys: Annotated[frozenset[Name], Field(max_length=MAX_PAUSE_KEYS)] = frozenset()
     resuming: bool = False

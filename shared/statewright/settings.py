@@ -9,8 +9,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.asyncio import ConnectionPool
 
 from statewright.errors import ConfigurationError
+from statewright.values import MAX_PARTITIONS, TAKES_DURATIONS
 
-MAX_PARTITIONS = 1_024
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
 _REDIS_URL = TypeAdapter(RedisDsn)
@@ -19,7 +19,8 @@ _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
 class ClientSettings(BaseSettings):
-    """What a producer or a subscriber must know. Durations are seconds, sizes are bytes."""
+    """What a producer or a subscriber must know. Durations are seconds, also where they are given as such; sizes are
+    bytes."""
 
     model_config = SettingsConfigDict(env_prefix="STATEWRIGHT_", frozen=True, extra="ignore")
 
@@ -28,12 +29,12 @@ class ClientSettings(BaseSettings):
     partitions: Annotated[int, Field(ge=1, le=MAX_PARTITIONS)] | None = None
     """Only checked: the number is fixed when the first worker starts, and clients learn it from Redis."""
     max_message_bytes: Annotated[int, Field(ge=1_024, le=100_000_000)] = 1_048_576
-    answer_timeout: Annotated[float, Field(gt=0)] = 30.0
+    answer_timeout: Annotated[float, Field(gt=0), TAKES_DURATIONS] = 30.0
     max_backlog: Annotated[int, Field(ge=1, le=100_000_000)] = 10_000
     """How many requests of one partition may be unanswered; beyond, they are refused before they are sent."""
     max_backlog_bytes: Annotated[int, Field(ge=1_024)] = 67_108_864
     """How much memory of Redis the unanswered requests of one partition may take, about."""
-    wait_for_room: Annotated[float, Field(ge=0)] = 0.0
+    wait_for_room: Annotated[float, Field(ge=0), TAKES_DURATIONS] = 0.0
     """How long a request may wait for room in its partition before it is refused."""
 
     @field_validator("redis_url")

@@ -1,7 +1,7 @@
 """The field types that every message and value shares: text, times and JSON that PostgreSQL can store."""
 
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -12,10 +12,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     JsonValue,
     StringConstraints,
     ValidationError,
 )
+from pydantic_core import CoreSchema, core_schema
 
 from statewright.errors import InvalidRequest
 
@@ -162,6 +164,29 @@ def _sayable(message: Any) -> Any:
         message = message.encode(errors="backslashreplace").decode()
     return truncated(message, MAX_MESSAGE_LENGTH)
 
+
+Duration = float | timedelta
+"""A number of seconds, or a duration of the standard library's or of pendulum's, whose class is derived from it."""
+
+
+def _in_seconds(value: Any) -> Any:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return tuple(map(_in_seconds, value)) if isinstance(value, list | tuple) else value
+
+
+class _TakesDurations:
+    """What makes a field of seconds take durations from whoever writes Python; the wire has numbers alone."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        # Only in Python: what comes as JSON is decoded without a call.
+        lenient = core_schema.no_info_before_validator_function(_in_seconds, schema)
+        return core_schema.json_or_python_schema(json_schema=schema, python_schema=lenient)
+
+
+TAKES_DURATIONS = _TakesDurations()
+"""Stands behind the type of a field that holds seconds."""
 
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 """A point in time with its zone, kept in UTC. A naive datetime is refused: nobody can know what it means."""

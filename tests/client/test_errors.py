@@ -71,3 +71,8 @@ def test_who_has_no_room_is_told_how_much_is_unanswered_for_how_long() -> None:
     error = Overloaded.unsent(ID, 3, unanswered=10_000, size=2_000_000, oldest_seconds=12.34)
     assert (error.partition, error.unanswered, error.bytes, error.oldest_seconds) == (3, 10_000, 2_000_000, 12.34)
     assert all(part in str(error) for part in ("partition 3", "10000", "2000000", "12.3 s", "STATEWRIGHT_MAX_BACKLOG"))
+
+
+def test_what_has_been_waiting_for_long_is_told_in_words() -> None:
+    error = Overloaded.unsent(ID, 3, unanswered=1, size=1, oldest_seconds=2 * 86_400 + 3 * 3_600 + 0.4)
+    assert "has been waiting for 2 days 3 hours;" in str(error)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from statewright.room import KNOWN_SECONDS, NEWS_BYTES, NEWS_REQUESTS, NEWS_SECONDS, Backlog, Bound
+from statewright.client.room import KNOWN_SECONDS, NEWS_BYTES, NEWS_REQUESTS, NEWS_SECONDS, Backlog, Bound
 
 BOUND = Bound(requests=1_000, size=10_000_000)
 

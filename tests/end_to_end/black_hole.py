@@ -17,6 +17,7 @@ class BlackHole:
         self._target = urlsplit(url)
         self._open = True
         self._living: set[asyncio.Event] = set()
+        self._ends: set[asyncio.StreamWriter] = set()
         self.url = ""
 
     def swallow(self) -> None:
@@ -30,6 +31,11 @@ class BlackHole:
         """Let new connections through again."""
         self._open = True
 
+    def drop(self) -> None:
+        """End the connections that are there, and let new ones through."""
+        for end in self._ends:
+            end.transport.abort()
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Handle one connection."""
         self.connections += 1
@@ -39,13 +45,16 @@ class BlackHole:
         else:
             dead.set()
         there, back = await self._to_the_server()
+        ends = {writer, back}
+        self._ends |= ends
         try:
             async with asyncio.TaskGroup() as both:
                 both.create_task(_forward(reader, back, dead))
                 both.create_task(_forward(there, writer, dead))
         finally:
             self._living.discard(dead)
-            for end in (writer, back):
+            self._ends -= ends
+            for end in ends:
                 end.close()
 
     async def _to_the_server(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from statewright import Client, ConfigurationError, Delivery, NoAnswer, RedisUnavailable, State, inbox, outbox
+from statewright import Client, ConfigurationError, Delivery, NoAnswer, RedisUnavailable, State
+from statewright.client import inbox, outbox
 from statewright.ids import IdSource
 from tests.deployment import Deployment, until
 from tests.end_to_end.black_hole import black_hole

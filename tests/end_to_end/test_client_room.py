@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from statewright import Client, NoAnswer, Overloaded, State
+from statewright import Client, NoAnswer, Overloaded, Sent, State
 from statewright.ids import IdSource
-from statewright.pending import Pending
 from tests.deployment import Deployment
 from tests.end_to_end.hand_worker import announce, requests
 from tests.end_to_end.test_access import users
@@ -16,11 +15,11 @@ ids = IdSource()
 BOUND = 10
 
 
-def send(client: Client, count: int, partition: int = 0, message: str = "") -> list[Pending[Any]]:
+def send(client: Client, count: int, partition: int = 0, message: str = "") -> list[Sent[Any]]:
     return [client.propose(ids.new(tag=partition), State.pending(message=message)) for _ in range(count)]
 
 
-async def taken(sent: list[Pending[Any]]) -> list[Any]:
+async def taken(sent: list[Sent[Any]]) -> list[Any]:
     """Return the ids of those that Redis holds; fail if one of the others is not refused for want of room."""
     held = []
     for pending in sent:

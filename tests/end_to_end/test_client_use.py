@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -214,3 +215,20 @@ async def test_options_hold_for_all_proposals_that_have_none_of_their_own(deploy
         SetStateStatus.ACCEPT,
         SetStateStatus.ABORT,
     ]
+
+
+async def test_a_task_group_takes_answers(deployment: Deployment) -> None:
+    async with deployment.worker(partitions=1), deployment.client() as client:
+        run = client.create_flow_run("nightly")
+        proposed = [
+            client.propose(run, state, timeout=timedelta(minutes=1)) for state in (State.pending(), State.running())
+        ]
+        async with asyncio.TaskGroup() as group:
+            created = group.create_task(run.answer())
+            verdicts = [group.create_task(sent.answer()) for sent in proposed]
+            history = group.create_task(client.read_run(run).answer())
+        assert created.result().id == run.run_id
+        assert [verdict.result().status for verdict in verdicts] == [SetStateStatus.ACCEPT, SetStateStatus.ACCEPT]
+        assert [state.name for state in history.result().states] == ["Pending", "Running"]
+        # Who awaits it as well gets the same answer.
+        assert await run == created.result()

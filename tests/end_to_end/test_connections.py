@@ -8,10 +8,9 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from statewright import Client, RedisUnavailable, RunConflict, RunNotFound, State, UnreadableAnswer
+from statewright import Client, RedisUnavailable, RunConflict, RunNotFound, Sent, State, UnreadableAnswer
 from statewright.connection import HeldConnection
 from statewright.ids import IdSource
-from statewright.pending import Pending
 from tests.deployment import Deployment, until
 from tests.end_to_end.test_access import users
 
@@ -60,7 +59,7 @@ async def test_requests_that_are_sent_together_arrive_in_one_instant(deployment:
             reading = asyncio.create_task(drain.ask("XREAD", "BLOCK", 20_000, "STREAMS", stream, "$"))
             await until(lambda: blocked(redis, "xread"))
             flow_run = client.create_flow_run("together")
-            pending: list[Pending[Any]] = [
+            pending: list[Sent[Any]] = [
                 flow_run,
                 client.propose(flow_run, State.pending()),
                 client.read_run(flow_run),

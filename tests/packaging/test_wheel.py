@@ -2,45 +2,15 @@
 
 import re
 import subprocess
-import sys
 import tomllib
-import venv
 import zipfile
 from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).parents[2]
+from tests.packaging.installing import ROOT, clean_environment, installed, run
+
 HEAVY = ["sqlalchemy", "arq", "asyncpg", "alembic", "typer", "rich", "uvloop"]
-
-
-def run(*command: str | Path, cwd: Path | None = None) -> str:
-    return subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, cwd=cwd).stdout
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
-    [built] = folder.glob("*.whl")
-    return built
-
-
-@pytest.fixture(scope="module")
-def pins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pinned versions as constraints: a wheel that was built just now has no hash to be checked."""
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
-    path = tmp_path_factory.mktemp("pins") / "constraints.txt"
-    path.write_text("\n".join(line.removesuffix(" \\") for line in lines if "==" in line and not line.startswith(" ")))
-    return path
-
-
-def installed(folder: Path, wheel: Path, extra: str, pins: Path) -> Path:
-    venv.create(folder, with_pip=True)
-    python = folder / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--constraint", pins, f"{wheel}{extra}")
-    return python
 
 
 def importable(python: Path, modules: list[str]) -> list[str]:
@@ -59,11 +29,12 @@ def test_the_wheel_contains_types_and_migrations(wheel: Path) -> None:
     assert any(name.startswith("statewright_worker/storage/migrations/versions/0001") for name in names)
 
 
-def test_the_base_install_is_the_light_client(wheel: Path, pins: Path, tmp_path: Path) -> None:
-    python = installed(tmp_path / "light", wheel, "", pins)
-    run(python, "-c", "import statewright; statewright.Client")
-    assert importable(python, HEAVY) == []
-    refused = subprocess.run([python.with_name("statewright")], capture_output=True, text=True, check=False)
+def test_the_base_install_is_the_light_client(light: Path) -> None:
+    run(light, "-c", "import statewright; statewright.Client")
+    assert importable(light, HEAVY) == []
+    refused = subprocess.run(
+        [light.with_name("statewright")], capture_output=True, text=True, check=False, env=clean_environment()
+    )
     assert refused.returncode == 1
     assert "pip install 'statewright[worker]'" in refused.stderr
 

@@ -8,9 +8,8 @@ from random import Random
 from typing import Final
 from uuid import UUID
 
-from statewright import Client, ProposedState, RunPolicy, State, TaskRun, Verdict
+from statewright import Client, ProposedState, RunPolicy, SentRun, State, TaskRun, Verdict
 from statewright.ids import IdSource
-from statewright.pending import PendingRun
 from statewright_worker.bench.options import Load, Mix
 
 TAGS: Final = tuple(f"statewright-bench-{number}" for number in range(8))
@@ -84,7 +83,7 @@ def states(cache_key: str | None, *, fails: bool, on_cached: Callable[[str], obj
 class Made:
     """A task run, what will be proposed for it, and how many requests were sent just now in order to make it."""
 
-    run: PendingRun[TaskRun]
+    run: SentRun[TaskRun]
     task: Task
     requests: int
 

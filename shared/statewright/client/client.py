@@ -2,82 +2,38 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Any, Self
 from uuid import UUID
 
-from pydantic import ValidationError
-from redis.asyncio import Redis
-from redis.exceptions import ResponseError
-from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, wait_fixed
-
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
-from statewright.connection import DROPPED, EXCHANGE_SECONDS, HeldConnection, connection_pool
-from statewright.errors import (
-    ConfigurationError,
-    InvalidRequest,
-    MessageTooLarge,
-    NotOpen,
-    PartitionCountMismatch,
-    RedisUnavailable,
-    StatewrightError,
-)
-from statewright.home import Home
-from statewright.ids import IdSource, id_from_key, partition_of, partition_of_tag, tree_tag
-from statewright.inbox import Inbox
-from statewright.messages import (
-    CreateFlowRun,
-    CreateTaskRun,
-    EventsReply,
-    HistoryReply,
-    LimitRequest,
-    Propose,
-    ReadEvents,
-    ReadLimit,
-    ReadRun,
-    Request,
-    RunRequest,
-    SetLimit,
-    encode,
-)
-from statewright.outbox import Outbox
-from statewright.pending import Answer, Pending, PendingHistory, PendingRun, Sent
-from statewright.room import Bound
-from statewright.runs import ConcurrencyLimit, FlowRun, Run, RunHistory, RunPolicy, TaskRun
+from statewright.client import requests
+from statewright.client.home import Home
+from statewright.client.inbox import Inbox
+from statewright.client.outbox import Outbox
+from statewright.client.partitions import announced_partitions
+from statewright.client.requests import Proposal, RunReference
+from statewright.client.room import Bound
+from statewright.client.sent import Answer, Sent, SentHistory, SentRun, UnderWay
+from statewright.connection import connection_pool
+from statewright.errors import NotOpen, StatewrightError
+from statewright.ids import IdSource, partition_of, partition_of_tag
+from statewright.messages import EventsReply, HistoryReply, LimitRequest, Request, RunRequest
+from statewright.runs import ConcurrencyLimit, FlowRun, RunHistory, RunPolicy, TaskRun
 from statewright.settings import ClientSettings
 from statewright.states import ProposedState
 from statewright.subscription import Subscription, positions_from
-from statewright.values import MAX_IDEMPOTENCY_KEY_LENGTH
+from statewright.values import Duration
 from statewright.verdicts import Verdict
-
-RunReference = UUID | str | Run | PendingRun[Any]
-"""A run, its id (also as text), or a request about it that is still under way."""
-
-PARTITIONS_POLL_SECONDS: Final = 0.05
-
-MAX_TEXT_SHOWN: Final = 100
-
-Message = TypeVar("Message", bound=Request)
-
-
-class Proposal(NamedTuple):
-    """One of the proposals of `Client.propose_many`; what is None is as that call says for all of them."""
-
-    run: RunReference
-    state: ProposedState
-    force: bool | None = None
-    api_version: str | None = None
-    proposal_id: UUID | str | None = None
-    timeout: float | None = None
 
 
 class Client:
     """A producer's and a subscriber's view of a deployment; one pool of connections to Redis, nothing else.
 
-    Every request is sent at once and in order, and returns a `Pending`: await it for the answer. What is sent to one
+    Every request is sent at once and in order, and returns a `Sent`: await it for the answer. What is sent to one
     tree of runs takes effect in the order of the calls, so nothing needs to be awaited in between.
 
         async with Client() as client:
@@ -99,11 +55,11 @@ class Client:
         *,
         namespace: str | None = None,
         partitions: int | None = None,
-        answer_timeout: float | None = None,
+        answer_timeout: Duration | None = None,
         max_message_bytes: int | None = None,
         max_backlog: int | None = None,
         max_backlog_bytes: int | None = None,
-        wait_for_room: float | None = None,
+        wait_for_room: Duration | None = None,
         ids: IdSource | None = None,
     ) -> None:
         """Take what is given, and the rest from `STATEWRIGHT_*`; raises ConfigurationError on a wrong setting.
@@ -139,10 +95,9 @@ class Client:
         if self._home is not None:
             raise NotOpen(f"the client is open already{self._elsewhere()}; make another one")
         async with AsyncExitStack() as stack:
-            self._redis = Redis(connection_pool=connection_pool(self._settings.redis_url.get_secret_value()))
-            stack.push_async_callback(self._redis.aclose, close_connection_pool=True)
-            pool = self._redis.connection_pool
-            self._partitions = await self._fixed_partitions()
+            self._pool = pool = connection_pool(self._settings.redis_url.get_secret_value())
+            stack.push_async_callback(pool.aclose)
+            self._partitions = await announced_partitions(pool, self._settings)
             # Only now: who was forked off meanwhile must not read the same answers.
             self._name = self._ids.new().hex
             self._inbox = Inbox(pool, self._channels.replies(self._name))
@@ -183,18 +138,17 @@ class Client:
         tags: Sequence[str] = (),
         policy: RunPolicy | None = None,
         idempotency_key: str | None = None,
-    ) -> PendingRun[FlowRun]:
+    ) -> SentRun[FlowRun]:
         """Create a flow run; with `parent_task_run` a subflow. The same idempotency key returns the same run."""
-        parent_id = None if parent_task_run is None else _id_of(parent_task_run, "parent_task_run")
-        message = _checked(
-            CreateFlowRun,
-            run_id=self._run_id(parent_id, idempotency_key),
-            name=name,
+        message = requests.create_flow_run(
+            self._ids,
+            name,
             flow_id=flow_id,
             deployment_id=deployment_id,
-            parent_task_run_id=parent_id,
-            tags=_tuple_of(tags),
-            policy=policy or RunPolicy(),
+            parent_task_run=parent_task_run,
+            tags=tags,
+            policy=policy,
+            idempotency_key=idempotency_key,
         )
         return self._send_to_run(message, lambda reply: reply.run)
 
@@ -207,20 +161,19 @@ class Client:
         tags: Sequence[str] = (),
         policy: RunPolicy | None = None,
         idempotency_key: str | None = None,
-    ) -> PendingRun[TaskRun]:
+    ) -> SentRun[TaskRun]:
         """Create a task run, usually within a flow run, whose order of effects it then shares.
 
         An idempotency key is unique within the flow run; the same key returns the same task run.
         """
-        flow_run_id = None if flow_run is None else _id_of(flow_run, "flow_run")
-        message = _checked(
-            CreateTaskRun,
-            run_id=self._run_id(flow_run_id, idempotency_key),
-            name=name,
-            flow_run_id=flow_run_id,
+        message = requests.create_task_run(
+            self._ids,
+            name,
+            flow_run=flow_run,
             task_key=task_key,
-            tags=_tuple_of(tags),
-            policy=policy or RunPolicy(),
+            tags=tags,
+            policy=policy,
+            idempotency_key=idempotency_key,
         )
         return self._send_to_run(message, lambda reply: reply.run)
 
@@ -232,17 +185,18 @@ class Client:
         force: bool = False,
         api_version: str | None = None,
         proposal_id: UUID | str | None = None,
-        timeout: float | None = None,
-    ) -> PendingRun[Verdict]:
+        timeout: Duration | None = None,
+    ) -> SentRun[Verdict]:
         """Propose that `run` enter `state`.
 
         `force` applies the minimal policy only. `proposal_id` is the proposal's idempotency key: sent again, it gets
-        the verdict that it got before. `timeout` is in seconds, from when the answer is awaited; 0 does not wait; the
-        setting `answer_timeout` is the default.
+        the verdict that it got before. `timeout` is in seconds, or a duration, from when the answer is awaited; 0 does
+        not wait; the setting `answer_timeout` is the default.
         """
-        message = _checked(Propose, run_id=_id_of(run), state=state, force=force, api_version=api_version)
-        request_id = None if proposal_id is None else _uuid_of(proposal_id, "proposal_id")
-        return self._send_to_run(message, lambda reply: reply.verdict, request_id, _checked_timeout(timeout))
+        message = requests.propose(run, state, force=force, api_version=api_version)
+        request_id = None if proposal_id is None else requests.id_of_proposal(proposal_id)
+        seconds = None if timeout is None else requests.seconds_of(timeout)
+        return self._send_to_run(message, lambda reply: reply.verdict, request_id, seconds)
 
     async def propose_many(
         self,
@@ -250,7 +204,7 @@ class Client:
         *,
         force: bool = False,
         api_version: str | None = None,
-        timeout: float | None = None,
+        timeout: Duration | None = None,
     ) -> list[Verdict | StatewrightError]:
         """Propose many states in one round trip; return a verdict or an error for each, in the order given.
 
@@ -260,28 +214,28 @@ class Client:
         self._check_that_it_is_open()
         options = {"force": force, "api_version": api_version, "timeout": timeout}
         sent = [self._proposed(number, proposal, options) for number, proposal in enumerate(list(proposals))]
-        answers = iter(await asyncio.gather(*(one for one in sent if isinstance(one, Pending)), return_exceptions=True))
-        return [_verdict_or_error(next(answers)) if isinstance(one, Pending) else one for one in sent]
+        answers = iter(await asyncio.gather(*(one for one in sent if isinstance(one, Sent)), return_exceptions=True))
+        return [_verdict_or_error(next(answers)) if isinstance(one, Sent) else one for one in sent]
 
-    def read_run(self, run: RunReference) -> PendingRun[RunHistory]:
+    def read_run(self, run: RunReference) -> SentRun[RunHistory]:
         """Read a run with its whole history, as they are after everything sent before to its tree.
 
         A long history comes in several answers, each of which may take `answer_timeout` seconds.
         """
-        run_id = _id_of(run)
-        first = self._send_in_its_tree(ReadRun(run_id=run_id))
-        return PendingHistory(first, run_id, partial(self._page_of_history, run_id))
+        message = requests.read_run(run)
+        first = self._send_in_its_tree(message)
+        return SentHistory(first, message.run_id, partial(self._page_of_history, message.run_id))
 
-    def set_limit(self, tag: str, concurrency_limit: int | None) -> Pending[ConcurrencyLimit | None]:
+    def set_limit(self, tag: str, concurrency_limit: int | None) -> Sent[ConcurrencyLimit | None]:
         """Set how many task runs with `tag` may be RUNNING at once; None removes the limit.
 
         Lowering a limit below its current use stops nobody; it holds from the next proposal on.
         """
-        return self._send_to_limit(_checked(SetLimit, tag=tag, concurrency_limit=concurrency_limit))
+        return self._send_to_limit(requests.set_limit(tag, concurrency_limit))
 
-    def read_limit(self, tag: str) -> Pending[ConcurrencyLimit | None]:
+    def read_limit(self, tag: str) -> Sent[ConcurrencyLimit | None]:
         """Read the limit on `tag` and the runs that hold its slots; None when there is no limit."""
-        return self._send_to_limit(_checked(ReadLimit, tag=tag))
+        return self._send_to_limit(requests.read_limit(tag))
 
     async def subscribe(self, *, since: Mapping[int, int] | Mapping[str, int] | None = None) -> Subscription:
         """Return a subscription to all events from now on, or after the sequence numbers `since` per partition.
@@ -292,20 +246,10 @@ class Client:
         """
         self._check_that_it_is_open()
         positions = None if since is None else positions_from(since, self._partitions)
-        pool, patience = self._redis.connection_pool, self._settings.answer_timeout
-        subscription = Subscription(pool, self._channels, self._read_events, patience)
+        patience = self._settings.answer_timeout
+        subscription = Subscription(self._pool, self._channels, self._read_events, patience)
         await subscription.begin(range(self._partitions), positions)
         return subscription
-
-    def _run_id(self, parent_id: UUID | None, idempotency_key: str | None) -> UUID:
-        if idempotency_key is not None:
-            if not isinstance(idempotency_key, str):
-                raise InvalidRequest("idempotency_key", f"must be a text, not {_shown(idempotency_key)}")
-            if (length := len(idempotency_key)) > MAX_IDEMPOTENCY_KEY_LENGTH:
-                problem = f"has {length} characters, at most {MAX_IDEMPOTENCY_KEY_LENGTH} are accepted"
-                raise InvalidRequest("idempotency_key", problem)
-            return id_from_key(idempotency_key, parent_id)
-        return self._ids.new(tag=None if parent_id is None else tree_tag(parent_id))
 
     def _send_to_run(
         self,
@@ -313,39 +257,37 @@ class Client:
         read: Callable[[Any], Answer],
         request_id: UUID | None = None,
         timeout: float | None = None,
-    ) -> PendingRun[Answer]:
-        return PendingRun(self._send_in_its_tree(message, request_id, timeout), read, message.run_id)
+    ) -> SentRun[Answer]:
+        return SentRun(self._send_in_its_tree(message, request_id, timeout), read, message.run_id)
 
     def _send_in_its_tree(
         self, message: RunRequest, request_id: UUID | None = None, timeout: float | None = None
-    ) -> Sent:
+    ) -> UnderWay:
         home = self._check_that_it_is_open()
         return self._send(home, message, partition_of(message.run_id, self._partitions), request_id, timeout)
 
-    def _page_of_history(self, run_id: UUID, after: int) -> Pending[HistoryReply]:
-        return Pending(self._send_in_its_tree(ReadRun(run_id=run_id, after=after)), lambda reply: reply)
+    def _page_of_history(self, run_id: UUID, after: int) -> Sent[HistoryReply]:
+        return Sent(self._send_in_its_tree(requests.read_run(run_id, after)), lambda reply: reply)
 
-    def _read_events(self, partition: int, after: int, seconds: float | None) -> Pending[EventsReply]:
+    def _read_events(self, partition: int, after: int, seconds: float | None) -> Sent[EventsReply]:
         home = self._check_that_it_is_open()
-        message = ReadEvents(partition=partition, after=after)
-        return Pending(self._send(home, message, partition, timeout=seconds), lambda reply: reply)
+        message = requests.read_events(partition, after)
+        return Sent(self._send(home, message, partition, timeout=seconds), lambda reply: reply)
 
-    def _send_to_limit(self, message: LimitRequest) -> Pending[ConcurrencyLimit | None]:
+    def _send_to_limit(self, message: LimitRequest) -> Sent[ConcurrencyLimit | None]:
         home = self._check_that_it_is_open()
         partition = partition_of_tag(message.tag, self._partitions)
-        return Pending(self._send(home, message, partition), lambda reply: reply.limit)
+        return Sent(self._send(home, message, partition), lambda reply: reply.limit)
 
     def _send(
         self, home: Home, message: Request, partition: int, request_id: UUID | None = None, timeout: float | None = None
-    ) -> Sent:
-        body = encode(message)
-        if len(body) > self._settings.max_message_bytes:
-            raise MessageTooLarge(len(body), self._settings.max_message_bytes)
+    ) -> UnderWay:
+        body = requests.body_of(message, self._settings.max_message_bytes)
         request_id = request_id or self._ids.new()
         named = str(request_id).encode()
         fields = {REQUEST_ID: named, REQUEST_REPLY_TO: self._name.encode(), REQUEST_MESSAGE: body}
         reply = self._inbox.expect(named)
-        return Sent(
+        return UnderWay(
             request_id,
             pushed=self._outbox.put(partition, fields, len(body), reply),
             reply=reply,
@@ -354,9 +296,9 @@ class Client:
             home=home,
         )
 
-    def _proposed(self, number: int, proposal: Any, options: dict[str, Any]) -> PendingRun[Verdict] | StatewrightError:
+    def _proposed(self, number: int, proposal: Any, options: dict[str, Any]) -> SentRun[Verdict] | StatewrightError:
         try:
-            return self.propose(**{**options, **_given(number, proposal)})
+            return self.propose(**{**options, **requests.options_of(number, proposal)})
         except StatewrightError as error:
             return error
 
@@ -381,86 +323,6 @@ class Client:
         if self._process != os.getpid():
             return " in another process"
         return "" if self._home is not None and self._home.is_here() else " in another event loop"
-
-    async def _fixed_partitions(self) -> int:
-        redis = HeldConnection(self._redis.connection_pool)
-        try:
-            actual = int(await self._announced(partial(self._ask_for_partitions, redis)))
-        except RetryError:
-            raise ConfigurationError(
-                f"no worker has announced itself in namespace {self._settings.namespace!r} of this Redis within"
-                f" {self._settings.answer_timeout:g} s; start one with `statewright worker` or `statewright dev`"
-            ) from None
-        except DROPPED as error:
-            raise RedisUnavailable(f"cannot reach Redis (STATEWRIGHT_REDIS_URL): {error}") from error
-        except ResponseError as refusal:
-            raise RedisUnavailable(f"Redis refused to tell the number of partitions: {refusal}") from refusal
-        finally:
-            await redis.close()
-        configured = self._settings.partitions
-        if configured not in (None, actual):
-            raise PartitionCountMismatch(configured or 0, actual)
-        return actual
-
-    async def _ask_for_partitions(self, redis: HeldConnection) -> bytes | None:
-        seconds = min(EXCHANGE_SECONDS, self._settings.answer_timeout)
-        answer: bytes | None = await redis.ask("GET", self._channels.partitions, seconds=seconds)
-        return answer
-
-    def _announced(self, ask: Callable[[], Awaitable[bytes | None]]) -> Awaitable[bytes]:
-        retrying = AsyncRetrying(
-            retry=retry_if_result(lambda announced: announced is None),
-            wait=wait_fixed(PARTITIONS_POLL_SECONDS),
-            stop=stop_after_delay(self._settings.answer_timeout),
-        )
-        return retrying(ask)
-
-
-def _tuple_of(tags: Sequence[str]) -> object:
-    # A text is a sequence of texts as well; left as it is, it is refused with a sentence, like what is none.
-    return tuple(tags) if isinstance(tags, Iterable) and not isinstance(tags, str) else tags
-
-
-def _id_of(run: RunReference, argument: str = "run") -> UUID:
-    if isinstance(run, PendingRun):
-        return run.run_id
-    return run.id if isinstance(run, Run) else _uuid_of(run, argument)
-
-
-def _uuid_of(value: UUID | str, argument: str) -> UUID:
-    if isinstance(value, UUID):
-        return value
-    try:
-        return UUID(value)
-    except (ValueError, AttributeError, TypeError):
-        raise InvalidRequest(argument, f"must be an id (a UUID, also as text), not {_shown(value)}") from None
-
-
-def _checked_timeout(timeout: float | None) -> float | None:
-    if timeout is None or (isinstance(timeout, int | float) and timeout >= 0):
-        return timeout
-    raise InvalidRequest("timeout", f"must be 0 seconds or more, not {_shown(timeout)}")
-
-
-def _shown(value: object) -> str:
-    return repr(value)[:MAX_TEXT_SHOWN]
-
-
-def _given(number: int, proposal: Any) -> dict[str, Any]:
-    try:
-        given = Proposal(*proposal)
-    except TypeError:
-        raise InvalidRequest(
-            f"proposals.{number}", f"must be a Proposal or a pair of a run and a state, not {_shown(proposal)}"
-        ) from None
-    return {name: value for name, value in given._asdict().items() if value is not None}
-
-
-def _checked(message: Callable[..., Message], **fields: Any) -> Message:
-    try:
-        return message(**fields)
-    except ValidationError as error:
-        raise InvalidRequest(error) from None
 
 
 def _verdict_or_error(answer: Verdict | BaseException) -> Verdict | StatewrightError:

@@ -1,4 +1,4 @@
-"""A request under way, and its answer."""
+"""What a request returns: the request under way, and its answer."""
 
 import asyncio
 from collections.abc import Callable, Generator, Sequence
@@ -7,8 +7,8 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
+from statewright.client.home import Home
 from statewright.errors import Delivery, NoAnswer, NotOpen, StatewrightError, UnreadableAnswer, error_from
-from statewright.home import Home
 from statewright.messages import REPLY, HistoryReply, Reply
 from statewright.runs import RunHistory
 from statewright.states import State
@@ -16,7 +16,7 @@ from statewright.states import State
 Answer = TypeVar("Answer")
 
 
-class Sent(NamedTuple):
+class UnderWay(NamedTuple):
     """A request that was handed to the outbox: when Redis holds it, and what answers it within `timeout` seconds.
 
     When Redis refuses it, the reply is that error as well. `delivery_of` tells of `pushed` how far the request has got,
@@ -31,17 +31,17 @@ class Sent(NamedTuple):
     home: Home
 
 
-class Pending(Generic[Answer]):
-    """A request that is on its way. Await it for the answer: at once, later or never."""
+class Sent(Generic[Answer]):
+    """A request that was sent. Await it for the answer: at once, later or never."""
 
-    def __init__(self, sent: Sent, read: Callable[[Any], Answer]) -> None:
-        self._sent = sent
+    def __init__(self, under_way: UnderWay, read: Callable[[Any], Answer]) -> None:
+        self._under_way = under_way
         self._read = read
 
     @property
     def request_id(self) -> UUID:
         """The id of the request; for a proposal, the proposal's id."""
-        return self._sent.request_id
+        return self._under_way.request_id
 
     async def pushed(self) -> UUID:
         """Wait until Redis holds the request, and return its id.
@@ -49,25 +49,31 @@ class Pending(Generic[Answer]):
         Raises RedisUnavailable if Redis refused it, Overloaded if its partition had no room, and NoAnswer if the client
         was closed before.
         """
-        _check_that_it_is_here(self._sent)
-        refusal = await asyncio.shield(self._sent.pushed)
+        _check_that_it_is_here(self._under_way)
+        refusal = await asyncio.shield(self._under_way.pushed)
         if refusal:
             raise refusal
         return self.request_id
 
     def __await__(self) -> Generator[Any, None, Answer]:
-        return self._answer().__await__()
+        return self.answer().__await__()
 
-    async def _answer(self) -> Answer:
+    async def answer(self) -> Answer:
+        """Return the answer, as awaiting the request itself does; a task group takes this.
+
+        Raises NoAnswer after the timeout, RequestFailed and its subclasses when the engine refuses, RedisUnavailable
+        when Redis does, Overloaded when the partition has no room, UnreadableAnswer when a worker of another version
+        answers, and NotOpen in another event loop or process.
+        """
         return self._read(await self._replied())
 
     async def _replied(self) -> Reply:
-        if not self._sent.reply.done():
-            await _settled(self._sent)
-        if not self._sent.reply.done():
-            delivery, problem = self._sent.delivery_of(self._sent.pushed)
-            raise NoAnswer(self.request_id, self._sent.timeout, delivery, problem)
-        reply = self._decoded(self._sent.reply.result())
+        if not self._under_way.reply.done():
+            await _settled(self._under_way)
+        if not self._under_way.reply.done():
+            delivery, problem = self._under_way.delivery_of(self._under_way.pushed)
+            raise NoAnswer(self.request_id, self._under_way.timeout, delivery, problem)
+        reply = self._decoded(self._under_way.reply.result())
         if reply.type == "error":
             raise error_from(reply, self.request_id)
         return reply
@@ -80,24 +86,28 @@ class Pending(Generic[Answer]):
             raise UnreadableAnswer(self.request_id, str(error)) from None
 
 
-class PendingRun(Pending[Answer]):
+class SentRun(Sent[Answer]):
     """A request about a run, which further requests may name before this one is answered."""
 
-    def __init__(self, sent: Sent, read: Callable[[Any], Answer], run_id: UUID) -> None:
-        super().__init__(sent, read)
+    def __init__(self, under_way: UnderWay, read: Callable[[Any], Answer], run_id: UUID) -> None:
+        super().__init__(under_way, read)
         self.run_id = run_id
         """The run that the request is about, known before it exists."""
 
 
-class PendingHistory(PendingRun[RunHistory]):
+class SentHistory(SentRun[RunHistory]):
     """A request for a run with its history, whose further pages are asked for while it is awaited."""
 
-    def __init__(self, sent: Sent, run_id: UUID, read_on: Callable[[int], Pending[HistoryReply]]) -> None:
+    def __init__(self, under_way: UnderWay, run_id: UUID, read_on: Callable[[int], Sent[HistoryReply]]) -> None:
         """`read_on` asks for the page behind an ordinal."""
-        super().__init__(sent, lambda reply: reply.history, run_id)
+        super().__init__(under_way, lambda reply: reply.history, run_id)
         self._read_on = read_on
 
-    async def _answer(self) -> RunHistory:
+    async def answer(self) -> RunHistory:
+        """Return the run with its history as it was when the first page was read; each page has the whole timeout.
+
+        Raises what `Sent.answer` does.
+        """
         page: Any = await self._replied()
         history = self._read(page)
         states = list(history.states)
@@ -113,20 +123,20 @@ def _up_to(last: State | None, states: Sequence[State]) -> tuple[State, ...]:
     return tuple(states[: ids.index(last.id) + 1] if last is not None and last.id in ids else states)
 
 
-async def _settled(sent: Sent) -> None:
+async def _settled(under_way: UnderWay) -> None:
     """Wait until there is a reply, as long as was said; to give up waiting leaves it to whoever else awaits it.
 
     What `asyncio.wait` does, in half of the time.
     """
-    _check_that_it_is_here(sent)
-    loop, reply = sent.home.loop, sent.reply
+    _check_that_it_is_here(under_way)
+    loop, reply = under_way.home.loop, under_way.reply
     waiter: asyncio.Future[None] = loop.create_future()
 
     def wake(_: object = None) -> None:
         if not waiter.done():
             waiter.set_result(None)
 
-    timer = loop.call_later(sent.timeout, wake)
+    timer = loop.call_later(under_way.timeout, wake)
     reply.add_done_callback(wake)
     try:
         await waiter
@@ -135,6 +145,6 @@ async def _settled(sent: Sent) -> None:
         reply.remove_done_callback(wake)
 
 
-def _check_that_it_is_here(sent: Sent) -> None:
-    if not sent.home.is_here():
+def _check_that_it_is_here(under_way: UnderWay) -> None:
+    if not under_way.home.is_here():
         raise NotOpen("this request was sent in another event loop or process: await it there")

@@ -1,0 +1,192 @@
+"""What a client sends: arguments are checked and become messages. No IO."""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Any, Final, NamedTuple, TypeVar
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from statewright.client.sent import SentRun
+from statewright.errors import InvalidRequest, MessageTooLarge
+from statewright.ids import IdSource, id_from_key, tree_tag
+from statewright.messages import (
+    CreateFlowRun,
+    CreateTaskRun,
+    Propose,
+    ReadEvents,
+    ReadLimit,
+    ReadRun,
+    Request,
+    SetLimit,
+    encode,
+)
+from statewright.runs import Run, RunPolicy
+from statewright.states import ProposedState
+from statewright.values import MAX_IDEMPOTENCY_KEY_LENGTH, Duration
+
+RunReference = UUID | str | Run | SentRun[Any]
+"""A run, its id (also as text), or a request about it that is still under way."""
+
+MAX_TEXT_SHOWN: Final = 100
+
+Message = TypeVar("Message", bound=Request)
+
+
+class Proposal(NamedTuple):
+    """One of the proposals of `Client.propose_many`; what is None is as that call says for all of them."""
+
+    run: RunReference
+    state: ProposedState
+    force: bool | None = None
+    api_version: str | None = None
+    proposal_id: UUID | str | None = None
+    timeout: Duration | None = None
+
+
+def create_flow_run(
+    ids: IdSource,
+    name: str,
+    *,
+    flow_id: UUID | None,
+    deployment_id: UUID | None,
+    parent_task_run: RunReference | None,
+    tags: Sequence[str],
+    policy: RunPolicy | None,
+    idempotency_key: str | None,
+) -> CreateFlowRun:
+    """Return the request for a flow run, whose id is a new one or belongs to the key. Raises InvalidRequest."""
+    parent_id = None if parent_task_run is None else id_of_run(parent_task_run, "parent_task_run")
+    return _checked(
+        CreateFlowRun,
+        run_id=_new_run_id(ids, parent_id, idempotency_key),
+        name=name,
+        flow_id=flow_id,
+        deployment_id=deployment_id,
+        parent_task_run_id=parent_id,
+        tags=_tuple_of(tags),
+        policy=policy or RunPolicy(),
+    )
+
+
+def create_task_run(
+    ids: IdSource,
+    name: str,
+    *,
+    flow_run: RunReference | None,
+    task_key: str | None,
+    tags: Sequence[str],
+    policy: RunPolicy | None,
+    idempotency_key: str | None,
+) -> CreateTaskRun:
+    """Return the request for a task run, whose id is a new one or belongs to the key. Raises InvalidRequest."""
+    flow_run_id = None if flow_run is None else id_of_run(flow_run, "flow_run")
+    return _checked(
+        CreateTaskRun,
+        run_id=_new_run_id(ids, flow_run_id, idempotency_key),
+        name=name,
+        flow_run_id=flow_run_id,
+        task_key=task_key,
+        tags=_tuple_of(tags),
+        policy=policy or RunPolicy(),
+    )
+
+
+def propose(run: RunReference, state: ProposedState, *, force: bool, api_version: str | None) -> Propose:
+    """Return the request that a run enter a state. Raises InvalidRequest."""
+    return _checked(Propose, run_id=id_of_run(run), state=state, force=force, api_version=api_version)
+
+
+def read_run(run: RunReference, after: int = 0) -> ReadRun:
+    """Return the request for a run and its history behind an ordinal. Raises InvalidRequest."""
+    return ReadRun(run_id=id_of_run(run), after=after)
+
+
+def read_events(partition: int, after: int) -> ReadEvents:
+    """Return the request for a partition's events behind a position."""
+    return ReadEvents(partition=partition, after=after)
+
+
+def set_limit(tag: str, concurrency_limit: int | None) -> SetLimit:
+    """Return the request that a tag have a limit, or none. Raises InvalidRequest."""
+    return _checked(SetLimit, tag=tag, concurrency_limit=concurrency_limit)
+
+
+def read_limit(tag: str) -> ReadLimit:
+    """Return the request for a tag's limit. Raises InvalidRequest."""
+    return _checked(ReadLimit, tag=tag)
+
+
+def options_of(number: int, proposal: Any) -> dict[str, Any]:
+    """Return what the proposal of that number says for itself. Raises InvalidRequest for what is no proposal."""
+    try:
+        given = Proposal(*proposal)
+    except TypeError:
+        raise InvalidRequest(
+            f"proposals.{number}", f"must be a Proposal or a pair of a run and a state, not {_shown(proposal)}"
+        ) from None
+    return {name: value for name, value in given._asdict().items() if value is not None}
+
+
+def body_of(message: Request, most: int) -> bytes:
+    """Return the request as JSON. Raises MessageTooLarge where that takes more than `most` bytes."""
+    body = encode(message)
+    if len(body) > most:
+        raise MessageTooLarge(len(body), most)
+    return body
+
+
+def id_of_run(run: RunReference, argument: str = "run") -> UUID:
+    """Return the id of the run that is meant. Raises InvalidRequest, naming the argument, where none is."""
+    if isinstance(run, SentRun):
+        return run.run_id
+    return run.id if isinstance(run, Run) else _uuid_of(run, argument)
+
+
+def id_of_proposal(proposal_id: UUID | str) -> UUID:
+    """Return the id that a proposal was given. Raises InvalidRequest for what is none."""
+    return _uuid_of(proposal_id, "proposal_id")
+
+
+def seconds_of(timeout: Duration) -> float:
+    """Return the seconds of a timeout. Raises InvalidRequest unless they are 0 or more."""
+    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    if isinstance(seconds, int | float) and seconds >= 0:
+        return seconds
+    raise InvalidRequest("timeout", f"must be 0 seconds or more, not {_shown(timeout)}")
+
+
+def _new_run_id(ids: IdSource, parent_id: UUID | None, idempotency_key: str | None) -> UUID:
+    if idempotency_key is not None:
+        if not isinstance(idempotency_key, str):
+            raise InvalidRequest("idempotency_key", f"must be a text, not {_shown(idempotency_key)}")
+        if (length := len(idempotency_key)) > MAX_IDEMPOTENCY_KEY_LENGTH:
+            problem = f"has {length} characters, at most {MAX_IDEMPOTENCY_KEY_LENGTH} are accepted"
+            raise InvalidRequest("idempotency_key", problem)
+        return id_from_key(idempotency_key, parent_id)
+    return ids.new(tag=None if parent_id is None else tree_tag(parent_id))
+
+
+def _tuple_of(tags: Sequence[str]) -> object:
+    # A text is a sequence of texts as well; left as it is, it is refused with a sentence, like what is none.
+    return tuple(tags) if isinstance(tags, Iterable) and not isinstance(tags, str) else tags
+
+
+def _uuid_of(value: UUID | str, argument: str) -> UUID:
+    if isinstance(value, UUID):
+        return value
+    try:
+        return UUID(value)
+    except (ValueError, AttributeError, TypeError):
+        raise InvalidRequest(argument, f"must be an id (a UUID, also as text), not {_shown(value)}") from None
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:MAX_TEXT_SHOWN]
+
+
+def _checked(message: Callable[..., Message], **fields: Any) -> Message:
+    try:
+        return message(**fields)
+    except ValidationError as error:
+        raise InvalidRequest(error) from None

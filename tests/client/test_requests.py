@@ -1,0 +1,76 @@
+"""What a client sends is made without one: arguments become messages, or an error that names them."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from statewright import FlowRun, InvalidRequest, MessageTooLarge, RunPolicy, State
+from statewright.client import requests
+from statewright.ids import IdSource, id_from_key, tree_tag
+from statewright.messages import CreateFlowRun, CreateTaskRun, ReadLimit, SetLimit, request_from
+from tests.client.test_messages import NOW
+
+ids = IdSource()
+ID = UUID("01a200ef-06bf-7500-83c5-73e04725151e")
+UNSAID: dict[str, Any] = {"tags": (), "policy": None, "idempotency_key": None}
+
+
+def flow_run(**said: Any) -> CreateFlowRun:
+    unsaid = {**UNSAID, "flow_id": None, "deployment_id": None, "parent_task_run": None}
+    return requests.create_flow_run(ids, "nightly", **{**unsaid, **said})
+
+
+def task_run(**said: Any) -> CreateTaskRun:
+    return requests.create_task_run(ids, "load", **{**UNSAID, "flow_run": None, "task_key": None, **said})
+
+
+def test_each_run_has_an_id_of_its_own_in_its_parents_tree() -> None:
+    assert flow_run().run_id != flow_run().run_id
+    assert tree_tag(flow_run(parent_task_run=ID).run_id) == tree_tag(task_run(flow_run=ID).run_id) == tree_tag(ID)
+
+
+def test_a_key_has_one_id_within_its_parent() -> None:
+    assert flow_run(idempotency_key="key").run_id == flow_run(idempotency_key="key").run_id == id_from_key("key")
+    assert task_run(idempotency_key="key", flow_run=ID).run_id == id_from_key("key", ID)
+
+
+@pytest.mark.parametrize("named", [ID, str(ID), FlowRun(id=ID, name="nightly", created=NOW)], ids=["id", "text", "run"])
+def test_a_run_may_be_named_by_itself_or_by_its_id(named: Any) -> None:
+    assert requests.id_of_run(named) == requests.read_run(named).run_id == task_run(flow_run=named).flow_run_id == ID
+
+
+def test_what_is_left_out_is_what_the_protocol_has() -> None:
+    made = flow_run(tags=["etl"])
+    assert (made.tags, made.policy, made.parent_task_run_id) == (("etl",), RunPolicy(), None)
+
+
+@pytest.mark.parametrize(
+    ("field", "make"),
+    [
+        ("tags", lambda: flow_run(tags="etl")),
+        ("tags", lambda: flow_run(tags=7)),
+        ("idempotency_key", lambda: flow_run(idempotency_key=7)),
+        ("parent_task_run", lambda: flow_run(parent_task_run="no id")),
+        ("flow_run", lambda: task_run(flow_run=7)),
+        ("run", lambda: requests.propose("no id", State.pending(), force=False, api_version=None)),
+        ("proposal_id", lambda: requests.id_of_proposal("no id")),
+        ("concurrency_limit", lambda: requests.set_limit("tag", -1)),
+        ("tag", lambda: requests.read_limit("")),
+        ("proposals.3", lambda: requests.options_of(3, 7)),
+    ],
+)
+def test_a_wrong_argument_is_named(field: str, make: Any) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        make()
+    assert raised.value.field == field
+
+
+def test_a_request_is_as_long_as_is_accepted() -> None:
+    message = requests.set_limit("tag", None)
+    body = requests.body_of(message, 1_000)
+    assert request_from(body) == message == SetLimit(tag="tag", concurrency_limit=None)
+    assert requests.body_of(message, len(body)) == body
+    with pytest.raises(MessageTooLarge):
+        requests.body_of(message, len(body) - 1)
+    assert requests.read_limit("tag") == ReadLimit(tag="tag")
