@@ -10,10 +10,10 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from statewright_worker.facts.batch import Batch
 from statewright_worker.publishing.streams import Streams
 from statewright_worker.replica import run_replica
 from statewright_worker.settings import WorkerSettings
-from statewright_worker.storage.batches import Batch
 
 # Each point: the method at whose side death comes, whether it comes before or after the method has done its work, and
 # with which call of it the first batch gets there: requests are trimmed with the next read, and the first read comes

@@ -27,8 +27,8 @@ from statewright_worker.publishing.streams import StreamBounds
 from statewright_worker.settings import DEFAULT_PARTITIONS, WorkerSettings, load_policy
 from statewright_worker.starting import when_there
 from statewright_worker.storage import database
-from statewright_worker.storage.batches import Storage
 from statewright_worker.storage.deployment import claim_database
+from statewright_worker.storage.transactions import Storage
 
 SHOWN_AS = "statewright-worker"
 """How Redis shows a worker's connections."""

@@ -1,12 +1,13 @@
 """Instrumentation: what a change of state tells the world. It goes with every transition, forced ones included."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
 
-from statewright.events import truncated
+from statewright.events import Era, truncated
 from statewright.states import State
 from statewright_worker.orchestration.contexts import OrchestrationContext
 from statewright_worker.orchestration.policies import BaseOrchestrationPolicy, Governing
@@ -78,6 +79,11 @@ def event_body(change: StateChange, partition: int, sequence: int, era: int = 0)
         if abs(state.timestamp - previous.timestamp) < FOLLOWS_WITHIN:
             event["follows"] = previous.id
     return orjson.dumps(event, default=_plain)
+
+
+def era_at(eras: Sequence[Era], sequence: int) -> int:
+    """Return the number of the era to which an event belongs."""
+    return max((era.era for era in eras if era.sequence <= sequence), default=0)
 
 
 def _plain(value: object) -> str:

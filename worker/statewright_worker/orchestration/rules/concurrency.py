@@ -5,6 +5,7 @@ Source of every rule's behaviour: the core policy page of the documented engine;
 
 from statewright.states import State, StateType
 from statewright_worker.orchestration.contexts import TaskOrchestrationContext
+from statewright_worker.orchestration.facts import Fact
 from statewright_worker.orchestration.records import LimitRecord
 from statewright_worker.orchestration.rules.base import ALL_ORCHESTRATION_STATES, BaseOrchestrationRule
 
@@ -18,6 +19,7 @@ class SecureTaskConcurrencySlots(BaseOrchestrationRule):
 
     FROM_STATES = ALL_ORCHESTRATION_STATES
     TO_STATES = frozenset({StateType.RUNNING})
+    NEEDS = (Fact.LIMITS,)
 
     _taken: tuple[LimitRecord, ...] = ()
 
@@ -56,6 +58,7 @@ class ReleaseTaskConcurrencySlots(BaseOrchestrationRule):
 
     FROM_STATES = frozenset({StateType.RUNNING})
     TO_STATES = ALL_ORCHESTRATION_STATES
+    NEEDS = (Fact.LIMITS,)
 
     def _deviates(self) -> bool:
         return self.context.initial_state_type is not self.from_state_type or self.context.proposed_state is None
