@@ -51,6 +51,10 @@ _BOOKKEEPING: Final[dict[RunKind, tuple[Policy, Policy]]] = {
     RunKind.FLOW_RUN: (FlowInstrumentation, GlobalFlowPolicy),
     RunKind.TASK_RUN: (TaskInstrumentation, GlobalTaskPolicy),
 }
+_DEFAULT: Final[dict[RunKind, Policy]] = {
+    RunKind.FLOW_RUN: CoreFlowPolicy,
+    RunKind.TASK_RUN: CoreTaskPolicy,
+}
 _MINIMAL: Final[dict[RunKind, Policy]] = {
     RunKind.FLOW_RUN: MinimalFlowPolicy,
     RunKind.TASK_RUN: MinimalTaskPolicy,
@@ -122,21 +126,27 @@ class Engine:
         self._compiled: dict[tuple[RunKind, bool, Pair], Compiled] = {}
         # Any transition may force another run into any state, so what forced ones need is needed by all.
         self._needs_when_forced = _needs_of(_MINIMAL, None)
-        self._needs = {state_type: self._needs_of_policies(state_type) for state_type in StateType}
-        self._needs_are_fixed = all(self._is_fixed.values())
+        self._needs = {state_type: self._built_in_needs(state_type) for state_type in StateType}
+        self._own_policies = {kind: policy for kind, policy in self._policies.items() if not self._is_fixed[kind]}
 
     def needs(self, state_type: StateType, force: bool) -> tuple[Need, ...]:
         """Return the facts that the rules of both kinds of run may ask for when such a state is proposed."""
         if force:
             return self._needs_when_forced
-        return self._needs[state_type] if self._needs_are_fixed else self._needs_of_policies(state_type)
-
-    def _needs_of_policies(self, state_type: StateType) -> tuple[Need, ...]:
+        built_in = self._needs[state_type]
+        if not self._own_policies:
+            return built_in
         try:
-            return _needs_of(self._policies, state_type, *self._needs_when_forced)
+            return _needs_of(self._own_policies, state_type, *built_in)
         except Exception:
             # A policy that fails will fail again when its transition is governed, which tells of it.
-            return self._needs_when_forced
+            return built_in
+
+    def _built_in_needs(self, state_type: StateType) -> tuple[Need, ...]:
+        # What a user's own policy says may be another thing by the time that it governs, so what the default rules need
+        # is asked for in any case: a limit that is not loaded would not be kept.
+        fixed = {kind: self._policies[kind] if self._is_fixed[kind] else _DEFAULT[kind] for kind in RunKind}
+        return _needs_of(fixed, state_type, *self._needs_when_forced)
 
     async def decide(self, proposal: Proposal, work: UnitOfWork, sessions: Sessions | None = None) -> Verdict:
         """Govern a proposal and return its verdict; what it does is in `work`, between `begin` and `commit`.

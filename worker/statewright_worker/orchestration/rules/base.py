@@ -50,6 +50,11 @@ class _Governing(AbstractAsyncContextManager[OrchestrationContext], ABC):
     NEEDS: ClassVar[tuple[Fact, ...]] = ()
     """The facts that it asks the unit of work for; what is not declared may not be loaded, and then it is not found."""
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if not (isinstance(cls.NEEDS, tuple) and all(isinstance(fact, Fact) for fact in cls.NEEDS)):
+            raise TypeError(f"{cls.__name__}.NEEDS must be a tuple of facts, such as (Fact.LIMITS,)")
+
     def __init__(
         self,
         context: OrchestrationContext,
