@@ -84,7 +84,7 @@ class StayOutOfWhatIsInUse(BaseOrchestrationRule):
     async def before_transition(self, initial_state: Any, proposed_state: Any, context: Any) -> None:
         for limit in context.unit_of_work.limits_on(context.run.tags):
             if not limit.has_room_for(context.run.id):
-                await self.abort_transition(f"{limit.tag} is in use by {limit.slots_held}.")
+                await self.abort_transition(f"{limit.key} is in use by {limit.slots_held}.")
 
 
 class ConsiderateFlowPolicy(BaseOrchestrationPolicy):

@@ -15,7 +15,7 @@ from statewright.messages import Propose
 from statewright_worker.facts import batch, cache, changes, histories, ledger, limits, runs
 from statewright_worker.facts.batch import Asked, Batch
 from statewright_worker.orchestration import Engine, Proposal
-from statewright_worker.orchestration.records import FlowRunRecord, TaskRunRecord
+from statewright_worker.orchestration.records import FlowRunRecord, LimitName, LimitScope, TaskRunRecord
 from statewright_worker.storage import database, statements
 from statewright_worker.storage.transactions import Fence, Storage
 from statewright_worker.storage.writing import Part, write
@@ -40,7 +40,8 @@ FILL = """
         SELECT gen_random_uuid(), run_id, 'ACCEPT', id, '', '', now() FROM task_run_state;
     INSERT INTO task_run_state_cache (cache_key, task_run_state_id, created)
         SELECT id::text, id, now() FROM task_run_state;
-    INSERT INTO concurrency_limit (tag, concurrency_limit) SELECT n::text, 1 FROM generate_series(1, 1000) AS n;
+    INSERT INTO concurrency_limit (scope, key, concurrency_limit)
+        SELECT 'tag', n::text, 1 FROM generate_series(1, 1000) AS n;
     INSERT INTO concurrency_slot (limit_id, run_id, taken)
         SELECT 1 + row_number() OVER () % 1000, id, now() FROM task_run;
 """
@@ -67,7 +68,7 @@ INDEXES: dict[str | Part, set[str]] = {
         "pk_flow_run_state",
         "pk_task_run_state",
     },
-    limits.LOCK_LIMITS: {"uq_concurrency_limit__tag"},
+    limits.LOCK_LIMITS: {"uq_concurrency_limit__scope_key"},
     limits.READ_SLOTS: {"pk_concurrency_slot"},
     runs.FLOW_RUNS_CHANGED: {"pk_partition", "pk_flow_run"},
     runs.TASK_RUNS_CHANGED: {"pk_partition", "pk_task_run"},
@@ -123,8 +124,9 @@ async def statements_for(opened: Storage, fence: Fence, size: int, *tags: str) -
     async with opened.transaction(fence.partition) as transaction:
         batch = Batch(transaction, fence)
         asked = Asked()
-        asked.limits.read.update(tags)
-        asked.limits.set.update(tags)
+        names = [LimitName(LimitScope.TAG, tag) for tag in tags]
+        asked.limits.read.update(names)
+        asked.limits.set.update(names)
         work = await batch.load(asked, ids)
         flow_run = FlowRunRecord(id=ids.new(), name="f", created=work.now)
         fields: dict[str, Any] = {"created": work.now, "tags": tags, "flow_run_id": flow_run.id}
@@ -132,8 +134,8 @@ async def statements_for(opened: Storage, fence: Fence, size: int, *tags: str) -
         work.create_run(flow_run)
         for run in runs:
             work.create_run(run)
-        for tag in tags:
-            work.set_limit(tag, 1_000)
+        for name in names:
+            work.set_limit(name, 1_000)
         await batch.write(work)
     kept = opened._kept[0]
     counting = CountingDriver(kept.driver)

@@ -13,7 +13,9 @@ from statewright_worker.orchestration.records import (
     Answer,
     AnyRunRecord,
     CacheEntry,
+    LimitName,
     LimitRecord,
+    LimitScope,
     RunRecord,
     StateChange,
     TaskRunRecord,
@@ -41,8 +43,9 @@ class UnitOfWork:
         """The database's clock when the batch was taken up; the only clock that decides."""
         self.ids = ids
         self.runs: dict[UUID, AnyRunRecord] = {}
-        self.limits: dict[str, LimitRecord] = {}
-        self.limit_ids: dict[str, int] = {}
+        self.limits: dict[tuple[LimitScope, str], LimitRecord] = {}
+        """The limits by name. A plain tuple finds what a LimitName names, and is made sooner."""
+        self.limit_ids: dict[tuple[LimitScope, str], int] = {}
         """The ids of limits that do not exist and may be set."""
         self.cache: dict[str, list[CacheEntry]] = {}
         self.verdicts: dict[UUID, tuple[Verdict, int | None]] = {}
@@ -139,29 +142,30 @@ class UnitOfWork:
         """Return the limits on `tags`, each once, in ascending order of the tag."""
         if not self.limits:
             return []
-        return [limit for tag in sorted(set(tags)) if (limit := self.limits.get(tag)) is not None]
+        named = [self.limits.get((LimitScope.TAG, tag)) for tag in sorted(set(tags))]
+        return [limit for limit in named if limit is not None]
 
-    def set_limit(self, tag: str, concurrency_limit: int) -> None:
-        """Set the limit on the tag; whoever holds its slots keeps them. One that is new has its id in `limit_ids`."""
-        limit = self.limits.get(tag)
+    def set_limit(self, name: LimitName, concurrency_limit: int) -> None:
+        """Set the limit of the name; whoever holds its slots keeps them. One that is new has its id in `limit_ids`."""
+        limit = self.limits.get(name)
         self._keep_limits()
         if limit is None:
-            limit = LimitRecord(self.limit_ids[tag], tag, concurrency_limit)
+            limit = LimitRecord(self.limit_ids[name], name.scope, name.key, concurrency_limit)
         else:
             limit = replace(limit, concurrency_limit=concurrency_limit)
-        self.limits[tag] = self.limits_set[limit.id] = limit
+        self.limits[name] = self.limits_set[limit.id] = limit
         self.limits_removed.discard(limit.id)
 
-    def remove_limit(self, tag: str) -> None:
-        """Remove the limit on the tag, if there is one, and free its slots; it must be known who holds them."""
-        limit = self.limits.get(tag)
+    def remove_limit(self, name: LimitName) -> None:
+        """Remove the limit of the name, if there is one, and free its slots; it must be known who holds them."""
+        limit = self.limits.get(name)
         if limit is None:
             return
         for run_id in sorted(limit.holders):
             self.release_slot(limit, run_id)
         self._keep_limits()
-        del self.limits[tag]
-        self.limit_ids[tag] = limit.id
+        del self.limits[name]
+        self.limit_ids[name] = limit.id
         self.limits_set.pop(limit.id, None)
         self.limits_removed.add(limit.id)
 

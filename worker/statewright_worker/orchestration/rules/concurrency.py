@@ -31,12 +31,12 @@ class SecureTaskConcurrencySlots(BaseOrchestrationRule):
         for limit in limits:
             if limit.concurrency_limit == 0:
                 await self.abort_transition(
-                    f'The concurrency limit on tag "{limit.tag}" is 0 and will deadlock if the task tries to run again.'
+                    f'The concurrency limit on tag "{limit.key}" is 0 and will deadlock if the task tries to run again.'
                 )
             elif not limit.has_room_for(run_id):
                 await self.delay_transition(
                     context.settings.concurrency_slot_wait_seconds,
-                    f"Concurrency limit for the {limit.tag} tag has been reached",
+                    f"Concurrency limit for the {limit.key} tag has been reached",
                 )
         if self.context.proposed_state is not None:
             self._taken = tuple(limit for limit in limits if context.unit_of_work.take_slot(limit, run_id))
