@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from statewright import State
+from statewright import ProposedState, State
 from statewright.ids import IdSource
 from statewright.messages import Propose
 from statewright_worker.facts import batch, cache, changes, histories, ledger, limits, runs
@@ -119,7 +119,7 @@ async def decide(batch: Batch, runs: list[TaskRunRecord], state: Any) -> None:
     await batch.write(work)
 
 
-async def statements_for(opened: Storage, fence: Fence, size: int, *tags: str) -> int:
+async def statements_for(opened: Storage, fence: Fence, size: int, *tags: str, state: ProposedState) -> int:
     """Return how many statements a batch of `size` proposals takes, each run with a limit on each of its tags."""
     async with opened.transaction(fence.partition) as transaction:
         batch = Batch(transaction, fence)
@@ -141,7 +141,7 @@ async def statements_for(opened: Storage, fence: Fence, size: int, *tags: str) -
     counting = CountingDriver(kept.driver)
     opened._kept[0] = kept._replace(driver=counting)
     async with opened.transaction(fence.partition) as transaction:
-        await decide(Batch(transaction, fence), runs, State.running())
+        await decide(Batch(transaction, fence), runs, state)
     opened._kept[0] = kept
     return counting.sent
 
@@ -149,12 +149,18 @@ async def statements_for(opened: Storage, fence: Fence, size: int, *tags: str) -
 async def test_a_batch_takes_the_same_number_of_statements_whatever_its_size(deployment: Deployment) -> None:
     async with storage(deployment) as opened:
         fence = (await opened.take_up(0)).fence
-        plain = {size: await statements_for(opened, fence, size) for size in (1, 2, 30, 300)}
-        limited = {size: await statements_for(opened, fence, size, "tag") for size in (1, 2, 30, 300)}
+
+        async def taken(state: ProposedState, *tags: str) -> set[int]:
+            return {await statements_for(opened, fence, size, *tags, state=state) for size in (1, 2, 30, 300)}
+
+        plain, limited = await taken(State.running()), await taken(State.running(), "tag")
+        unconcerned = await taken(State.pending(), "tag")
     # BEGIN, load, write, COMMIT.
-    assert set(plain.values()) == {4}, plain
+    assert plain == {4}
     # And the limits, and who holds them.
-    assert set(limited.values()) == {6}, limited
+    assert limited == {6}
+    # Nobody asks for limits when a run that does not run is not to run either.
+    assert unconcerned == {4}
 
 
 @pytest.fixture

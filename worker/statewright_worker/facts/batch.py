@@ -1,6 +1,5 @@
 """A batch: every fact that it asks for, loaded behind the fence; and all that it decides, written at once."""
 
-from collections.abc import Iterator
 from typing import Final
 
 from asyncpg import Record
@@ -14,7 +13,7 @@ from statewright_worker.facts.histories import Histories
 from statewright_worker.facts.ledger import KNOWN, Ledger
 from statewright_worker.facts.limits import Limits
 from statewright_worker.facts.runs import FLOW_RUNS, TASK_RUNS, Runs
-from statewright_worker.orchestration.facts import Fact, Need
+from statewright_worker.orchestration.facts import Need
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.storage.columns import Source, read_together
 from statewright_worker.storage.errors import HoldLost
@@ -46,16 +45,23 @@ class Asked:
         self.cache = Cache()
         self.histories = Histories()
         self.changes = Changes()
-        self._foretold: dict[Fact | None, Subject] = {subject.FORETOLD: subject for subject in self.subjects()}
-
-    def subjects(self) -> Iterator[Subject]:
-        """Yield every subject, in order."""
-        yield from (self.runs, self.ledger, self.limits, self.cache, self.histories, self.changes)
+        self.subjects: tuple[Subject, ...] = (
+            self.runs,
+            self.ledger,
+            self.limits,
+            self.cache,
+            self.histories,
+            self.changes,
+        )
 
     def foretell(self, proposal: Propose, needs: tuple[Need, ...]) -> None:
         """Ask for what rules may ask for when they govern the proposal."""
         for need in needs:
-            self._foretold[need.fact].foretell(proposal, need)
+            self.subjects[_FORETOLD[need.fact]].foretell(proposal, need)
+
+
+_FORETOLD: Final = {subject.FORETOLD: place for place, subject in enumerate(Asked().subjects)}
+"""The places of the subjects whose facts rules declare, by the fact."""
 
 
 class Batch:
@@ -87,7 +93,7 @@ class Batch:
         self.sequence = fence[0]["sequence"]
         work = UnitOfWork(fence[0]["now"], ids)
         reading = Reading(self._driver, partition, self.sequence, found)
-        for subject in asked.subjects():
+        for subject in asked.subjects:
             await subject.load(reading, work)
         # Rules have their own time.
         self._watch.end()
@@ -95,7 +101,7 @@ class Batch:
 
     async def write(self, work: UnitOfWork) -> None:
         """Write what was decided in one statement; the sequence advances by one for every change of state."""
-        parts = (part for subject in self._asked.subjects() for part in subject.parts(work, self.sequence))
+        parts = (part for subject in self._asked.subjects for part in subject.parts(work, self.sequence))
         written = {part: rows for part, rows in parts if rows}
         if written:
             self._watch.begin()

@@ -1,5 +1,6 @@
 """Limits: how many runs may hold a slot of each, and which do."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final
 from uuid import UUID
@@ -62,9 +63,9 @@ class Limits(Subject):
         self.set: set[LimitName] = set()
         """Those of them that are to be, and may not exist yet."""
         self._created: list[tuple[RunKind, UUID, Sequence[str]]] = []
-        self._proposed: dict[RunKind, set[UUID]] = {kind: set() for kind in RunKind}
+        self._proposed: defaultdict[RunKind, set[UUID]] = defaultdict(set)
         """Runs whose limits are asked for whatever they are in."""
-        self._types: dict[RunKind, set[StateType | None]] = {kind: set() for kind in RunKind}
+        self._types: defaultdict[RunKind, set[StateType | None]] = defaultdict(set)
         """Types in which runs' limits are asked for."""
 
     def foretell(self, proposal: Propose, need: Need) -> None:
