@@ -126,7 +126,7 @@ async def statements_for(opened: Storage, fence: Fence, size: int, *tags: str, s
         asked = Asked()
         names = [LimitName(LimitScope.TAG, tag) for tag in tags]
         asked.limits.read.update(names)
-        asked.limits.set.update(names)
+        asked.limits.to_set.update(names)
         work = await batch.load(asked, ids)
         flow_run = FlowRunRecord(id=ids.new(), name="f", created=work.now)
         fields: dict[str, Any] = {"created": work.now, "tags": tags, "flow_run_id": flow_run.id}

@@ -60,7 +60,7 @@ class Limits(Subject):
     def __init__(self) -> None:
         self.read: set[LimitName] = set()
         """Limits that are loaded with all who hold their slots."""
-        self.set: set[LimitName] = set()
+        self.to_set: set[LimitName] = set()
         """Those of them that are to be, and may not exist yet."""
         self._created: list[tuple[RunKind, UUID, Sequence[str]]] = []
         self._proposed: defaultdict[RunKind, set[UUID]] = defaultdict(set)
@@ -93,7 +93,7 @@ class Limits(Subject):
                 limits[row["limit_id"]].slots_held = row["held"]
                 limits[row["limit_id"]].holders = set(row["holders"] or ())
             work.limits = {limit.name: limit for limit in limits.values()}
-        if new := self.set - work.limits.keys():
+        if new := self.to_set - work.limits.keys():
             for row in await reading.driver.fetch(RESERVE_IDS, *columns_of(new)):
                 work.limit_ids[LimitName(LimitScope(row["scope"]), row["key"])] = row["id"]
 

@@ -34,7 +34,7 @@ class SetLimitKind(Kind[SetLimit]):
     def ask(self, request: SetLimit, asked: Asked, engine: Engine) -> None:
         asked.limits.read.add(_name(request))
         if request.concurrency_limit is not None:
-            asked.limits.set.add(_name(request))
+            asked.limits.to_set.add(_name(request))
 
     async def carry_out(self, request: SetLimit, incoming: Incoming, batch: InBatch) -> Reply:
         if request.concurrency_limit is None:
