@@ -14,7 +14,15 @@ from statewright_worker.orchestration import BaseOrchestrationPolicy
 from statewright_worker.orchestration import core_policy as core
 from statewright_worker.orchestration.engine import Engine, Policy, Proposal
 from statewright_worker.orchestration.policies import Governing
-from statewright_worker.orchestration.records import AnyRunRecord, CacheEntry, FlowRunRecord, LimitRecord, TaskRunRecord
+from statewright_worker.orchestration.records import (
+    AnyRunRecord,
+    CacheEntry,
+    FlowRunRecord,
+    LimitName,
+    LimitRecord,
+    LimitScope,
+    TaskRunRecord,
+)
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from tests.benchmarks.harness import show
 
@@ -97,7 +105,9 @@ def world(case: Case, count: int) -> tuple[UnitOfWork, list[Proposal]]:
     runs = [_run(case, flow) for _ in range(count)]
     work.runs.update({run.id: run for run in runs})
     holders = {run.id for run in runs} if case.initial and case.initial.is_running() else set()
-    work.limits[TAG] = LimitRecord(1, TAG, count, slots_held=len(holders), holders=holders)
+    work.limits[LimitName(LimitScope.TAG, TAG)] = LimitRecord(
+        1, LimitScope.TAG, TAG, count, slots_held=len(holders), holders=holders
+    )
     if not case.proposed.is_completed():
         work.cache[KEY] = [CacheEntry(KEY, None, State.completed(cache_key=KEY).stamped(IDS.new(), NOW, NOW))]
     return work, [Proposal(IDS.new(), run.id, case.proposed, NOW) for run in runs]

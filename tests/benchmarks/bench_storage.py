@@ -10,12 +10,14 @@ from uuid import UUID
 
 from statewright import ProposedState, State
 from statewright.ids import IdSource
+from statewright.messages import Propose
 from statewright_worker.bench.target import Target, embedded_target
+from statewright_worker.facts.batch import Asked, Batch
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.records import TaskRunRecord
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.storage import database
-from statewright_worker.storage.batches import Fence, Needs, Storage
+from statewright_worker.storage.transactions import Fence, Storage
 from tests.benchmarks.harness import show
 
 SIZES: Final = (1, 4, 16, 64, 256, 1_024)
@@ -30,8 +32,11 @@ Taken = dict[str, float]
 async def create(storage: Storage, fence: Fence, count: int) -> list[UUID]:
     """Create task runs in a batch of their own, which is not measured."""
     run_ids = [IDS.new() for _ in range(count)]
-    async with storage.batch(fence) as batch:
-        work = await batch.load(Needs(run_ids=set(run_ids)), IDS)
+    asked = Asked()
+    asked.runs.ids.update(run_ids)
+    async with storage.transaction(fence.partition) as transaction:
+        batch = Batch(transaction, fence)
+        work = await batch.load(asked, IDS)
         for run_id in run_ids:
             work.create_run(TaskRunRecord(id=run_id, name="bench", created=work.now))
         await batch.write(work)
@@ -41,13 +46,16 @@ async def create(storage: Storage, fence: Fence, count: int) -> list[UUID]:
 async def transact(storage: Storage, fence: Fence, run_ids: list[UUID], state: ProposedState) -> Taken:
     """Let the runs enter the state in one batch, and return what each step took."""
     proposed = {IDS.new(): run_id for run_id in run_ids}
-    needs = Needs(run_ids=set(run_ids), request_ids=list(proposed))
-    if state.is_running():
-        needs.enters_running = set(run_ids)
+    asked = Asked()
+    asked.runs.ids.update(run_ids)
+    asked.ledger.request_ids.extend(proposed)
+    for run_id in run_ids:
+        asked.foretell(Propose(run_id=run_id, state=state), ENGINE.needs(state.type, force=False))
     marks = [time.perf_counter()]
-    async with storage.batch(fence) as batch:
+    async with storage.transaction(fence.partition) as transaction:
+        batch = Batch(transaction, fence)
         marks.append(time.perf_counter())
-        work = await batch.load(needs, IDS)
+        work = await batch.load(asked, IDS)
         marks.append(time.perf_counter())
         await decide(work, proposed, state, work.now)
         marks.append(time.perf_counter())

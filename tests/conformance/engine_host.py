@@ -11,7 +11,14 @@ from statewright.runs import RunHistory, RunPolicy
 from statewright.states import ProposedState
 from statewright.verdicts import Verdict
 from statewright_worker.orchestration.engine import Engine, Proposal
-from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, LimitRecord, TaskRunRecord
+from statewright_worker.orchestration.records import (
+    AnyRunRecord,
+    FlowRunRecord,
+    LimitName,
+    LimitRecord,
+    LimitScope,
+    TaskRunRecord,
+)
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from tests.conformance.subject import CachedState, RunSnapshot, Subject
 
@@ -30,7 +37,8 @@ class EngineSubject:
         self._work.now = moment
 
     async def set_limit(self, tag: str, concurrency_limit: int) -> None:
-        self._work.limits[tag] = LimitRecord(len(self._work.limits) + 1, tag, concurrency_limit)
+        name = LimitName(LimitScope.TAG, tag)
+        self._work.limits[name] = LimitRecord(len(self._work.limits) + 1, *name, concurrency_limit)
 
     async def create_flow_run(
         self, name: str, *, deployment_id: UUID | None, parent_task_run_id: UUID | None, policy: RunPolicy
@@ -83,7 +91,7 @@ class EngineSubject:
         )
 
     async def slots(self, tags: Collection[str]) -> dict[str, Collection[UUID]]:
-        return {tag: frozenset(self._work.limits[tag].holders) for tag in tags}
+        return {tag: frozenset(self._work.limits[LimitName(LimitScope.TAG, tag)].holders) for tag in tags}
 
     async def cache_entries(self, cache_keys: Collection[str]) -> list[CachedState]:
         return [

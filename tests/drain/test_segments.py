@@ -1,10 +1,11 @@
-"""How a read is cut into transactions: limits hold from where they were set, and no statement grows too large."""
+"""How a read is cut into transactions: by bytes alone, so that no statement grows too large."""
 
 from uuid import uuid4
 
-from statewright.messages import ReadLimit, Request, SetLimit
-from statewright_worker.drain.decoding import Incoming
+from statewright.messages import ReadLimit, ReadRun, Request, SetLimit
 from statewright_worker.drain.drain import SEGMENT_BYTES, segments
+from statewright_worker.requests.base import Incoming
+from statewright_worker.requests.kinds import kind_of
 from statewright_worker.streams.proposals import Entry
 
 READ = ReadLimit(tag="database")
@@ -20,8 +21,14 @@ def lengths(*requests: Incoming) -> list[int]:
     return [len(segment) for segment in segments(requests)]
 
 
-def test_a_limit_that_is_set_begins_a_segment() -> None:
-    assert lengths(taken(READ), taken(READ), taken(SET), taken(READ), taken(SET)) == [2, 2, 1]
+def test_a_limit_is_set_in_one_transaction_with_what_is_beside_it() -> None:
+    assert lengths(taken(READ), taken(READ), taken(SET), taken(READ), taken(SET)) == [5]
+
+
+def test_large_answers_count_as_much_as_large_messages() -> None:
+    read = ReadRun(run_id=uuid4())
+    fit = SEGMENT_BYTES // kind_of(read).answer_bytes
+    assert lengths(*[taken(read)] * (2 * fit + 1)) == [fit, fit, 1]
 
 
 def test_a_segment_does_not_outgrow_a_statement() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import text
 
 from statewright import State, StateType
-from statewright_worker.orchestration import BaseOrchestrationPolicy, BaseOrchestrationRule
+from statewright_worker.orchestration import BaseOrchestrationPolicy, BaseOrchestrationRule, Fact
 from statewright_worker.orchestration.core_policy import CoreFlowPolicy
 from statewright_worker.orchestration.policies import Governing
 
@@ -72,6 +72,27 @@ class HouseFlowPolicy(BaseOrchestrationPolicy):
     @staticmethod
     def priority() -> list[Governing]:
         return [SpendBudget, Misbehave, *CoreFlowPolicy.priority()]
+
+
+class StayOutOfWhatIsInUse(BaseOrchestrationRule):
+    """Keeps a flow run from PENDING while a limit on its tags is full: no rule of Statewright's limits flow runs."""
+
+    FROM_STATES = frozenset({None})
+    TO_STATES = frozenset({StateType.PENDING})
+    NEEDS = (Fact.LIMITS,)
+
+    async def before_transition(self, initial_state: Any, proposed_state: Any, context: Any) -> None:
+        for limit in context.unit_of_work.limits_on(context.run.tags):
+            if not limit.has_room_for(context.run.id):
+                await self.abort_transition(f"{limit.key} is in use by {limit.slots_held}.")
+
+
+class ConsiderateFlowPolicy(BaseOrchestrationPolicy):
+    """The default rules, and before them one that asks for limits."""
+
+    @staticmethod
+    def priority() -> list[Governing]:
+        return [StayOutOfWhatIsInUse, *CoreFlowPolicy.priority()]
 
 
 class Harm(BaseOrchestrationRule):

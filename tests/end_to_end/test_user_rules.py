@@ -78,6 +78,24 @@ async def test_what_a_rule_changes_in_its_copies_is_not_stored(
     assert history.states[-1] == verdict.state
 
 
+async def test_a_rule_finds_the_limits_that_it_declares(deployment: Deployment) -> None:
+    policy = f"{__package__}.house_policies:ConsiderateFlowPolicy"
+    async with deployment.worker(flow_policy=policy), deployment.client() as client:
+        await client.set_limit("database", 1)
+        holder = await client.create_task_run("load", tags=["database"])
+        await client.propose(holder, State.running())
+        early = await client.create_flow_run("early", tags=["free", "database"])
+        # Created and proposed at once: a run that its own batch makes is looked at too.
+        late = client.create_flow_run("late", tags=["database"])
+        refused = await asyncio.gather(
+            client.propose(early, State.pending()), client.propose(late.run_id, State.pending())
+        )
+        await client.propose(holder, State.completed())
+        admitted = await client.propose(early, State.pending())
+    assert [(verdict.status, verdict.reason) for verdict in refused] == [("ABORT", "database is in use by 1.")] * 2
+    assert admitted.accepted
+
+
 async def test_a_run_that_is_due_at_the_end_of_time_is_told_to_wait_ten_years(deployment: Deployment) -> None:
     async with house(deployment, budget=2) as client:
         [run] = await run_named(client, "patient")

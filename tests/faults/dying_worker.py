@@ -10,9 +10,9 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from statewright_worker.facts.batch import Batch
 from statewright_worker.replica import run_replica
 from statewright_worker.settings import WorkerSettings
-from statewright_worker.storage.batches import Batch
 from statewright_worker.streams.partition import PartitionStreams
 from statewright_worker.streams.proposals import Proposals
 

@@ -19,7 +19,15 @@ from statewright_worker.orchestration import (
     Proposal,
     UnitOfWork,
 )
-from statewright_worker.orchestration.records import AnyRunRecord, CacheEntry, FlowRunRecord, LimitRecord, TaskRunRecord
+from statewright_worker.orchestration.records import (
+    AnyRunRecord,
+    CacheEntry,
+    FlowRunRecord,
+    LimitName,
+    LimitRecord,
+    LimitScope,
+    TaskRunRecord,
+)
 from statewright_worker.streams.encoding import event_body
 
 NOW: Final = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -48,7 +56,7 @@ def work_with(*runs: AnyRunRecord, limits: Iterable[LimitRecord] = ()) -> UnitOf
     """Return a unit of work at NOW that knows the runs and the limits."""
     work = UnitOfWork(NOW, IDS)
     work.runs.update({run.id: run for run in runs})
-    work.limits.update({limit.tag: limit for limit in limits})
+    work.limits.update({limit.name: limit for limit in limits})
     return work
 
 
@@ -61,10 +69,15 @@ def task_run(flow: FlowRunRecord | None = None, **fields: Any) -> TaskRunRecord:
     return TaskRunRecord(id=IDS.new(), name="a task run", created=NOW, flow_run_id=flow_run_id, **fields)
 
 
+def on_tag(tag: str) -> LimitName:
+    return LimitName(LimitScope.TAG, tag)
+
+
 def limit_on(tag: str, concurrency_limit: int, *holders: AnyRunRecord) -> LimitRecord:
     return LimitRecord(
         id=next(_limit_ids),
-        tag=tag,
+        scope=LimitScope.TAG,
+        key=tag,
         concurrency_limit=concurrency_limit,
         slots_held=len(holders),
         holders={run.id for run in holders},

@@ -25,6 +25,7 @@ from tests.orchestration.builders import (
     flow_run,
     limit_on,
     of_type,
+    on_tag,
     propose,
     put,
     seconds,
@@ -172,7 +173,7 @@ async def full_task_situation(row: str) -> Situation:
     """Return a task run in the situation of the row, whose tag's limit others have filled."""
     work, run = await task_situation(row)
     run.tags = ("full",)
-    work.limits["full"] = limit_on("full", 1, task_run())
+    work.limits[on_tag("full")] = limit_on("full", 1, task_run())
     return work, run
 
 

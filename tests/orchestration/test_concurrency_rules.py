@@ -15,6 +15,7 @@ from tests.orchestration.builders import (
     flow_run,
     limit_on,
     of_type,
+    on_tag,
     propose,
     put,
     seconds,
@@ -28,7 +29,7 @@ ZERO = 'The concurrency limit on tag "{}" is 0 and will deadlock if the task tri
 
 def tagged_run(*limits: LimitRecord, **fields: Any) -> tuple[UnitOfWork, TaskRunRecord]:
     """Return a task run with the tags of the limits, and a world that knows them all."""
-    run = task_run(tags=tuple(limit.tag for limit in limits), **fields)
+    run = task_run(tags=tuple(limit.key for limit in limits), **fields)
     return work_with(run, limits=limits), run
 
 
@@ -42,7 +43,7 @@ async def running_run(*limits: LimitRecord, **fields: Any) -> tuple[UnitOfWork, 
 async def test_a_task_run_takes_a_slot_of_every_limit_on_its_tags() -> None:
     a, b, other = limit_on("a", 1), limit_on("b", 2), limit_on("other", 1)
     work, run = tagged_run(a, b)
-    work.limits["other"] = other
+    work.limits[on_tag("other")] = other
     verdict = await propose(work, run, State.running())
     assert verdict.status is SetStateStatus.ACCEPT
     assert (a.holders, b.holders, other.holders) == ({run.id}, {run.id}, set())
@@ -286,4 +287,4 @@ async def test_a_transition_that_was_aborted_names_no_release() -> None:
     aborted = await propose(work, run, State.running())
     assert aborted.status is SetStateStatus.ABORT
     assert "ReleaseTaskConcurrencySlots" not in (*aborted.rule_signature, *aborted.finalization_signature)
-    assert work.limits["a"].holders == {run.id}
+    assert work.limits[on_tag("a")].holders == {run.id}

@@ -16,6 +16,7 @@ from tests.orchestration.builders import (
     limit_on,
     named,
     of_type,
+    on_tag,
     propose,
     put,
     seconds,
@@ -271,7 +272,7 @@ async def test_the_subflows_change_comes_before_its_parents() -> None:
 
 async def test_the_parent_follows_its_subflow_under_the_minimal_policy() -> None:
     work, parent, subflow = family(tags=("db",), policy=RunPolicy(retries=5), run_count=1)
-    work.limits["db"] = limit_on("db", 0)
+    work.limits[on_tag("db")] = limit_on("db", 0)
     await put(work, parent, State.completed())
     await propose(work, subflow, State.running())
     assert (parent.state_type, parent.state_name) == (StateType.RUNNING, "Running")

@@ -234,7 +234,7 @@ def slots_are_held_by_the_runs_that_are_running_and_no_more_than_allowed(world: 
     """A run that was forced into RUNNING, or brought there by its subflow, never asked for a slot and takes none; one
     that has its slots keeps them for as long as it is RUNNING, whatever happens to it there."""
     for limit in world.work.limits.values():
-        entitled = {run.id for run in world.runs.values() if limit.tag in run.tags and run.id in world.slots_due}
+        entitled = {run.id for run in world.runs.values() if limit.key in run.tags and run.id in world.slots_due}
         assert all(run.state_type is StateType.RUNNING for run in world.runs.values() if run.id in entitled)
         assert limit.holders == entitled
         assert limit.slots_held == len(entitled) <= limit.concurrency_limit

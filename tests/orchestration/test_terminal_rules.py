@@ -12,6 +12,7 @@ from tests.orchestration.builders import (
     limit_on,
     named,
     of_type,
+    on_tag,
     propose,
     put,
     seconds,
@@ -106,7 +107,7 @@ async def test_an_ended_task_run_without_a_known_flow_run_stays_ended(task: Task
 @pytest.mark.parametrize(("allowed", "status"), [(1, "WAIT"), (0, "ABORT")])
 async def test_the_run_count_is_restored_when_the_rerun_gets_no_slot(allowed: int, status: str) -> None:
     work, flow, task = await ended_task(StateType.FAILED, tags=("db",))
-    work.limits["db"] = limit_on("db", allowed, *[task_run()] * allowed)
+    work.limits[on_tag("db")] = limit_on("db", allowed, *[task_run()] * allowed)
     await rerun(work, flow)
     verdict = await propose(work, task, State.running())
     assert verdict.status == status

@@ -14,6 +14,7 @@ from tests.orchestration.builders import (
     cached,
     flow_run,
     limit_on,
+    on_tag,
     propose,
     seconds,
     task_run,
@@ -242,6 +243,89 @@ def test_a_run_that_holds_a_slot_has_room_even_when_the_limit_was_lowered() -> N
     run = task_run()
     limit = limit_on("db", 0, run)
     assert limit.has_room_for(run.id)
+
+
+# -- limits that are set -----------------------------------------------------------------------------------------------
+
+
+def known_limits(work: UnitOfWork) -> tuple[object, ...]:
+    """Return all that is known of limits, and of what is to be written of them."""
+    return (
+        {name: (limit.id, limit.concurrency_limit, limit.slots_held) for name, limit in work.limits.items()},
+        work.limit_ids.copy(),
+        {limit_id: limit.concurrency_limit for limit_id, limit in work.limits_set.items()},
+        work.limits_removed.copy(),
+        work.slots_taken.copy(),
+        work.slots_released.copy(),
+    )
+
+
+def test_a_limit_that_is_changed_keeps_its_holders() -> None:
+    run, limit = task_run(), limit_on("db", 1)
+    work = work_with(run, limits=[limit])
+    work.take_slot(limit, run.id)
+    work.set_limit(on_tag("db"), 5)
+    [changed] = work.limits_on(["db"])
+    assert (changed.id, changed.concurrency_limit, changed.holders) == (limit.id, 5, {run.id})
+    assert work.limits_set == {limit.id: changed}
+    assert work.slots_taken == {(limit.id, run.id)}
+
+
+def test_a_limit_that_is_new_has_the_id_that_was_kept_for_it() -> None:
+    work = work_with()
+    work.limit_ids[on_tag("db")] = 77
+    work.set_limit(on_tag("db"), 0)
+    [limit] = work.limits_on(["db"])
+    assert (limit.id, limit.concurrency_limit, limit.slots_held) == (77, 0, 0)
+    assert work.limits_set == {77: limit}
+
+
+def test_removing_a_limit_frees_its_slots() -> None:
+    holder, run = task_run(), task_run()
+    limit = limit_on("db", 2, holder)
+    work = work_with(holder, run, limits=[limit])
+    work.take_slot(limit, run.id)
+    work.remove_limit(on_tag("db"))
+    assert work.limits_on(["db"]) == []
+    assert (work.limits_removed, work.limits_set) == ({limit.id}, {})
+    assert (work.slots_released, work.slots_taken) == ({(limit.id, holder.id)}, set())
+
+
+def test_a_limit_that_does_not_exist_is_removed_by_doing_nothing() -> None:
+    work = work_with()
+    work.remove_limit(on_tag("db"))
+    assert known_limits(work) == known_limits(work_with())
+
+
+def test_a_limit_that_is_removed_and_set_again_is_the_same_one_without_holders() -> None:
+    holder = task_run()
+    limit = limit_on("db", 2, holder)
+    work = work_with(holder, limits=[limit])
+    work.remove_limit(on_tag("db"))
+    work.set_limit(on_tag("db"), 1)
+    [again] = work.limits_on(["db"])
+    assert (again.id, again.slots_held, again.holders) == (limit.id, 0, set())
+    assert (work.limits_removed, work.slots_released) == (set(), {(limit.id, holder.id)})
+    # Whoever takes the slot that it held before has nothing to write.
+    assert work.take_slot(again, holder.id)
+    assert (work.slots_released, work.slots_taken) == (set(), set())
+
+
+def test_rolling_back_restores_the_limits() -> None:
+    holder = task_run()
+    work = work_with(holder, limits=[limit_on("db", 2, holder), limit_on("gone", 1)])
+    work.limit_ids[on_tag("new")] = 77
+    before = known_limits(work)
+    work.begin()
+    work.set_limit(on_tag("db"), 5)
+    work.remove_limit(on_tag("db"))
+    work.set_limit(on_tag("db"), 1)
+    work.take_slot(work.limits[on_tag("db")], holder.id)
+    work.set_limit(on_tag("new"), 3)
+    work.remove_limit(on_tag("gone"))
+    work.roll_back()
+    assert known_limits(work) == before
+    assert work.limits[on_tag("db")].holders == {holder.id}
 
 
 # -- cache -------------------------------------------------------------------------------------------------------------

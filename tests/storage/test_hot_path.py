@@ -9,12 +9,16 @@ from typing import Any
 import asyncpg
 import pytest
 
-from statewright import State
+from statewright import ProposedState, State
 from statewright.ids import IdSource
+from statewright.messages import Propose
+from statewright_worker.facts import batch, cache, changes, histories, ledger, limits, runs
+from statewright_worker.facts.batch import Asked, Batch
 from statewright_worker.orchestration import Engine, Proposal
-from statewright_worker.orchestration.records import FlowRunRecord, TaskRunRecord
+from statewright_worker.orchestration.records import FlowRunRecord, LimitName, LimitScope, TaskRunRecord
 from statewright_worker.storage import database, statements
-from statewright_worker.storage.batches import Batch, Fence, Needs, Storage
+from statewright_worker.storage.transactions import Fence, Storage
+from statewright_worker.storage.writing import Part, write
 from tests.deployment import Deployment
 
 ids = IdSource()
@@ -36,13 +40,14 @@ FILL = """
         SELECT gen_random_uuid(), run_id, 'ACCEPT', id, '', '', now() FROM task_run_state;
     INSERT INTO task_run_state_cache (cache_key, task_run_state_id, created)
         SELECT id::text, id, now() FROM task_run_state;
-    INSERT INTO concurrency_limit (tag, concurrency_limit) SELECT n::text, 1 FROM generate_series(1, 1000) AS n;
+    INSERT INTO concurrency_limit (scope, key, concurrency_limit)
+        SELECT 'tag', n::text, 1 FROM generate_series(1, 1000) AS n;
     INSERT INTO concurrency_slot (limit_id, run_id, taken)
         SELECT 1 + row_number() OVER () % 1000, id, now() FROM task_run;
 """
 
-INDEXES = {
-    "LOAD": {
+INDEXES: dict[str | Part, set[str]] = {
+    batch.LOAD: {
         "pk_partition",
         "pk_flow_run",
         "pk_task_run",
@@ -51,11 +56,11 @@ INDEXES = {
         "pk_verdict",
         "pk_answer",
     },
-    "LOCK_FAILED_TASK_RUNS": {"ix_task_run__flow_run_id", "pk_task_run_state"},
-    "READ_VERDICTS": {"pk_verdict", "pk_flow_run_state", "pk_task_run_state"},
-    "READ_HISTORY": {"uq_flow_run_state__run_id_ordinal", "uq_task_run_state__run_id_ordinal"},
-    "READ_CACHE": {"ix_task_run_state_cache__cache_key_id", "pk_task_run_state"},
-    "READ_CHANGES": {
+    runs.LOCK_FAILED_TASK_RUNS: {"ix_task_run__flow_run_id", "pk_task_run_state"},
+    ledger.READ_VERDICTS: {"pk_verdict", "pk_flow_run_state", "pk_task_run_state"},
+    histories.READ_HISTORY: {"uq_flow_run_state__run_id_ordinal", "uq_task_run_state__run_id_ordinal"},
+    cache.READ_CACHE: {"ix_task_run_state_cache__cache_key_id", "pk_task_run_state"},
+    changes.READ_CHANGES: {
         "uq_flow_run_state__partition_sequence",
         "uq_task_run_state__partition_sequence",
         "pk_flow_run",
@@ -63,11 +68,13 @@ INDEXES = {
         "pk_flow_run_state",
         "pk_task_run_state",
     },
-    "LOCK_LIMITS": {"uq_concurrency_limit__tag"},
-    "READ_SLOTS": {"pk_concurrency_slot"},
-    "FLOW_RUNS_CHANGED": {"pk_partition", "pk_flow_run"},
-    "TASK_RUNS_CHANGED": {"pk_partition", "pk_task_run"},
-    "SLOTS_RELEASED": {"pk_partition", "ix_concurrency_slot__run_id"},
+    limits.LOCK_LIMITS: {"uq_concurrency_limit__scope_key"},
+    limits.READ_SLOTS: {"pk_concurrency_slot"},
+    runs.FLOW_RUNS_CHANGED: {"pk_partition", "pk_flow_run"},
+    runs.TASK_RUNS_CHANGED: {"pk_partition", "pk_task_run"},
+    limits.SLOTS_RELEASED: {"pk_partition", "ix_concurrency_slot__run_id"},
+    limits.LIMITS_SET: {"pk_partition"},
+    limits.LIMITS_REMOVED: {"pk_partition", "pk_concurrency_limit"},
 }
 
 
@@ -97,11 +104,14 @@ async def storage(deployment: Deployment) -> AsyncIterator[Storage]:
 
 
 async def decide(batch: Batch, runs: list[TaskRunRecord], state: Any) -> None:
-    proposals = [Proposal(ids.new(), run.id, state, datetime.now(UTC)) for run in runs]
-    run_ids = {run.id for run in runs}
-    needs = Needs(run_ids=run_ids, request_ids=[proposal.id for proposal in proposals], enters_running=run_ids)
-    work = await batch.load(needs, ids)
     engine = Engine()
+    proposals = [Proposal(ids.new(), run.id, state, datetime.now(UTC)) for run in runs]
+    asked = Asked()
+    for proposal in proposals:
+        asked.runs.ids.add(proposal.run_id)
+        asked.ledger.request_ids.append(proposal.id)
+        asked.foretell(Propose(run_id=proposal.run_id, state=state), engine.needs(state.type, force=False))
+    work = await batch.load(asked, ids)
     for proposal in proposals:
         work.begin()
         work.record_verdict(await engine.decide(proposal, work))
@@ -109,22 +119,29 @@ async def decide(batch: Batch, runs: list[TaskRunRecord], state: Any) -> None:
     await batch.write(work)
 
 
-async def statements_for(opened: Storage, fence: Fence, size: int) -> int:
-    """Return how many statements a batch of `size` proposals takes, each run with a limited tag."""
-    async with opened.batch(fence) as batch:
-        work = await batch.load(Needs(limit_to_set=(ids.new(), "tag", 1_000)), ids)
+async def statements_for(opened: Storage, fence: Fence, size: int, *tags: str, state: ProposedState) -> int:
+    """Return how many statements a batch of `size` proposals takes, each run with a limit on each of its tags."""
+    async with opened.transaction(fence.partition) as transaction:
+        batch = Batch(transaction, fence)
+        asked = Asked()
+        names = [LimitName(LimitScope.TAG, tag) for tag in tags]
+        asked.limits.read.update(names)
+        asked.limits.to_set.update(names)
+        work = await batch.load(asked, ids)
         flow_run = FlowRunRecord(id=ids.new(), name="f", created=work.now)
-        fields: dict[str, Any] = {"created": work.now, "tags": ("tag",), "flow_run_id": flow_run.id}
+        fields: dict[str, Any] = {"created": work.now, "tags": tags, "flow_run_id": flow_run.id}
         runs = [TaskRunRecord(id=ids.new(), name="t", **fields) for _ in range(size)]
         work.create_run(flow_run)
         for run in runs:
             work.create_run(run)
+        for name in names:
+            work.set_limit(name, 1_000)
         await batch.write(work)
     kept = opened._kept[0]
     counting = CountingDriver(kept.driver)
     opened._kept[0] = kept._replace(driver=counting)
-    async with opened.batch(fence) as batch:
-        await decide(batch, runs, State.running())
+    async with opened.transaction(fence.partition) as transaction:
+        await decide(Batch(transaction, fence), runs, state)
     opened._kept[0] = kept
     return counting.sent
 
@@ -132,10 +149,18 @@ async def statements_for(opened: Storage, fence: Fence, size: int) -> int:
 async def test_a_batch_takes_the_same_number_of_statements_whatever_its_size(deployment: Deployment) -> None:
     async with storage(deployment) as opened:
         fence = (await opened.take_up(0)).fence
-        counts = {size: await statements_for(opened, fence, size) for size in (1, 2, 30, 300)}
-    assert len(set(counts.values())) == 1, counts
-    # BEGIN, load, the limits and who holds them, write, COMMIT.
-    assert counts[1] == 6
+
+        async def taken(state: ProposedState, *tags: str) -> set[int]:
+            return {await statements_for(opened, fence, size, *tags, state=state) for size in (1, 2, 30, 300)}
+
+        plain, limited = await taken(State.running()), await taken(State.running(), "tag")
+        unconcerned = await taken(State.pending(), "tag")
+    # BEGIN, load, write, COMMIT.
+    assert plain == {4}
+    # And the limits, and who holds them.
+    assert limited == {6}
+    # Nobody asks for limits when a run that does not run is not to run either.
+    assert unconcerned == {4}
 
 
 @pytest.fixture
@@ -153,9 +178,8 @@ async def filled(deployment: Deployment) -> AsyncIterator[asyncpg.Connection]:
 async def test_every_hot_statement_uses_its_indexes_at_a_hundred_thousand_rows(filled: asyncpg.Connection) -> None:
     if filled.get_server_version().major * 10_000 < FIRST_VERSION_WITH_GENERIC_PLANS:
         pytest.skip("EXPLAIN shows generic plans from PostgreSQL 16 on")
-    for name, expected in INDEXES.items():
-        statement = getattr(statements, name)
-        text = statements.write((statement,)) if isinstance(statement, statements.Part) else statement
+    for statement, expected in INDEXES.items():
+        name = text = write((statement,)) if isinstance(statement, Part) else statement
         nodes = _nodes(await _plan(filled, text))
         assert not [node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"], name
         assert {node["Index Name"] for node in nodes if "Index Name" in node} == expected, name

@@ -6,7 +6,7 @@ import pytest
 from alembic import command
 from sqlalchemy import Connection
 
-from statewright import ConfigurationError, PartitionCountMismatch
+from statewright import ConfigurationError, PartitionCountMismatch, State
 from statewright_worker.storage import database
 from tests.deployment import Deployment
 
@@ -31,6 +31,63 @@ async def test_the_migrations_go_down_and_up_again(deployment: Deployment) -> No
     await database.migrate(engine)
     await database.check_schema(engine)
     await engine.dispose()
+
+
+async def test_limits_and_their_slots_are_carried_over_to_limits_with_a_scope(deployment: Deployment) -> None:
+    await deployment.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    engine = database.create_engine(deployment.database_url, pool_size=2)
+    async with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
+        await connection.run_sync(lambda plain: command.upgrade(database._alembic(plain), "0002"))
+    await deployment.execute(
+        """
+        INSERT INTO task_run (id, name, created, tags, policy)
+            SELECT gen_random_uuid(), n::text, now(), '["database"]', '{}' FROM generate_series(1, 3) AS n;
+        INSERT INTO concurrency_limit (tag, concurrency_limit) VALUES ('database', 3), ('unused', 0);
+        INSERT INTO concurrency_slot (limit_id, run_id, taken)
+            SELECT concurrency_limit.id, task_run.id, '2030-01-01Z' FROM concurrency_limit, task_run
+            WHERE tag = 'database';
+        """
+    )
+    held = await deployment.fetch("SELECT limit_id, run_id, taken FROM concurrency_slot ORDER BY run_id")
+    limits = await deployment.fetch("SELECT id, tag, concurrency_limit FROM concurrency_limit ORDER BY id")
+    await database.migrate(engine)
+    carried = await deployment.fetch("SELECT id, scope, key, concurrency_limit FROM concurrency_limit ORDER BY id")
+    assert [tuple(row) for row in carried] == [(row["id"], "tag", row["tag"], row[2]) for row in limits]
+    assert await deployment.fetch("SELECT limit_id, run_id, taken FROM concurrency_slot ORDER BY run_id") == held
+    # They are used as before: a full limit is full, and what is deleted gives its slot back.
+    async with deployment.worker(), deployment.client() as client:
+        run = await client.create_task_run("load", tags=["database"])
+        assert (await client.propose(run, State.running())).status == "WAIT"
+        await deployment.execute(f"DELETE FROM task_run WHERE id = '{held[0]['run_id']}'")
+        assert (await client.propose(run, State.running())).accepted
+    await engine.dispose()
+
+
+async def test_a_deleted_run_of_either_kind_frees_its_slots(deployment: Deployment) -> None:
+    await deployment.execute(
+        """
+        INSERT INTO concurrency_limit (scope, key, concurrency_limit) VALUES ('tag', 'a', 9), ('tag', 'b', 9);
+        INSERT INTO task_run (id, name, created, tags, policy)
+            SELECT gen_random_uuid(), n::text, now(), '[]', '{}' FROM generate_series(1, 4) AS n;
+        INSERT INTO flow_run (id, name, created, tags, policy)
+            SELECT gen_random_uuid(), n::text, now(), '[]', '{}' FROM generate_series(1, 4) AS n;
+        INSERT INTO concurrency_slot (limit_id, run_id, taken)
+            SELECT concurrency_limit.id, run.id, now() FROM concurrency_limit,
+                (SELECT id FROM task_run UNION ALL SELECT id FROM flow_run) AS run;
+        DELETE FROM task_run WHERE name IN ('1', '2', '3');
+        DELETE FROM flow_run WHERE name = '1';
+        """
+    )
+    left = await deployment.fetch(
+        """
+        SELECT run.name, count(*) FROM concurrency_slot
+        JOIN (SELECT id, 't' || name AS name FROM task_run UNION ALL SELECT id, 'f' || name FROM flow_run) AS run
+            ON run.id = run_id
+        GROUP BY run.name ORDER BY run.name
+        """
+    )
+    assert [tuple(row) for row in left] == [("f2", 2), ("f3", 2), ("f4", 2), ("t4", 2)]
+    assert await deployment.fetch("SELECT count(*) FROM concurrency_slot") == [(8,)]
 
 
 async def test_replicas_that_start_together_migrate_once(deployment: Deployment) -> None:

@@ -22,8 +22,8 @@ from statewright_worker.orchestration.engine import Engine
 from statewright_worker.settings import DEFAULT_PARTITIONS, WorkerSettings, load_policy
 from statewright_worker.starting import when_there
 from statewright_worker.storage import database
-from statewright_worker.storage.batches import Storage
 from statewright_worker.storage.deployment import claim_database
+from statewright_worker.storage.transactions import Storage
 from statewright_worker.streams.bounds import StreamBounds
 from statewright_worker.streams.holders import Holders
 from statewright_worker.streams.namespace import claim_namespace

@@ -21,10 +21,10 @@ from typing import Final, TypeVar
 import structlog
 
 from statewright.messages import ErrorCode, ErrorReply
-from statewright_worker.drain.carrying_out import BatchSpoiled
-from statewright_worker.drain.decoding import Incoming, Malformed
+from statewright_worker.drain.decoding import Malformed
 from statewright_worker.holding.hold import Hold
 from statewright_worker.observing.outages import Outage
+from statewright_worker.requests.base import BatchSpoiled, Incoming
 from statewright_worker.storage.errors import Away, ConnectionLost, Crossed, HoldLost, StorageError
 from statewright_worker.streams.errors import REDIS_FAILED, passes
 

@@ -3,7 +3,6 @@
 import hashlib
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -12,31 +11,14 @@ import orjson
 from pydantic import ValidationError
 
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
-from statewright.ids import partition_of, partition_of_tag
 from statewright.messages import ErrorCode, ErrorReply, Request, request_from
+from statewright_worker.requests.base import Incoming
+from statewright_worker.requests.kinds import kind_of
 from statewright_worker.streams.proposals import Entry
 
 _REPLY_TO: Final = re.compile(rb"^[A-Za-z0-9_.-]{1,64}\Z")
 _PLAIN: Final = re.compile(rb"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
-_LAST_MILLISECOND: Final = 253_402_300_799_000
 _KNOWN: Final = frozenset({REQUEST_ID, REQUEST_REPLY_TO, REQUEST_MESSAGE})
-
-
-class Incoming(NamedTuple):
-    """A request, who waits for its answer, and the entry that brought it."""
-
-    entry: Entry
-    id: UUID
-    reply_to: str | None
-    request: Request
-    digest: int
-    """Tells whether a request of the same id asks for the same."""
-
-    @property
-    def entered(self) -> datetime:
-        """When the request entered its stream, by Redis' clock; the end of time when the producer chose an entry's id
-        that is no moment."""
-        return datetime.fromtimestamp(min(int(self.entry.id.partition("-")[0]), _LAST_MILLISECOND) / 1000, UTC)
 
 
 class Malformed(NamedTuple):
@@ -123,13 +105,7 @@ def _request(entry: Entry, max_message_bytes: int) -> Request:
 
 
 def _check_place(request: Request, place: Place) -> None:
-    match request.type:
-        case "set_limit" | "read_limit":
-            field, belongs = "tag", partition_of_tag(request.tag, place.partitions)
-        case "read_events":
-            field, belongs = "partition", request.partition
-        case _:
-            field, belongs = "run_id", partition_of(request.run_id, place.partitions)
+    field, belongs = kind_of(request).place(request, place.partitions)
     if belongs != place.partition:
         # Carried out here, it would not be in one order with the rest of its tree.
         raise _BadEntry(field, f"{field}: this belongs to partition {belongs}, and was pushed to {place.partition}")

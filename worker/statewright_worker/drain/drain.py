@@ -14,17 +14,20 @@ from statewright.channels import REQUEST_ID, REQUEST_MESSAGE
 from statewright.ids import IdSource
 from statewright.messages import Reply
 from statewright_worker.drain.attempts import Attempts, HoldEnded, Taken
-from statewright_worker.drain.carrying_out import Office, needs_of
-from statewright_worker.drain.decoding import Incoming, Malformed, Place, decode
+from statewright_worker.drain.decoding import Malformed, Place, decode
 from statewright_worker.drain.feed import Feed
 from statewright_worker.drain.flood import Flood
 from statewright_worker.drain.suspicion import Suspicion
+from statewright_worker.facts.batch import Batch
 from statewright_worker.holding.hold import Hold
 from statewright_worker.observing.outages import Outage
 from statewright_worker.orchestration.engine import Engine
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
-from statewright_worker.storage.batches import PAGE_BYTES, Batch, Fence, Storage
+from statewright_worker.requests.answering import answer, asked_by
+from statewright_worker.requests.base import InBatch, Incoming
+from statewright_worker.requests.kinds import kind_of
 from statewright_worker.storage.errors import HoldLost
+from statewright_worker.storage.transactions import Fence, Storage
 from statewright_worker.streams.dead_letters import DeadLetter
 from statewright_worker.streams.errors import REDIS_SILENT
 from statewright_worker.streams.partition import PartitionStreams, Publication
@@ -197,10 +200,10 @@ class Drain:
     async def _transact(self, taken: Sequence[Taken]) -> Outcome:
         condemned = self._attempts.condemned
         requests = [one for one in taken if isinstance(one, Incoming)]
-        async with self._tools.storage.batch(self._fence) as batch:
-            needs = needs_of(one for one in requests if one.entry.id not in condemned)
-            needs.request_ids.extend(one.id for one in requests if one.entry.id in condemned)
-            work = await batch.load(needs, self._tools.ids)
+        asked = asked_by(requests, self._tools.engine, condemned)
+        async with self._tools.storage.transaction(self._fence.partition) as transaction:
+            batch = Batch(transaction, self._fence)
+            work = await batch.load(asked, self._tools.ids)
             self._hold.progressed()
             if batch.sequence >= self._feed.committed:
                 answered = await self._carry_out(taken, batch, work)
@@ -213,14 +216,14 @@ class Drain:
     async def _carry_out(self, taken: Sequence[Taken], batch: Batch, work: UnitOfWork) -> list[Answered]:
         condemned = self._attempts.condemned
         engine, eras = self._tools.engine, self._feed.eras
-        office = Office(engine, work, batch.sessions, self._hold.partition, batch.sequence, eras)
+        within = InBatch(engine, work, batch.sessions, self._hold.partition, batch.sequence, eras)
         closes = self._clock() + BATCH_SECONDS
         answered: list[Answered] = []
         for one in taken:
             if isinstance(one, Malformed):
                 reply: Reply = one.problem
             else:
-                reply = await office.answer(one, condemned.get(one.entry.id) if condemned else None)
+                reply = await answer(one, within, condemned.get(one.entry.id) if condemned else None)
             answered.append((one, reply))
             # The rules of each may take their time.
             self._hold.progressed()
@@ -274,22 +277,17 @@ class Drain:
 
 
 def segments(taken: Sequence[Taken]) -> Iterator[Sequence[Taken]]:
-    """Cut before each SetLimit: what was pushed before it is decided under the old limit, the rest under the new.
-
-    Also cut before a segment grows beyond what a transaction should carry.
-    """
+    """Cut before a segment grows beyond what a transaction should carry."""
     start = size = 0
     for index, one in enumerate(taken):
-        kind = one.request.type if isinstance(one, Incoming) else None
-        added = len(one.entry.fields.get(REQUEST_MESSAGE, b"")) + _LARGE_ANSWERS.get(kind, 0)
-        if index > start and (kind == "set_limit" or size + added > SEGMENT_BYTES):
+        added = len(one.entry.fields.get(REQUEST_MESSAGE, b""))
+        if isinstance(one, Incoming):
+            added += kind_of(one.request).answer_bytes
+        if index > start and size + added > SEGMENT_BYTES:
             yield taken[start:index]
             start, size = index, 0
         size += added
     yield taken[start:]
-
-
-_LARGE_ANSWERS: Final[dict[str | None, int]] = {"read_run": 2 * PAGE_BYTES, "read_events": 2 * PAGE_BYTES}
 
 
 def _publication(answered: Sequence[Answered]) -> Publication:

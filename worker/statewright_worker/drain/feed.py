@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import structlog
 
 from statewright.events import Era
-from statewright_worker.drain.carrying_out import era_at
+from statewright_worker.facts.changes import changes_between
 from statewright_worker.orchestration.records import StateChange
-from statewright_worker.storage.batches import Fence, Storage, TakenUp
-from statewright_worker.streams.encoding import event_body
+from statewright_worker.storage.transactions import Fence, Storage, TakenUp
+from statewright_worker.streams.encoding import era_at, event_body
 from statewright_worker.streams.events import Appended, Events, SequencedEvent, era, event
 
 log = structlog.get_logger()
@@ -96,7 +96,7 @@ class Feed:
         if self._ends_with is None or not self.is_behind:
             return
         after = max(self._brought, self.committed - self._events.kept)
-        changes, up_to = await self._storage.changes(self._fence.partition, after, self.committed)
+        changes, up_to = await changes_between(self._storage, self._fence.partition, after, self.committed)
         events = self._told(changes, after, up_to)
         self._tell_of_gap(events, after, up_to)
         if events:

@@ -8,6 +8,7 @@ from statewright_worker.orchestration.contexts import (
 )
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.errors import OrchestrationError
+from statewright_worker.orchestration.facts import Fact
 from statewright_worker.orchestration.policies import BaseOrchestrationPolicy
 from statewright_worker.orchestration.rules import (
     ALL_ORCHESTRATION_STATES,
@@ -24,6 +25,7 @@ __all__ = [
     "BaseOrchestrationRule",
     "BaseUniversalTransform",
     "Engine",
+    "Fact",
     "FlowOrchestrationContext",
     "OrchestrationContext",
     "OrchestrationError",

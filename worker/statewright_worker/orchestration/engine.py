@@ -1,7 +1,7 @@
 """The engine: governs one proposal, rules nested round bookkeeping nested round the write."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -29,11 +29,17 @@ from statewright_worker.orchestration.core_policy import (
     MinimalTaskPolicy,
 )
 from statewright_worker.orchestration.errors import OrchestrationError, RuleError, RunMissing
+from statewright_worker.orchestration.facts import Fact, Need
 from statewright_worker.orchestration.global_policy import GlobalFlowPolicy, GlobalTaskPolicy
 from statewright_worker.orchestration.instrumentation_policies import FlowInstrumentation, TaskInstrumentation
 from statewright_worker.orchestration.policies import BaseOrchestrationPolicy, Governing
 from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, TaskRunRecord
-from statewright_worker.orchestration.rules.base import BaseOrchestrationRule, BaseUniversalTransform, is_built_in
+from statewright_worker.orchestration.rules.base import (
+    ALL_ORCHESTRATION_STATES,
+    BaseOrchestrationRule,
+    BaseUniversalTransform,
+    is_built_in,
+)
 from statewright_worker.orchestration.sealing import freeze_data
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.orchestration.watching import Hook, watched
@@ -44,6 +50,10 @@ Pair = tuple[StateType | None, StateType | None]
 _BOOKKEEPING: Final[dict[RunKind, tuple[Policy, Policy]]] = {
     RunKind.FLOW_RUN: (FlowInstrumentation, GlobalFlowPolicy),
     RunKind.TASK_RUN: (TaskInstrumentation, GlobalTaskPolicy),
+}
+_DEFAULT: Final[dict[RunKind, Policy]] = {
+    RunKind.FLOW_RUN: CoreFlowPolicy,
+    RunKind.TASK_RUN: CoreTaskPolicy,
 }
 _MINIMAL: Final[dict[RunKind, Policy]] = {
     RunKind.FLOW_RUN: MinimalFlowPolicy,
@@ -114,6 +124,29 @@ class Engine:
         # A built-in policy always says the same; a user's own is asked at each transition.
         self._is_fixed = {kind: is_built_in(policy) for kind, policy in self._policies.items()}
         self._compiled: dict[tuple[RunKind, bool, Pair], Compiled] = {}
+        # Any transition may force another run into any state, so what forced ones need is needed by all.
+        self._needs_when_forced = _needs_of(_MINIMAL, None)
+        self._needs = {state_type: self._built_in_needs(state_type) for state_type in StateType}
+        self._own_policies = {kind: policy for kind, policy in self._policies.items() if not self._is_fixed[kind]}
+
+    def needs(self, state_type: StateType, force: bool) -> tuple[Need, ...]:
+        """Return the facts that the rules of both kinds of run may ask for when such a state is proposed."""
+        if force:
+            return self._needs_when_forced
+        built_in = self._needs[state_type]
+        if not self._own_policies:
+            return built_in
+        try:
+            return _needs_of(self._own_policies, state_type, *built_in)
+        except Exception:
+            # A policy that fails will fail again when its transition is governed, which tells of it.
+            return built_in
+
+    def _built_in_needs(self, state_type: StateType) -> tuple[Need, ...]:
+        # What a user's own policy says may be another thing by the time that it governs, so what the default rules need
+        # is asked for in any case: a limit that is not loaded would not be kept.
+        fixed = {kind: self._policies[kind] if self._is_fixed[kind] else _DEFAULT[kind] for kind in RunKind}
+        return _needs_of(fixed, state_type, *self._needs_when_forced)
 
     async def decide(self, proposal: Proposal, work: UnitOfWork, sessions: Sessions | None = None) -> Verdict:
         """Govern a proposal and return its verdict; what it does is in `work`, between `begin` and `commit`.
@@ -236,6 +269,22 @@ class Engine:
         if self._rule_timeout is not None:
             enter, leave = watched(enter, self._rule_timeout), watched(leave, self._rule_timeout)
         return Step(governing, True, enter, lambda rule: leave(rule, None, None, None), leave)
+
+
+def _needs_of(policies: Mapping[RunKind, Policy], to_type: StateType | None, *others: Need) -> tuple[Need, ...]:
+    """Return what the policies' rules need when a state of the type, or any state, is proposed; and the `others`."""
+    found: dict[tuple[Fact, RunKind], frozenset[StateType | None]]
+    found = {(need.fact, need.kind): need.from_types for need in others}
+    for kind, policy in policies.items():
+        for rule in policy.priority():
+            if rule.NEEDS and (to_type is None or to_type in rule.TO_STATES):
+                # What a user's rule asks for may concern a run that others have changed by then.
+                from_types = frozenset(rule.FROM_STATES if is_built_in(rule) else ALL_ORCHESTRATION_STATES)
+                found |= {(fact, kind): from_types.union(found.get((fact, kind), ())) for fact in rule.NEEDS}
+    return tuple(
+        Need(fact, kind, ALL_ORCHESTRATION_STATES if from_types == ALL_ORCHESTRATION_STATES else from_types)
+        for (fact, kind), from_types in found.items()
+    )
 
 
 async def _pass(context: OrchestrationContext, steps: Sequence[Step], entered: Entered) -> None:

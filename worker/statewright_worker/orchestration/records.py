@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import ClassVar, Final
+from enum import StrEnum
+from typing import ClassVar, Final, NamedTuple
 from uuid import UUID
 
 from statewright.runs import ConcurrencyLimit, FlowRun, RunKind, RunPolicy, TaskRun
@@ -69,24 +70,44 @@ class TaskRunRecord(RunRecord):
 AnyRunRecord = FlowRunRecord | TaskRunRecord
 
 
+class LimitScope(StrEnum):
+    """What limits are on."""
+
+    TAG = "tag"
+    """Task runs that carry the tag which is the limit's key."""
+
+
+class LimitName(NamedTuple):
+    """What a limit is on, and of these which one: there is one limit of a name."""
+
+    scope: LimitScope
+    key: str
+
+
 @dataclass(slots=True)
 class LimitRecord:
     """A concurrency limit, how many slots of it are held, and which of the runs at hand hold one."""
 
     id: int
-    tag: str
+    scope: LimitScope
+    key: str
     concurrency_limit: int
     slots_held: int = 0
     holders: set[UUID] = field(default_factory=set)
+
+    @property
+    def name(self) -> LimitName:
+        """What it is on."""
+        return LimitName(self.scope, self.key)
 
     def has_room_for(self, run_id: UUID) -> bool:
         """Whether the run may be RUNNING under this limit; one that holds a slot already may."""
         return run_id in self.holders or self.slots_held < self.concurrency_limit
 
     def as_limit(self) -> ConcurrencyLimit:
-        """Return the limit as a producer reads it; complete only when every holder was loaded."""
+        """Return the limit on a tag as a producer reads it; complete only when every holder was loaded."""
         return ConcurrencyLimit(
-            tag=self.tag, concurrency_limit=self.concurrency_limit, active_slots=tuple(sorted(self.holders))
+            tag=self.key, concurrency_limit=self.concurrency_limit, active_slots=tuple(sorted(self.holders))
         )
 
 

@@ -1,6 +1,7 @@
 """The unit of work: facts loaded beforehand, and what is decided on them, seen by every later proposal of a batch."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -12,7 +13,9 @@ from statewright_worker.orchestration.records import (
     Answer,
     AnyRunRecord,
     CacheEntry,
+    LimitName,
     LimitRecord,
+    LimitScope,
     RunRecord,
     StateChange,
     TaskRunRecord,
@@ -40,7 +43,10 @@ class UnitOfWork:
         """The database's clock when the batch was taken up; the only clock that decides."""
         self.ids = ids
         self.runs: dict[UUID, AnyRunRecord] = {}
-        self.limits: dict[str, LimitRecord] = {}
+        self.limits: dict[tuple[LimitScope, str], LimitRecord] = {}
+        """The limits by name. A plain tuple finds what a LimitName names, and is made sooner."""
+        self.limit_ids: dict[tuple[LimitScope, str], int] = {}
+        """The ids of limits that do not exist and may be set."""
         self.cache: dict[str, list[CacheEntry]] = {}
         self.verdicts: dict[UUID, tuple[Verdict, int | None]] = {}
         """The verdicts by proposal, each with the digest of what was asked."""
@@ -53,6 +59,8 @@ class UnitOfWork:
         self.created_runs: dict[UUID, AnyRunRecord] = {}
         self.changed_runs: dict[UUID, AnyRunRecord] = {}
         self.state_changes: list[StateChange] = []
+        self.limits_set: dict[int, LimitRecord] = {}
+        self.limits_removed: set[int] = set()
         self.slots_taken: set[tuple[int, UUID]] = set()
         self.slots_released: set[tuple[int, UUID]] = set()
         self.cache_added: list[CacheEntry] = []
@@ -134,7 +142,40 @@ class UnitOfWork:
         """Return the limits on `tags`, each once, in ascending order of the tag."""
         if not self.limits:
             return []
-        return [limit for tag in sorted(set(tags)) if (limit := self.limits.get(tag)) is not None]
+        named = [self.limits.get((LimitScope.TAG, tag)) for tag in sorted(set(tags))]
+        return [limit for limit in named if limit is not None]
+
+    def set_limit(self, name: LimitName, concurrency_limit: int) -> None:
+        """Set the limit of the name; whoever holds its slots keeps them. One that is new has its id in `limit_ids`."""
+        limit = self.limits.get(name)
+        self._keep_limits()
+        if limit is None:
+            limit = LimitRecord(self.limit_ids[name], name.scope, name.key, concurrency_limit)
+        else:
+            limit = replace(limit, concurrency_limit=concurrency_limit)
+        self.limits[name] = self.limits_set[limit.id] = limit
+        self.limits_removed.discard(limit.id)
+
+    def remove_limit(self, name: LimitName) -> None:
+        """Remove the limit of the name, if there is one, and free its slots; it must be known who holds them."""
+        limit = self.limits.get(name)
+        if limit is None:
+            return
+        for run_id in sorted(limit.holders):
+            self.release_slot(limit, run_id)
+        self._keep_limits()
+        del self.limits[name]
+        self.limit_ids[name] = limit.id
+        self.limits_set.pop(limit.id, None)
+        self.limits_removed.add(limit.id)
+
+    def _keep_limits(self) -> None:
+        kept = self.limits.copy(), self.limit_ids.copy(), self.limits_set.copy(), self.limits_removed.copy()
+
+        def undo() -> None:
+            self.limits, self.limit_ids, self.limits_set, self.limits_removed = kept
+
+        self._undo.append(undo)
 
     def take_slot(self, limit: LimitRecord, run_id: UUID) -> bool:
         """Give the run a slot; return whether it is a new one, False when it held one already."""

@@ -178,23 +178,29 @@ class TaskRunStateCache(Base):
 
 
 class ConcurrencyLimit(Base):
-    """How many task runs with a tag may be RUNNING."""
+    """How many runs may hold a slot of it at once. `scope` says what it is on, `key` on which: 'tag' and the tag."""
 
     __tablename__ = "concurrency_limit"
+    __table_args__ = (UniqueConstraint("scope", "key"),)
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
-    tag: Mapped[str] = mapped_column(unique=True)
+    scope: Mapped[str]
+    key: Mapped[str]
     concurrency_limit: Mapped[int]
 
 
 class ConcurrencySlot(Base):
-    """One unit of a limit, held by a run; it goes with its limit and with its run."""
+    """One unit of a limit, held by a run of either kind.
+
+    It goes with its limit, and with its run: no foreign key can say that of two tables, so a trigger on each of them
+    (`free_slots`) deletes the slots of runs that are deleted.
+    """
 
     __tablename__ = "concurrency_slot"
     __table_args__ = (Index(None, "run_id"),)
 
     limit_id: Mapped[int] = mapped_column(ForeignKey(ConcurrencyLimit.id, ondelete="CASCADE"), primary_key=True)
-    run_id: Mapped[UUID] = mapped_column(ForeignKey(TaskRun.id, ondelete="CASCADE"), primary_key=True)
+    run_id: Mapped[UUID] = mapped_column(primary_key=True)
     taken: Mapped[datetime]
 
 

@@ -5,13 +5,14 @@ light client does without, takes a third of the time that pydantic takes for val
 tenth of what it takes for others.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
 
-from statewright.events import truncated
+from statewright.events import Era, truncated
 from statewright.states import State
 from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, StateChange
 
@@ -49,6 +50,11 @@ def event_body(change: StateChange, partition: int, sequence: int, era: int = 0)
         if abs(state.timestamp - previous.timestamp) < FOLLOWS_WITHIN:
             event["follows"] = previous.id
     return orjson.dumps(event, default=_plain)
+
+
+def era_at(eras: Sequence[Era], sequence: int) -> int:
+    """Return the number of the era to which an event belongs."""
+    return max((era.era for era in eras if era.sequence <= sequence), default=0)
 
 
 def _plain(value: object) -> str:

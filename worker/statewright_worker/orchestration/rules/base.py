@@ -18,6 +18,7 @@ from statewright_worker.orchestration.contexts import (
     TaskOrchestrationContext,
 )
 from statewright_worker.orchestration.errors import OrchestrationError
+from statewright_worker.orchestration.facts import Fact
 from statewright_worker.orchestration.sealing import (
     MAX_DELAY_SECONDS,
     checked_delay,
@@ -46,6 +47,13 @@ class _Governing(AbstractAsyncContextManager[OrchestrationContext], ABC):
 
     FROM_STATES: ClassVar[Collection[StateType | None]] = ALL_ORCHESTRATION_STATES
     TO_STATES: ClassVar[Collection[StateType | None]] = ALL_ORCHESTRATION_STATES
+    NEEDS: ClassVar[tuple[Fact, ...]] = ()
+    """The facts that it asks the unit of work for; what is not declared may not be loaded, and then it is not found."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if not (isinstance(cls.NEEDS, tuple) and all(isinstance(fact, Fact) for fact in cls.NEEDS)):
+            raise TypeError(f"{cls.__name__}.NEEDS must be a tuple of facts, such as (Fact.LIMITS,)")
 
     def __init__(
         self,

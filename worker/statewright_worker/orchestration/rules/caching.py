@@ -5,6 +5,7 @@ Source of every rule's behaviour: the core policy page of the documented engine;
 
 from statewright.states import State, StateType
 from statewright_worker.orchestration.contexts import TaskOrchestrationContext
+from statewright_worker.orchestration.facts import Fact
 from statewright_worker.orchestration.records import CacheEntry
 from statewright_worker.orchestration.rules.base import ALL_ORCHESTRATION_STATES, BaseOrchestrationRule
 
@@ -14,6 +15,7 @@ class CacheRetrieval(BaseOrchestrationRule):
 
     FROM_STATES = ALL_ORCHESTRATION_STATES
     TO_STATES = frozenset({StateType.RUNNING})
+    NEEDS = (Fact.CACHED_STATE,)
 
     async def before_transition(
         self, initial_state: State | None, proposed_state: State, context: TaskOrchestrationContext

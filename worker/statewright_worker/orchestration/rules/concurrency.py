@@ -5,6 +5,7 @@ Source of every rule's behaviour: the core policy page of the documented engine;
 
 from statewright.states import State, StateType
 from statewright_worker.orchestration.contexts import TaskOrchestrationContext
+from statewright_worker.orchestration.facts import Fact
 from statewright_worker.orchestration.records import LimitRecord
 from statewright_worker.orchestration.rules.base import ALL_ORCHESTRATION_STATES, BaseOrchestrationRule
 
@@ -18,6 +19,7 @@ class SecureTaskConcurrencySlots(BaseOrchestrationRule):
 
     FROM_STATES = ALL_ORCHESTRATION_STATES
     TO_STATES = frozenset({StateType.RUNNING})
+    NEEDS = (Fact.LIMITS,)
 
     _taken: tuple[LimitRecord, ...] = ()
 
@@ -29,12 +31,12 @@ class SecureTaskConcurrencySlots(BaseOrchestrationRule):
         for limit in limits:
             if limit.concurrency_limit == 0:
                 await self.abort_transition(
-                    f'The concurrency limit on tag "{limit.tag}" is 0 and will deadlock if the task tries to run again.'
+                    f'The concurrency limit on tag "{limit.key}" is 0 and will deadlock if the task tries to run again.'
                 )
             elif not limit.has_room_for(run_id):
                 await self.delay_transition(
                     context.settings.concurrency_slot_wait_seconds,
-                    f"Concurrency limit for the {limit.tag} tag has been reached",
+                    f"Concurrency limit for the {limit.key} tag has been reached",
                 )
         if self.context.proposed_state is not None:
             self._taken = tuple(limit for limit in limits if context.unit_of_work.take_slot(limit, run_id))
@@ -56,6 +58,7 @@ class ReleaseTaskConcurrencySlots(BaseOrchestrationRule):
 
     FROM_STATES = frozenset({StateType.RUNNING})
     TO_STATES = ALL_ORCHESTRATION_STATES
+    NEEDS = (Fact.LIMITS,)
 
     def _deviates(self) -> bool:
         return self.context.initial_state_type is not self.from_state_type or self.context.proposed_state is None

@@ -11,6 +11,7 @@ from packaging.version import Version
 from statewright.runs import RunPolicy
 from statewright.states import State, StateType
 from statewright_worker.orchestration.contexts import API_VERSION, OrchestrationContext, TaskOrchestrationContext
+from statewright_worker.orchestration.facts import Fact
 from statewright_worker.orchestration.rules.base import ALL_ORCHESTRATION_STATES, BaseOrchestrationRule
 
 TASKS_RETRY_THEMSELVES_FROM: Final = Version("0.8.3")
@@ -42,6 +43,8 @@ class RetryFailedFlows(RetryFailedTasks):
     For producers of an API version below 0.8.3 it also sends the flow run's failed task runs to AwaitingRetry and lets
     their run counts start anew; later producers do that themselves.
     """
+
+    NEEDS = (Fact.FAILED_TASK_RUNS,)
 
     async def before_retry(self, retry_at: datetime, context: OrchestrationContext) -> None:
         api_version = context.parameters.get(API_VERSION)

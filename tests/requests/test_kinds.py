@@ -1,0 +1,93 @@
+"""Every message has a kind, and a kind says where its requests belong and what they ask for."""
+
+from typing import Any, get_args
+from uuid import UUID
+
+import pytest
+
+from statewright import State
+from statewright.ids import IdSource, partition_of, partition_of_tag
+from statewright.messages import (
+    CreateFlowRun,
+    CreateTaskRun,
+    Propose,
+    ReadEvents,
+    ReadLimit,
+    ReadRun,
+    Request,
+    SetLimit,
+)
+from statewright_worker.facts.batch import Asked
+from statewright_worker.orchestration import Engine
+from statewright_worker.orchestration.records import LimitName, LimitScope
+from statewright_worker.requests.answering import asked_by
+from statewright_worker.requests.base import Incoming
+from statewright_worker.requests.kinds import kind_of
+from statewright_worker.streams.proposals import Entry
+
+ids = IdSource()
+RUN, OTHER = ids.new(), ids.new()
+LIMIT = LimitName(LimitScope.TAG, "database")
+PARTITIONS = 7
+
+EVERY: list[Any] = [
+    Propose(run_id=RUN, state=State.running()),
+    CreateFlowRun(run_id=RUN, name="f", parent_task_run_id=OTHER),
+    CreateTaskRun(run_id=RUN, name="t", flow_run_id=OTHER),
+    ReadRun(run_id=RUN, after=3),
+    ReadEvents(partition=3, after=5),
+    SetLimit(tag="database", concurrency_limit=1),
+    ReadLimit(tag="database"),
+]
+
+
+def incoming(request: Any, entry: str = "1-0") -> Incoming:
+    return Incoming(Entry(entry, {}), ids.new(), None, request, 0)
+
+
+def asked(*requests: Incoming, condemned: frozenset[str] = frozenset()) -> Asked:
+    return asked_by(requests, Engine(), condemned)
+
+
+def test_every_message_has_a_kind() -> None:
+    messages = get_args(get_args(Request)[0])
+    assert {type(request) for request in EVERY} == set(messages)
+    assert all(kind_of(request) for request in EVERY)
+
+
+@pytest.mark.parametrize("request_", EVERY, ids=lambda request: request.type)
+def test_a_request_belongs_to_the_partition_of_what_it_is_about(request_: Any) -> None:
+    expected = {
+        "read_events": ("partition", 3),
+        "set_limit": ("tag", partition_of_tag("database", PARTITIONS)),
+        "read_limit": ("tag", partition_of_tag("database", PARTITIONS)),
+    }.get(request_.type, ("run_id", partition_of(RUN, PARTITIONS)))
+    assert kind_of(request_).place(request_, PARTITIONS) == expected
+
+
+@pytest.mark.parametrize("request_", EVERY, ids=lambda request: request.type)
+def test_what_changes_something_is_looked_up_in_the_ledger(request_: Any) -> None:
+    one = incoming(request_)
+    changes = request_.type in {"propose", "create_flow_run", "create_task_run", "set_limit"}
+    assert kind_of(request_).changes is changes
+    assert asked(one).ledger.request_ids == [one.id] * changes
+
+
+def test_what_is_condemned_asks_for_its_answer_alone() -> None:
+    fine, refused = incoming(EVERY[0], "1-0"), incoming(EVERY[1], "2-0")
+    wanted = asked(fine, refused, condemned=frozenset({"2-0"}))
+    assert wanted.ledger.request_ids == [fine.id, refused.id]
+    assert wanted.runs.ids == {RUN}
+
+
+def test_requests_ask_for_runs_histories_events_and_limits() -> None:
+    def runs(request: Any) -> set[UUID]:
+        return asked(incoming(request)).runs.ids
+
+    assert [runs(request) for request in EVERY] == [{RUN}, {RUN, OTHER}, {RUN, OTHER}, {RUN}, set(), set(), set()]
+    wanted = asked(*map(incoming, EVERY))
+    assert wanted.histories.pages == {(RUN, 3)}
+    assert wanted.changes.after == {5}
+    assert (wanted.limits.read, wanted.limits.to_set) == ({LIMIT}, {LIMIT})
+    removing = asked(incoming(SetLimit(tag="database", concurrency_limit=None)))
+    assert (removing.limits.read, removing.limits.to_set) == ({LIMIT}, set())

@@ -1,0 +1,110 @@
+"""A batch: every fact that it asks for, loaded behind the fence; and all that it decides, written at once."""
+
+from typing import Final
+
+from asyncpg import Record
+
+from statewright.ids import IdSource
+from statewright.messages import Propose
+from statewright_worker.facts.base import Reading, Subject
+from statewright_worker.facts.cache import Cache
+from statewright_worker.facts.changes import Changes
+from statewright_worker.facts.histories import Histories
+from statewright_worker.facts.ledger import KNOWN, Ledger
+from statewright_worker.facts.limits import Limits
+from statewright_worker.facts.runs import FLOW_RUNS, TASK_RUNS, Runs
+from statewright_worker.orchestration.facts import Need
+from statewright_worker.orchestration.unit_of_work import UnitOfWork
+from statewright_worker.storage.columns import Source, read_together
+from statewright_worker.storage.errors import HoldLost
+from statewright_worker.storage.sessions import RuleSessions
+from statewright_worker.storage.transactions import Fence, Transaction
+from statewright_worker.storage.writing import columns_of, write
+
+_FENCE: Final = Source(
+    "fence",
+    (("epoch", "bigint"), ("sequence", "bigint"), ("now", "timestamptz")),
+    "SELECT epoch, sequence, clock_timestamp() AS now FROM partition WHERE id = $1 FOR UPDATE",
+)
+
+# The partition's row is the fence, and comes first. It all looks at the database as it was before it waited for the
+# fence. Whom it waits for there is mostly a drain that has lost the partition, and writes nothing any more, or one that
+# takes it up, and then what was read is thrown away. It may also be this drain's own last transaction, when its commit
+# got lost on the way; then what was not seen collides with what is written, and the batch is decided anew (Crossed).
+LOAD: Final = read_together((_FENCE, FLOW_RUNS, TASK_RUNS, KNOWN))
+
+
+class Asked:
+    """What a batch's requests ask for, subject by subject, in the order in which it is loaded: whoever locks rows locks
+    runs before limits."""
+
+    def __init__(self) -> None:
+        self.runs = Runs()
+        self.ledger = Ledger()
+        self.limits = Limits()
+        self.cache = Cache()
+        self.histories = Histories()
+        self.changes = Changes()
+        self.subjects: tuple[Subject, ...] = (
+            self.runs,
+            self.ledger,
+            self.limits,
+            self.cache,
+            self.histories,
+            self.changes,
+        )
+
+    def foretell(self, proposal: Propose, needs: tuple[Need, ...]) -> None:
+        """Ask for what rules may ask for when they govern the proposal."""
+        for need in needs:
+            self.subjects[_FORETOLD[need.fact]].foretell(proposal, need)
+
+
+_FORETOLD: Final = {subject.FORETOLD: place for place, subject in enumerate(Asked().subjects)}
+"""The places of the subjects whose facts rules declare, by the fact."""
+
+
+class Batch:
+    """What is read and written in one transaction on one partition."""
+
+    def __init__(self, transaction: Transaction, fence: Fence) -> None:
+        self._driver = transaction.driver
+        self._watch = transaction.watch
+        self._fence = fence
+        self._asked: Asked
+        self.sequence = 0
+        """The partition's last sequence number before this batch, once it is loaded."""
+        self.sessions = RuleSessions(transaction.connection, transaction.driver)
+
+    async def load(self, asked: Asked, ids: IdSource) -> UnitOfWork:
+        """Lock the partition, then the runs and limits that the batch is about, and load every fact that is asked for.
+
+        Raises HoldLost when another drain has taken the partition up.
+        """
+        self._asked = asked
+        self._watch.begin()
+        partition = self._fence.partition
+        found: dict[str, list[Record]] = {"fence": [], "flow": [], "task": [], "known": []}
+        for row in await self._driver.fetch(LOAD, partition, list(asked.runs.ids), asked.ledger.request_ids):
+            found[row["source"]].append(row)
+        fence = found["fence"]
+        if not fence or fence[0]["epoch"] != self._fence.epoch:
+            raise HoldLost(f"partition {partition} was taken up by another drain")
+        self.sequence = fence[0]["sequence"]
+        work = UnitOfWork(fence[0]["now"], ids)
+        reading = Reading(self._driver, partition, self.sequence, found)
+        for subject in asked.subjects:
+            await subject.load(reading, work)
+        # Rules have their own time.
+        self._watch.end()
+        return work
+
+    async def write(self, work: UnitOfWork) -> None:
+        """Write what was decided in one statement; the sequence advances by one for every change of state."""
+        parts = (part for subject in self._asked.subjects for part in subject.parts(work, self.sequence))
+        written = {part: rows for part, rows in parts if rows}
+        if written:
+            self._watch.begin()
+            arrays = [column for rows in written.values() for column in columns_of(rows)]
+            sequence = self.sequence + len(work.state_changes)
+            await self._driver.execute(write(tuple(written)), self._fence.partition, sequence, work.now, *arrays)

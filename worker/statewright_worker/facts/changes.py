@@ -1,0 +1,106 @@
+"""Changes: what a partition's events tell of, read back from the histories."""
+
+from typing import Final
+
+from asyncpg import Connection, Record
+
+from statewright.states import State, StateType
+from statewright_worker.facts.base import PAGE_BYTES, Reading, Subject
+from statewright_worker.facts.runs import tags_from
+from statewright_worker.facts.states import STORED_STATE, joined_state
+from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, StateChange, TaskRunRecord
+from statewright_worker.orchestration.unit_of_work import ChangePage, UnitOfWork
+from statewright_worker.storage.columns import selected
+from statewright_worker.storage.transactions import Storage
+
+CHANGES_PER_PAGE: Final = 100
+
+# An event tells nothing of a state's data, which may be large.
+_CHANGED_STATE: Final = selected("s", tuple(column for column in STORED_STATE if column[0] != "data"), prefix="s_")
+_CHANGE: Final = (
+    f"s.partition, s.sequence, s.ordinal, s.run_count AS s_run_count, {_CHANGED_STATE}, NULL::text AS s_data,"
+    ' p.id AS p_id, p.type AS p_type, p.name AS p_name, p."timestamp" AS p_timestamp, p.message AS p_message'
+)
+
+
+def _next_changes(table: str) -> str:
+    return f"""(
+        SELECT * FROM {table} WHERE partition = $1 AND sequence > $2 AND sequence <= $3 ORDER BY sequence LIMIT $4
+    )"""
+
+
+READ_CHANGES: Final = f"""
+    SELECT * FROM (
+        SELECT {_CHANGE}, 'flow-run' AS kind, run.id, run.name, run.created, run.tags::text AS tags,
+            run.flow_id, run.deployment_id, run.parent_task_run_id, NULL::uuid AS flow_run_id
+        FROM {_next_changes("flow_run_state")} AS s
+        JOIN flow_run AS run ON run.id = s.run_id
+        LEFT JOIN flow_run_state AS p ON p.id = s.previous_state_id
+        UNION ALL
+        SELECT {_CHANGE}, 'task-run', run.id, run.name, run.created, run.tags::text, NULL, NULL, NULL, run.flow_run_id
+        FROM {_next_changes("task_run_state")} AS s
+        JOIN task_run AS run ON run.id = s.run_id
+        LEFT JOIN task_run_state AS p ON p.id = s.previous_state_id
+    ) AS change ORDER BY sequence LIMIT $4
+"""
+
+
+class Changes(Subject):
+    """Pages of the partition's changes that are read back."""
+
+    def __init__(self) -> None:
+        self.after: set[int] = set()
+        """Sequence numbers behind which they are read."""
+
+    async def load(self, reading: Reading, work: UnitOfWork) -> None:
+        for after in self.after:
+            work.events[after] = await _read(reading.driver, reading.partition, after, reading.sequence)
+
+
+async def changes_between(storage: Storage, partition: int, after: int, up_to: int) -> ChangePage:
+    """Return the next of the partition's changes with sequence numbers above `after`, up to `up_to`, in order.
+
+    It takes a transaction of its own. Raises one of the errors of `storage.errors`.
+    """
+    async with storage.transaction(partition) as transaction:
+        return await _read(transaction.driver, partition, after, up_to)
+
+
+async def _read(driver: Connection, partition: int, after: int, up_to: int) -> ChangePage:
+    found = await driver.fetch(READ_CHANGES, partition, after, up_to, CHANGES_PER_PAGE)
+    changes: list[tuple[int, StateChange]] = []
+    size = 0
+    for row in found:
+        size += len(row["s_message"] or "") + len(row["p_message"] or "")
+        if changes and size > PAGE_BYTES:
+            return ChangePage(changes, changes[-1][0])
+        changes.append((row["sequence"], change_from(row)))
+    return ChangePage(changes, changes[-1][0] if len(changes) == CHANGES_PER_PAGE else max(after, up_to))
+
+
+def change_from(row: Record) -> StateChange:
+    """Return the change that a row of READ_CHANGES tells of; its run has only what an event needs."""
+    shared = {"id": row["id"], "name": row["name"], "created": row["created"], "tags": tags_from(row["tags"])}
+    run: AnyRunRecord
+    if row["kind"] == FlowRunRecord.kind:
+        run = FlowRunRecord(
+            **shared,
+            flow_id=row["flow_id"],
+            deployment_id=row["deployment_id"],
+            parent_task_run_id=row["parent_task_run_id"],
+        )
+    else:
+        run = TaskRunRecord(**shared, flow_run_id=row["flow_run_id"])
+    return StateChange(run, row["ordinal"], joined_state(row), previous=_previous(row), run_count=row["s_run_count"])
+
+
+def _previous(row: Record) -> State | None:
+    if row["p_id"] is None:
+        return None
+    return State(
+        id=row["p_id"],
+        type=StateType(row["p_type"]),
+        name=row["p_name"],
+        timestamp=row["p_timestamp"],
+        message=row["p_message"],
+    )

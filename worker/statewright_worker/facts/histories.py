@@ -1,0 +1,44 @@
+"""Histories: pages of the states that runs were in."""
+
+from typing import Final
+from uuid import UUID
+
+from statewright_worker.facts.base import PAGE_BYTES, Reading, Subject
+from statewright_worker.facts.states import STATE, joined_state
+from statewright_worker.orchestration.unit_of_work import UnitOfWork
+
+STATES_PER_PAGE: Final = 100
+
+
+def _page(table: str) -> str:
+    return f"""SELECT wanted.run_id, wanted.after, s.ordinal, {STATE}
+        FROM unnest($1::uuid[], $2::integer[]) AS wanted (run_id, after)
+        CROSS JOIN LATERAL (
+            SELECT *, row_number() OVER in_order AS number,
+                sum(coalesce(octet_length(data::text), 0)) OVER in_order AS size
+            FROM (
+                SELECT * FROM {table} WHERE run_id = wanted.run_id AND ordinal > wanted.after
+                ORDER BY ordinal LIMIT $3
+            ) AS next WINDOW in_order AS (ORDER BY ordinal)
+        ) AS s WHERE s.number = 1 OR s.size <= $4"""
+
+
+# One page of each history: so many states, whose data takes so many bytes, but one state at least.
+READ_HISTORY: Final = f"{_page('flow_run_state')} UNION ALL {_page('task_run_state')} ORDER BY 1, 2, 3"
+
+
+class Histories(Subject):
+    """Pages of histories that are read."""
+
+    def __init__(self) -> None:
+        self.pages: set[tuple[UUID, int]] = set()
+        """Runs, each with an ordinal behind which its history is read."""
+
+    async def load(self, reading: Reading, work: UnitOfWork) -> None:
+        if not self.pages:
+            return
+        for run_id, after in self.pages:
+            work.histories.setdefault(run_id, {})[after] = []
+        run_ids, behind = zip(*self.pages, strict=True)
+        for row in await reading.driver.fetch(READ_HISTORY, run_ids, behind, STATES_PER_PAGE, PAGE_BYTES):
+            work.histories[row["run_id"]][row["after"]].append((row["ordinal"], joined_state(row)))

@@ -1,0 +1,106 @@
+"""The ledger: the one answer that each request has, verdicts and others, for as long as they are kept."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Final
+from uuid import UUID
+
+from asyncpg import Record
+
+from statewright.verdicts import SetStateStatus, Verdict
+from statewright_worker.facts.base import Reading, Subject
+from statewright_worker.facts.states import STATE, state_from
+from statewright_worker.orchestration.records import Answer
+from statewright_worker.orchestration.unit_of_work import UnitOfWork
+from statewright_worker.storage.columns import Columns, Source
+from statewright_worker.storage.writing import Part, Row, insert
+
+SIGNATURE_SEPARATOR: Final = ","
+SIGNATURES_REMEMBERED: Final = 4_096
+
+VERDICT_COLUMNS: Final[Columns] = (
+    ("proposal_id", "uuid"),
+    ("run_id", "uuid"),
+    ("status", "text"),
+    ("reason", "text"),
+    ("delay_seconds", "integer"),
+    ("state_id", "uuid"),
+    ("rule_signature", "text"),
+    ("finalization_signature", "text"),
+    ("digest", "bigint"),
+)
+ANSWER_COLUMNS: Final[Columns] = (("request_id", "uuid"), ("digest", "bigint"), ("reply", "text"))
+VERDICTS: Final = insert("verdict", VERDICT_COLUMNS, decided="now")
+ANSWERS: Final = insert("answer", ANSWER_COLUMNS, answered="now")
+
+KNOWN: Final = Source(
+    "known",
+    (("id", "uuid"),),
+    """
+        SELECT proposal_id AS id FROM verdict WHERE proposal_id = ANY ($3)
+        UNION ALL SELECT request_id FROM answer WHERE request_id = ANY ($3)
+    """,
+)
+READ_VERDICTS: Final = f"""
+    SELECT verdict.*, {STATE}
+    FROM verdict
+    LEFT JOIN LATERAL (
+        SELECT * FROM flow_run_state WHERE id = verdict.state_id
+        UNION ALL SELECT * FROM task_run_state WHERE id = verdict.state_id
+    ) AS s ON true
+    WHERE verdict.proposal_id = ANY ($1)
+"""
+READ_ANSWERS: Final = "SELECT request_id, digest, reply FROM answer WHERE request_id = ANY ($1)"
+
+
+class Ledger(Subject):
+    """The answers to requests that have an effect."""
+
+    def __init__(self) -> None:
+        self.request_ids: list[UUID] = []
+
+    async def load(self, reading: Reading, work: UnitOfWork) -> None:
+        known = [row["id"] for row in reading.found["known"]]
+        if known:
+            for row in await reading.driver.fetch(READ_VERDICTS, known):
+                work.verdicts[row["proposal_id"]] = verdict_from(row), row["digest"]
+            for row in await reading.driver.fetch(READ_ANSWERS, known):
+                work.answers[row["request_id"]] = Answer(row["request_id"], row["digest"], row["reply"])
+
+    def parts(self, work: UnitOfWork, sequence: int) -> Iterator[tuple[Part, Sequence[Row]]]:
+        yield VERDICTS, [verdict_values(verdict, digest) for verdict, digest in work.new_verdicts]
+        yield ANSWERS, [(answer.request_id, answer.digest, answer.reply) for answer in work.new_answers]
+
+
+def verdict_from(row: Record) -> Verdict:
+    """Return the verdict of a row of the ledger."""
+    return Verdict(
+        proposal_id=row["proposal_id"],
+        run_id=row["run_id"],
+        status=SetStateStatus(row["status"]),
+        reason=row["reason"],
+        delay_seconds=row["delay_seconds"],
+        state=state_from(row),
+        rule_signature=_signature(row["rule_signature"]),
+        finalization_signature=_signature(row["finalization_signature"]),
+    )
+
+
+def verdict_values(verdict: Verdict, digest: int | None) -> Row:
+    """Return the row of the ledger, in the order of VERDICT_COLUMNS."""
+    return (
+        verdict.proposal_id,
+        verdict.run_id,
+        verdict.status,
+        verdict.reason,
+        verdict.delay_seconds,
+        None if verdict.state is None else verdict.state.id,
+        SIGNATURE_SEPARATOR.join(verdict.rule_signature),
+        SIGNATURE_SEPARATOR.join(verdict.finalization_signature),
+        digest,
+    )
+
+
+@lru_cache(maxsize=SIGNATURES_REMEMBERED)
+def _signature(stored: str) -> tuple[str, ...]:
+    return tuple(stored.split(SIGNATURE_SEPARATOR)) if stored else ()

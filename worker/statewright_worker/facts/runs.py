@@ -1,0 +1,246 @@
+"""Runs: locked and loaded with their states, written with what became of them, and their histories appended."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Final
+from uuid import UUID
+
+from asyncpg import Record
+from packaging.version import Version
+from pydantic_core import from_json, to_json
+
+from statewright.messages import Propose
+from statewright.runs import RunPolicy
+from statewright.states import StateType
+from statewright_worker.facts.base import Reading, Subject
+from statewright_worker.facts.states import STATE, STATE_COLUMNS, STORED_STATE, change_values, state_from
+from statewright_worker.orchestration.facts import Fact, Need
+from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, RunRecord, TaskRunRecord
+from statewright_worker.orchestration.rules.retries import TASKS_RETRY_THEMSELVES_FROM
+from statewright_worker.orchestration.unit_of_work import UnitOfWork
+from statewright_worker.storage.columns import Columns, Source, names, selected
+from statewright_worker.storage.writing import Part, Row, insert, update
+
+VALUES_REMEMBERED = 4_096
+REMEMBERED_LENGTH = 1_024
+TAGS_REMEMBERED = 5
+"""Only texts up to this long are remembered, so that what is remembered stays below a few megabytes."""
+
+
+_BOOKKEEPING: Final[Columns] = (
+    ("state_id", "uuid"),
+    ("state_type", "text"),
+    ("state_name", "text"),
+    ("state_timestamp", "timestamptz"),
+    ("state_count", "integer"),
+    ("run_count", "integer"),
+    ("expected_start_time", "timestamptz"),
+    ("next_scheduled_start_time", "timestamptz"),
+    ("start_time", "timestamptz"),
+    ("end_time", "timestamptz"),
+    ("total_run_time", "interval"),
+    ("policy", "jsonb"),
+)
+_IDENTITY: Final[Columns] = (("id", "uuid"), ("name", "text"), ("created", "timestamptz"), ("tags", "jsonb"))
+
+FLOW_CHANGES: Final[Columns] = (("id", "uuid"), *_BOOKKEEPING)
+TASK_CHANGES: Final[Columns] = (*FLOW_CHANGES, ("flow_run_run_count", "integer"))
+FLOW_COLUMNS: Final[Columns] = (
+    *_IDENTITY,
+    ("flow_id", "uuid"),
+    ("deployment_id", "uuid"),
+    ("parent_task_run_id", "uuid"),
+    *_BOOKKEEPING,
+)
+TASK_COLUMNS: Final[Columns] = (
+    *_IDENTITY,
+    ("flow_run_id", "uuid"),
+    ("task_key", "text"),
+    *_BOOKKEEPING,
+    ("flow_run_run_count", "integer"),
+)
+
+FLOW_RUNS_CREATED: Final = insert("flow_run", FLOW_COLUMNS)
+TASK_RUNS_CREATED: Final = insert("task_run", TASK_COLUMNS)
+FLOW_RUNS_CHANGED: Final = update("flow_run", FLOW_CHANGES)
+TASK_RUNS_CHANGED: Final = update("task_run", TASK_CHANGES)
+FLOW_RUN_STATES: Final = insert("flow_run_state", STATE_COLUMNS, partition="partition")
+TASK_RUN_STATES: Final = insert("task_run_state", STATE_COLUMNS, partition="partition")
+
+
+def _locked(table: str, columns: Columns, which: str) -> str:
+    """Select the runs that `which` says, with their states, and lock them by id."""
+    return f"""
+        SELECT {selected("run", columns)}, {STATE}
+        FROM {table} AS run LEFT JOIN {table}_state AS s ON s.id = run.state_id
+        WHERE {which}
+        ORDER BY run.id FOR NO KEY UPDATE OF run
+    """
+
+
+_LOADED_STATE: Final[Columns] = tuple((f"s_{name}", kind) for name, kind in STORED_STATE)
+_NAMED_FLOW_RUNS: Final = """run.id IN (
+    SELECT unnest($2::uuid[]) UNION SELECT flow_run_id FROM task_run WHERE id = ANY ($2)
+)"""
+_NAMED_TASK_RUNS: Final = """run.id IN (
+    SELECT unnest($2::uuid[]) UNION SELECT parent_task_run_id FROM flow_run WHERE id = ANY ($2)
+)"""
+
+# Flow runs come before task runs, each by id: whoever locks runs does it in this order.
+FLOW_RUNS: Final = Source("flow", (*FLOW_COLUMNS, *_LOADED_STATE), _locked("flow_run", FLOW_COLUMNS, _NAMED_FLOW_RUNS))
+TASK_RUNS: Final = Source("task", (*TASK_COLUMNS, *_LOADED_STATE), _locked("task_run", TASK_COLUMNS, _NAMED_TASK_RUNS))
+# Task runs that a flow run sends to their retry are found only now that the flow run is locked, and so they come behind
+# task runs with greater ids. A deadlock with another tree is possible: PostgreSQL ends it, and it is tried again.
+LOCK_FAILED_TASK_RUNS: Final = _locked(
+    "task_run", TASK_COLUMNS, "run.flow_run_id = ANY ($1) AND run.state_type = 'FAILED'"
+)
+READ_FLOW_STATES: Final = f"SELECT {STATE} FROM flow_run_state AS s WHERE s.id = ANY ($1)"
+READ_TASK_STATES: Final = f"SELECT {STATE} FROM task_run_state AS s WHERE s.id = ANY ($1)"
+
+_stored_policies: dict[int, tuple[RunPolicy, str]] = {}
+
+
+class Runs(Subject):
+    """The runs that a batch names, with the flow runs and parent task runs that these belong to."""
+
+    FORETOLD = Fact.FAILED_TASK_RUNS
+
+    def __init__(self) -> None:
+        self.ids: set[UUID] = set()
+        self._failing: set[UUID] = set()
+
+    def foretell(self, proposal: Propose, need: Need) -> None:
+        """Ask for the flow run's failed task runs where its retry is theirs as well."""
+        if proposal.api_version is not None and Version(proposal.api_version) < TASKS_RETRY_THEMSELVES_FROM:
+            self._failing.add(proposal.run_id)
+
+    async def load(self, reading: Reading, work: UnitOfWork) -> None:
+        await _take(reading, work, reading.found["flow"], flow_run_from, READ_FLOW_STATES)
+        await _take(reading, work, reading.found["task"], task_run_from, READ_TASK_STATES)
+        if self._failing:
+            failed = await reading.driver.fetch(LOCK_FAILED_TASK_RUNS, list(self._failing))
+            await _take(reading, work, failed, task_run_from, READ_TASK_STATES)
+
+    def parts(self, work: UnitOfWork, sequence: int) -> Iterator[tuple[Part, Sequence[Row]]]:
+        created = work.created_runs
+        changed = [run for run_id, run in work.changed_runs.items() if run_id not in created]
+        numbered = list(enumerate(work.state_changes, sequence + 1))
+        yield FLOW_RUNS_CREATED, _values(created.values(), FlowRunRecord, FLOW_COLUMNS)
+        yield TASK_RUNS_CREATED, _values(created.values(), TaskRunRecord, TASK_COLUMNS)
+        yield FLOW_RUNS_CHANGED, _values(changed, FlowRunRecord, FLOW_CHANGES)
+        yield TASK_RUNS_CHANGED, _values(changed, TaskRunRecord, TASK_CHANGES)
+        for part, kind in ((FLOW_RUN_STATES, FlowRunRecord), (TASK_RUN_STATES, TaskRunRecord)):
+            yield part, [change_values(change, number) for number, change in numbered if isinstance(change.run, kind)]
+
+
+async def _take(
+    reading: Reading,
+    work: UnitOfWork,
+    locked: Sequence[Record],
+    run_from: Callable[[Record], AnyRunRecord],
+    read_states: str,
+) -> None:
+    for row in locked:
+        work.runs[row["id"]] = run_from(row)
+    # Whoever waited for a run's lock sees the run's newest version, but joined to the state it had before.
+    overtaken = {row["state_id"]: row["id"] for row in locked if row["state_id"] != row["s_id"]}
+    if overtaken:
+        for row in await reading.driver.fetch(read_states, list(overtaken)):
+            work.runs[overtaken[row["s_id"]]].state = state_from(row)
+
+
+def flow_run_from(row: Record) -> FlowRunRecord:
+    """Return the flow run of a row of FLOW_RUNS."""
+    return FlowRunRecord(
+        **_shared(row),
+        flow_id=row["flow_id"],
+        deployment_id=row["deployment_id"],
+        parent_task_run_id=row["parent_task_run_id"],
+    )
+
+
+def task_run_from(row: Record) -> TaskRunRecord:
+    """Return the task run of a row of TASK_RUNS or LOCK_FAILED_TASK_RUNS."""
+    return TaskRunRecord(
+        **_shared(row),
+        flow_run_id=row["flow_run_id"],
+        task_key=row["task_key"],
+        flow_run_run_count=row["flow_run_run_count"],
+    )
+
+
+def _values(runs: Iterable[AnyRunRecord], kind: type[AnyRunRecord], columns: Columns) -> list[Row]:
+    wanted = names(columns)
+    return [run_values(run, wanted) for run in runs if isinstance(run, kind)]
+
+
+def run_values(run: RunRecord, columns: Sequence[str]) -> Row:
+    """Return the run's values for the columns of an INSERT or UPDATE."""
+    values = {
+        **run.__dict__,
+        "state_id": None if run.state is None else run.state.id,
+        "policy": _stored_policy(run.policy),
+        "tags": _stored_tags(run.tags),
+    }
+    return tuple([values[column] for column in columns])
+
+
+def _shared(row: Record) -> dict[str, Any]:
+    state_type = row["state_type"]
+    return {
+        "id": row["id"],
+        "name": row["name"],
+        "created": row["created"],
+        "tags": tags_from(row["tags"]),
+        "policy": _policy(row["policy"]),
+        "state": state_from(row),
+        "state_count": row["state_count"],
+        "state_type": None if state_type is None else StateType(state_type),
+        "state_name": row["state_name"],
+        "state_timestamp": row["state_timestamp"],
+        "run_count": row["run_count"],
+        "expected_start_time": row["expected_start_time"],
+        "next_scheduled_start_time": row["next_scheduled_start_time"],
+        "start_time": row["start_time"],
+        "end_time": row["end_time"],
+        "total_run_time": row["total_run_time"],
+    }
+
+
+def tags_from(stored: str) -> tuple[str, ...]:
+    """Return the tags that are stored as JSON."""
+    return (_remembered_tags if len(stored) <= REMEMBERED_LENGTH else _decoded_tags)(stored)
+
+
+def _decoded_tags(stored: str) -> tuple[str, ...]:
+    return tuple(from_json(stored))
+
+
+def _policy(stored: str) -> RunPolicy:
+    return (_remembered_policy if len(stored) <= REMEMBERED_LENGTH else RunPolicy.model_validate_json)(stored)
+
+
+_remembered_tags = lru_cache(maxsize=VALUES_REMEMBERED)(_decoded_tags)
+_remembered_policy = lru_cache(maxsize=VALUES_REMEMBERED)(RunPolicy.model_validate_json)
+
+
+def _stored_policy(policy: RunPolicy) -> str:
+    # Found by identity: to hash and compare policies costs more than all else of their runs' rows.
+    known = _stored_policies.get(id(policy))
+    if known is not None and known[0] is policy:
+        return known[1]
+    stored = policy.model_dump_json(exclude_defaults=True)
+    if len(stored) <= REMEMBERED_LENGTH:
+        if len(_stored_policies) >= VALUES_REMEMBERED:
+            _stored_policies.clear()
+        _stored_policies[id(policy)] = policy, stored
+    return stored
+
+
+@lru_cache(maxsize=VALUES_REMEMBERED)
+def _few_tags(tags: tuple[str, ...]) -> str:
+    return to_json(tags).decode()
+
+
+def _stored_tags(tags: tuple[str, ...]) -> str:
+    return _few_tags(tags) if len(tags) <= TAGS_REMEMBERED else to_json(tags).decode()

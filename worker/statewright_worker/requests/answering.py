@@ -1,0 +1,71 @@
+"""Answering: from the ledger what was answered before, else by carrying it out; what must stay goes into the ledger."""
+
+from collections.abc import Container, Iterable
+
+from pydantic_core import to_json
+
+from statewright.messages import REPLY, ErrorCode, ErrorReply, Propose, Reply
+from statewright_worker.facts.batch import Asked
+from statewright_worker.orchestration.engine import Engine
+from statewright_worker.orchestration.records import Answer
+from statewright_worker.orchestration.unit_of_work import UnitOfWork
+from statewright_worker.requests.base import InBatch, Incoming, refusal
+from statewright_worker.requests.kinds import kind_of
+from statewright_worker.requests.propose import verdict_reply
+
+
+def asked_by(requests: Iterable[Incoming], engine: Engine, condemned: Container[str]) -> Asked:
+    """Return everything that the requests ask for; those whose entry is `condemned` only whether they are answered."""
+    asked = Asked()
+    for incoming in requests:
+        request = incoming.request
+        kind = kind_of(request)
+        if kind.changes:
+            asked.ledger.request_ids.append(incoming.id)
+        if not condemned or incoming.entry.id not in condemned:
+            kind.ask(request, asked, engine)
+    return asked
+
+
+async def answer(incoming: Incoming, batch: InBatch, condemned: ErrorReply | None) -> Reply:
+    """Return the answer that the request has already, or carry it out, seeing what those before it did; an ErrorReply
+    means that nothing of it was done. A request that is `condemned` gets that answer, and nothing is tried.
+
+    Raises BatchSpoiled when the request has cost the batch its transaction, and StorageError.
+    """
+    work = batch.work
+    known = _known(incoming, work)
+    if known is not None:
+        return known
+    request = incoming.request
+    kind = kind_of(request)
+    reply = condemned or await kind.carry_out(request, incoming, batch)
+    if kind.changes and (kind.keeps_answer or reply.type == "error"):
+        text = to_json(reply, exclude_none=True).decode()
+        work.record_answer(Answer(incoming.id, incoming.digest, text))
+    return reply
+
+
+def _known(incoming: Incoming, work: UnitOfWork) -> Reply | None:
+    verdict = work.verdicts.get(incoming.id)
+    if verdict is not None:
+        told, digest = verdict
+        same = incoming.digest == digest if digest is not None else told.run_id == _proposed_run(incoming)
+        return verdict_reply(told) if same else _conflict(incoming)
+    answer = work.answers.get(incoming.id)
+    if answer is not None:
+        return REPLY.validate_json(answer.reply) if incoming.digest == answer.digest else _conflict(incoming)
+    return None
+
+
+def _proposed_run(incoming: Incoming) -> object:
+    # A verdict of an earlier version has no digest to compare.
+    return incoming.request.run_id if isinstance(incoming.request, Propose) else None
+
+
+def _conflict(incoming: Incoming) -> ErrorReply:
+    return refusal(
+        ErrorCode.PROPOSAL_CONFLICT,
+        "id",
+        f"the id {incoming.id} was used before for a request with another content; another request needs another id",
+    )

@@ -1,0 +1,28 @@
+"""Reading runs: a run with a page of its history, as they are after everything pushed before."""
+
+from statewright.messages import HistoryReply, ReadRun, Reply
+from statewright.runs import RunHistory
+from statewright_worker.facts.base import PAGE_BYTES
+from statewright_worker.facts.batch import Asked
+from statewright_worker.orchestration.engine import Engine
+from statewright_worker.orchestration.errors import RunMissing
+from statewright_worker.requests.base import InBatch, Incoming, OfRun, failure
+
+
+class ReadRunKind(OfRun[ReadRun]):
+    """Reads a run and a page of its history."""
+
+    answer_bytes = 2 * PAGE_BYTES
+
+    def ask(self, request: ReadRun, asked: Asked, engine: Engine) -> None:
+        asked.runs.ids.add(request.run_id)
+        asked.histories.pages.add((request.run_id, request.after))
+
+    async def carry_out(self, request: ReadRun, incoming: Incoming, batch: InBatch) -> Reply:
+        run = batch.work.runs.get(request.run_id)
+        if run is None:
+            return failure(RunMissing(request.run_id))
+        states = batch.work.histories[run.id][request.after]
+        last = states[-1][0] if states else request.after
+        history = RunHistory(run=run.as_run(), states=tuple(state for _, state in states))
+        return HistoryReply(history=history, next=last if states and last < run.state_count else None)
