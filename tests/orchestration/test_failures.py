@@ -10,7 +10,7 @@ import pytest
 from statewright import SetStateStatus, State, StateType
 from statewright_worker.orchestration import BaseUniversalTransform, OrchestrationContext, OrchestrationError
 from statewright_worker.orchestration.core_policy import CacheInsertion, SecureTaskConcurrencySlots
-from statewright_worker.orchestration.errors import RuleError, RunMissing
+from statewright_worker.orchestration.errors import RuleFailed, RunNotFound
 from statewright_worker.orchestration.rules import BaseOrchestrationRule
 from tests.orchestration.builders import (
     Act,
@@ -56,7 +56,7 @@ class Unmakeable(BaseOrchestrationRule):
 async def test_an_exception_in_a_hook_names_the_rule(broken: type[BaseOrchestrationRule]) -> None:
     run = flow_run()
     engine = engine_with(acting(), broken, acting())
-    with pytest.raises(RuleError, match=r"^Broken failed: KeyError: 'broken'$") as raised:
+    with pytest.raises(RuleFailed, match=r"^Broken failed: KeyError: 'broken'$") as raised:
         await propose(work_with(run), run, State.running(), engine=engine)
     assert raised.value.rule == "Broken"
     assert isinstance(raised.value.__cause__, KeyError)
@@ -66,19 +66,19 @@ async def test_an_exception_in_a_cleanup_names_the_rule() -> None:
     run = flow_run()
     aborting = acting(lambda rule: rule.abort_transition("never"))
     engine = engine_with(acting(cleanup=fail, name="Broken"), aborting)
-    with pytest.raises(RuleError, match="Broken failed"):
+    with pytest.raises(RuleFailed, match="Broken failed"):
         await propose(work_with(run), run, State.running(), engine=engine)
 
 
 async def test_a_rule_that_cannot_be_made_is_named_like_one_that_raises() -> None:
     run = flow_run()
-    with pytest.raises(RuleError, match="Unmakeable failed: KeyError: 'broken'"):
+    with pytest.raises(RuleFailed, match="Unmakeable failed: KeyError: 'broken'"):
         await propose(work_with(run), run, State.running(), engine=engine_with(Unmakeable))
 
 
 async def test_a_rule_that_cannot_be_made_does_not_shift_the_blame() -> None:
     run = flow_run()
-    with pytest.raises(RuleError, match="Unmakeable failed"):
+    with pytest.raises(RuleFailed, match="Unmakeable failed"):
         await propose(work_with(run), run, State.running(), engine=engine_with(acting(), Unmakeable))
 
 
@@ -96,7 +96,7 @@ async def test_an_orchestration_error_of_a_rule_passes_unchanged() -> None:
 
 async def test_a_run_that_does_not_exist_is_missing() -> None:
     stranger = flow_run()
-    with pytest.raises(RunMissing, match=str(stranger.id)) as raised:
+    with pytest.raises(RunNotFound, match=str(stranger.id)) as raised:
         await propose(work_with(flow_run()), stranger, State.running())
     assert raised.value.run_id == stranger.id
 
@@ -105,7 +105,7 @@ async def test_the_rules_that_were_entered_clean_up_innermost_first() -> None:
     journal: list[str] = []
     run = flow_run()
     engine = engine_with(noting("A", journal), noting("B", journal), acting(fail), noting("C", journal))
-    with pytest.raises(RuleError):
+    with pytest.raises(RuleFailed):
         await propose(work_with(run), run, State.running(), engine=engine)
     assert journal == ["A before", "B before", "B cleanup", "A cleanup"]
 
@@ -114,7 +114,7 @@ async def test_a_rule_that_fails_on_entry_cleans_up_first_of_all() -> None:
     journal: list[str] = []
     run = flow_run()
     engine = engine_with(noting("A", journal), noting("B", journal, before=fail), noting("C", journal))
-    with pytest.raises(RuleError, match="B failed"):
+    with pytest.raises(RuleFailed, match="B failed"):
         await propose(work_with(run), run, State.running(), engine=engine)
     assert journal == ["A before", "B before", "B cleanup", "A cleanup"]
 
@@ -128,7 +128,7 @@ async def test_a_rule_that_fails_after_it_has_decided_cleans_up_too(act: Act) ->
     journal: list[str] = []
     run = flow_run()
     rule = noting("A", journal, before=decide_and_fail, to_states={StateType.RUNNING})
-    with pytest.raises(RuleError, match="A failed: KeyError"):
+    with pytest.raises(RuleFailed, match="A failed: KeyError"):
         await propose(work_with(run), run, State.running(), engine=engine_with(rule))
     assert journal == ["A before", "A cleanup"]
 
@@ -137,7 +137,7 @@ async def test_a_rule_that_fails_on_exit_cleans_up() -> None:
     journal: list[str] = []
     run = flow_run()
     engine = engine_with(noting("A", journal), noting("B", journal, after=fail), noting("C", journal))
-    with pytest.raises(RuleError, match="B failed"):
+    with pytest.raises(RuleFailed, match="B failed"):
         await propose(work_with(run), run, State.running(), engine=engine)
     assert journal[3:] == ["C after", "B after", "B cleanup", "A cleanup"]
 
@@ -146,7 +146,7 @@ async def test_a_cleanup_that_fails_is_not_tried_again() -> None:
     journal: list[str] = []
     run = flow_run()
     engine = engine_with(noting("A", journal, cleanup=fail), acting(reject))
-    with pytest.raises(RuleError, match="A failed"):
+    with pytest.raises(RuleFailed, match="A failed"):
         await propose(work_with(run), run, State.running(), engine=engine)
     assert journal == ["A before", "A cleanup"]
 
@@ -167,7 +167,7 @@ async def test_rules_that_have_finished_do_not_clean_up_when_an_outer_one_fails(
     journal: list[str] = []
     run = flow_run()
     engine = engine_with(noting("A", journal), acting(after=fail), noting("B", journal))
-    with pytest.raises(RuleError):
+    with pytest.raises(RuleFailed):
         await propose(work_with(run), run, State.running(), engine=engine)
     assert journal == ["A before", "B before", "B after", "A cleanup"]
 
@@ -176,7 +176,7 @@ async def test_a_cleanup_that_fails_too_is_noted_and_stops_no_other() -> None:
     journal: list[str] = []
     run = flow_run()
     engine = engine_with(noting("A", journal), acting(cleanup=fail), acting(fail, name="First"))
-    with pytest.raises(RuleError, match="First failed") as raised:
+    with pytest.raises(RuleFailed, match="First failed") as raised:
         await propose(work_with(run), run, State.running(), engine=engine)
     assert journal == ["A before", "A cleanup"]
     assert raised.value.__notes__ == ["while cleaning up: KeyError('broken')"]
@@ -189,9 +189,9 @@ async def test_everything_that_the_proposal_did_is_undone() -> None:
     await put(work, task, State.scheduled())
     before, state = copy(task), task.state
     engine = engine_with(acting(after=fail), SecureTaskConcurrencySlots, CacheInsertion)
-    with pytest.raises(RuleError):
+    with pytest.raises(RuleFailed):
         await propose(work, task, State.running(), engine=engine)
-    with pytest.raises(RuleError):
+    with pytest.raises(RuleFailed):
         await propose(work, task, State.completed(cache_key="key"), engine=engine)
     assert task == before
     assert task.state is state
@@ -205,7 +205,7 @@ async def test_the_transitions_that_it_brought_about_are_undone_with_it() -> Non
     subflow = flow_run(parent_task_run_id=parent.id)
     work = work_with(flow, parent, subflow)
     before = copy(parent)
-    with pytest.raises(RuleError):
+    with pytest.raises(RuleFailed):
         await propose(work, subflow, State.running(), engine=engine_with(acting(after=fail)))
     assert parent == before
     assert work.state_changes == []
@@ -220,7 +220,7 @@ async def test_the_neighbours_of_a_failing_proposal_are_not_touched() -> None:
     run = flow_run()
     work, engine = work_with(run), engine_with(OnlyRunning)
     await propose(work, run, State.pending(), engine=engine)
-    with pytest.raises(RuleError):
+    with pytest.raises(RuleFailed):
         await propose(work, run, State.running(), engine=engine)
     verdict = await propose(work, run, State.completed(), engine=engine)
     assert verdict.status is SetStateStatus.ACCEPT
@@ -233,7 +233,7 @@ async def test_a_failure_in_a_transition_that_was_brought_about_names_what_faile
     work = work_with(parent, subflow)
     await put(work, parent, State.running())
     parent.total_run_time = None  # type: ignore[assignment]  # what no transform can add to
-    with pytest.raises(RuleError, match="IncrementRunTime failed: TypeError"):
+    with pytest.raises(RuleFailed, match="IncrementRunTime failed: TypeError"):
         await propose(work, subflow, State.pending())
     assert subflow.state is None
 
@@ -242,7 +242,7 @@ async def test_a_rule_that_takes_too_long_is_an_error_and_is_undone() -> None:
     run = flow_run()
     work = work_with(run)
     engine = engine_with(acting(after=for_ever, name="Endless"), rule_timeout=0.1)
-    with pytest.raises(RuleError, match=r"not done within 0\.1 s") as raised:
+    with pytest.raises(RuleFailed, match=r"not done within 0\.1 s") as raised:
         await propose(work, run, State.running(), engine=engine)
     assert isinstance(raised.value.__cause__, TimeoutError)
     assert run.state is None
@@ -252,7 +252,7 @@ async def test_a_rule_that_takes_too_long_is_an_error_and_is_undone() -> None:
 async def test_a_rule_that_takes_too_long_is_named() -> None:
     run = flow_run()
     engine = engine_with(acting(), acting(for_ever, name="Endless"), rule_timeout=0.1)
-    with pytest.raises(RuleError) as raised:
+    with pytest.raises(RuleFailed) as raised:
         await propose(work_with(run), run, State.running(), engine=engine)
     assert raised.value.rule == "Endless"
 
@@ -261,7 +261,7 @@ async def test_the_rules_that_were_entered_clean_up_when_another_takes_too_long(
     journal: list[str] = []
     run = flow_run()
     engine = engine_with(noting("A", journal), acting(for_ever), rule_timeout=0.1)
-    with pytest.raises(RuleError):
+    with pytest.raises(RuleFailed):
         await propose(work_with(run), run, State.running(), engine=engine)
     assert journal == ["A before", "A cleanup"]
 
@@ -270,7 +270,7 @@ async def test_a_rule_that_takes_too_long_cleans_up_itself() -> None:
     journal: list[str] = []
     run = flow_run()
     engine = engine_with(noting("A", journal), noting("B", journal, before=for_ever), rule_timeout=0.1)
-    with pytest.raises(RuleError, match="B failed: TimeoutError"):
+    with pytest.raises(RuleFailed, match="B failed: TimeoutError"):
         await propose(work_with(run), run, State.running(), engine=engine)
     assert journal == ["A before", "B before", "B cleanup", "A cleanup"]
 
@@ -278,7 +278,7 @@ async def test_a_rule_that_takes_too_long_cleans_up_itself() -> None:
 async def test_a_cleanup_that_takes_too_long_as_well_holds_nobody_up() -> None:
     run = flow_run()
     engine = engine_with(acting(cleanup=for_ever), acting(for_ever), rule_timeout=0.1)
-    with pytest.raises(RuleError):
+    with pytest.raises(RuleFailed):
         async with asyncio.timeout(10):
             await propose(work_with(run), run, State.running(), engine=engine)
 
@@ -290,7 +290,7 @@ async def test_a_rules_own_timeout_is_an_exception_like_any_other() -> None:
 
     run = flow_run()
     engine = engine_with(acting(impatient, name="Impatient"), rule_timeout=60)
-    with pytest.raises(RuleError, match="Impatient failed: TimeoutError"):
+    with pytest.raises(RuleFailed, match="Impatient failed: TimeoutError"):
         await propose(work_with(run), run, State.running(), engine=engine)
 
 
@@ -302,7 +302,7 @@ async def test_a_rule_that_swallows_its_cancellation_is_found_out() -> None:
     run = flow_run()
     work = work_with(run)
     engine = engine_with(acting(stubborn, name="Stubborn"), rule_timeout=0.1)
-    with pytest.raises(RuleError, match=r"Stubborn failed: TimeoutError: not done within 0\.1 s"):
+    with pytest.raises(RuleFailed, match=r"Stubborn failed: TimeoutError: not done within 0\.1 s"):
         await propose(work, run, State.running(), engine=engine)
     assert run.state is None
 
@@ -316,7 +316,7 @@ async def test_a_rule_whose_own_work_is_cancelled_does_not_end_the_worker() -> N
     journal: list[str] = []
     run = flow_run()
     engine = engine_with(noting("A", journal, before=awaiting_what_is_cancelled), rule_timeout=60)
-    with pytest.raises(RuleError, match="A failed: CancelledError"):
+    with pytest.raises(RuleFailed, match="A failed: CancelledError"):
         await propose(work_with(run), run, State.running(), engine=engine)
     assert journal == ["A before", "A cleanup"]
 
@@ -371,7 +371,7 @@ async def test_a_rule_that_blocks_the_worker_is_found_out(act: Act, hook: str) -
     before, after = (act, nothing) if hook == "before" else (nothing, act)
     rules = noting("A", journal), noting("Blocking", journal, before=before, after=after), noting("C", journal)
     work = work_with(run)
-    with pytest.raises(RuleError, match=BLOCKED) as raised:
+    with pytest.raises(RuleFailed, match=BLOCKED) as raised:
         await propose(work, run, State.running(), engine=engine_with(*rules, rule_timeout=0.1))
     assert (raised.value.blocked, raised.value.rule) == (True, "Blocking")
     assert raised.value.__cause__ is not None
@@ -382,7 +382,7 @@ async def test_a_rule_that_blocks_the_worker_is_found_out(act: Act, hook: str) -
 async def test_a_cleanup_that_blocks_the_worker_is_found_out() -> None:
     run = flow_run()
     engine = engine_with(acting(cleanup=block), acting(fail, name="First"), rule_timeout=0.1)
-    with pytest.raises(RuleError, match="First failed: KeyError") as raised:
+    with pytest.raises(RuleFailed, match="First failed: KeyError") as raised:
         await propose(work_with(run), run, State.running(), engine=engine)
     assert raised.value.blocked
 
@@ -393,7 +393,7 @@ async def test_a_transform_of_a_users_own_that_blocks_the_worker_is_found_out() 
             time.sleep(0.15)  # noqa: ASYNC251  # what a transform must not do
 
     run = flow_run()
-    with pytest.raises(RuleError, match=BLOCKED):
+    with pytest.raises(RuleFailed, match=BLOCKED):
         await propose(work_with(run), run, State.running(), engine=engine_with(Blocking, rule_timeout=0.1))
 
 
@@ -404,7 +404,7 @@ async def test_a_rule_that_waits_while_others_block_the_worker_is_not_blamed_for
 
     run = flow_run()
     engine = engine_with(acting(wait), acting(fail), rule_timeout=0.1)
-    with pytest.raises(RuleError) as raised:
+    with pytest.raises(RuleFailed) as raised:
         await propose(work_with(run), run, State.running(), engine=engine)
     assert not raised.value.blocked
 
@@ -413,7 +413,7 @@ async def test_an_engine_governs_again_after_a_timeout() -> None:
     run = flow_run()
     work = work_with(run)
     engine = engine_with(acting(for_ever, to_states={StateType.RUNNING}), rule_timeout=0.1)
-    with pytest.raises(RuleError):
+    with pytest.raises(RuleFailed):
         await propose(work, run, State.running(), engine=engine)
     verdict = await propose(work, run, State.pending(), engine=engine)
     assert verdict.status is SetStateStatus.ACCEPT

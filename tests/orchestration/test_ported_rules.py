@@ -24,7 +24,7 @@ from statewright_worker.orchestration.core_policy import (
     ReleaseTaskConcurrencySlots,
     RetryFailedFlows,
 )
-from statewright_worker.orchestration.errors import RuleError
+from statewright_worker.orchestration.errors import RuleFailed
 from statewright_worker.orchestration.policies import Governing
 from statewright_worker.orchestration.records import FlowRunRecord
 from statewright_worker.orchestration.rules import (
@@ -170,7 +170,7 @@ async def test_the_state_of_a_task_runs_flow_run_cannot_be_changed_either() -> N
     work, flow = await flow_in(ProposedState(type=StateType.RUNNING, data=deepcopy(DATA)))
     task = task_run(flow)
     work.runs[task.id] = task
-    with pytest.raises(RuleError, match="cannot be changed"):
+    with pytest.raises(RuleFailed, match="cannot be changed"):
         await propose(work, task, State.running(), engine=engine_with(hooked(meddle)))
 
 
@@ -255,7 +255,7 @@ async def test_a_state_that_is_not_valid_is_an_error_that_names_the_rule(field: 
         await rule.reject_transition(state, "no")
 
     expected = f"^Hooked failed: ValueError: the state that it made is not valid: {told}"
-    with pytest.raises(RuleError, match=expected) as raised:
+    with pytest.raises(RuleFailed, match=expected) as raised:
         await governed(break_it)
     assert "\n" not in str(raised.value)
 
@@ -264,7 +264,7 @@ async def test_what_is_no_state_at_all_is_an_error_that_names_the_rule() -> None
     async def fail_instead(rule: Any, initial: Any, state: Any, context: Any) -> None:
         await rule.reject_transition("FAILED", "no")
 
-    with pytest.raises(RuleError, match="Hooked failed: ValueError: a str is no state; give a State"):
+    with pytest.raises(RuleFailed, match="Hooked failed: ValueError: a str is no state; give a State"):
         await governed(fail_instead)
 
 
@@ -367,7 +367,7 @@ async def test_a_rule_that_a_policy_takes_up_later_is_bounded_in_time() -> None:
     work = work_with(run)
     await propose(work, run, State.running(), engine=engine)
     rules.append(acting(lambda rule: asyncio.sleep(3_600), name="Slow"))
-    with pytest.raises(RuleError, match="Slow failed: TimeoutError"):
+    with pytest.raises(RuleFailed, match="Slow failed: TimeoutError"):
         await propose(work, run, State.running(), engine=engine)
 
 
@@ -381,7 +381,7 @@ async def test_a_policy_that_does_not_list_rules_is_an_error_that_names_it(answe
             return answer  # type: ignore[no-any-return]  # what a policy must not return
 
     run = flow_run()
-    with pytest.raises(RuleError, match=f"Broken failed: {told}") as raised:
+    with pytest.raises(RuleFailed, match=f"Broken failed: {told}") as raised:
         await propose(work_with(run), run, State.running(), engine=Engine(flow_policy=Broken))
     assert raised.value.__cause__ is not None
 

@@ -8,7 +8,7 @@ import pytest
 
 from statewright import SetStateStatus, State, StateType
 from statewright_worker.orchestration import OrchestrationError, UnitOfWork
-from statewright_worker.orchestration.errors import RuleError
+from statewright_worker.orchestration.errors import RuleFailed
 from statewright_worker.orchestration.records import FlowRunRecord
 from statewright_worker.orchestration.rules import BaseOrchestrationRule
 from statewright_worker.orchestration.sealing import MAX_DELAY_SECONDS
@@ -152,7 +152,7 @@ async def test_a_delay_is_told_in_whole_seconds_and_ten_years_at_most(asked: flo
 async def test_a_delay_that_is_none_is_an_error_that_names_the_rule(asked: Any) -> None:
     work, run = await pending_flow()
     rule = acting(lambda rule: rule.delay_transition(asked, "later"), name="Delaying")
-    with pytest.raises(RuleError, match=r"Delaying failed: ValueError: the delay that it gave is .*; give seconds"):
+    with pytest.raises(RuleFailed, match=r"Delaying failed: ValueError: the delay that it gave is .*; give seconds"):
         await propose(work, run, State.running(), engine=engine_with(rule))
     assert len(history(work, run)) == 1
 
@@ -163,7 +163,7 @@ async def test_a_reason_that_cannot_be_told_is_an_error_that_names_the_rule(meth
     first = {"abort_transition": (), "delay_transition": (5,), "reject_transition": (State.pending(),)}[method]
     work, run = await pending_flow()
     rule = acting(lambda rule: getattr(rule, method)(*first, text), name="Mumbling")
-    with pytest.raises(RuleError, match="Mumbling failed: ValueError: the reason that it gave is not valid"):
+    with pytest.raises(RuleFailed, match="Mumbling failed: ValueError: the reason that it gave is not valid"):
         await propose(work, run, State.running(), engine=engine_with(rule))
 
 
@@ -180,7 +180,7 @@ async def test_a_reason_is_escaped_and_cut_where_it_could_not_be_told() -> None:
 async def test_a_name_that_no_state_can_have_is_an_error_that_names_the_rule(text: Any) -> None:
     work, run = await pending_flow()
     rule = acting(lambda rule: rule.rename_state(text), name="Naming")
-    with pytest.raises(RuleError, match="Naming failed: ValueError: the name that it gave the state is not valid"):
+    with pytest.raises(RuleFailed, match="Naming failed: ValueError: the name that it gave the state is not valid"):
         await propose(work, run, State.running(), engine=engine_with(rule))
 
 
@@ -227,7 +227,7 @@ async def test_a_later_decision_in_the_same_hook_replaces_the_earlier_one(
 @pytest.mark.parametrize("act", [reject, keep, delay, abort, rename])
 async def test_nothing_can_be_decided_after_validation(act: Act) -> None:
     work, run = await pending_flow()
-    with pytest.raises(RuleError, match=r"Tardy failed: RuntimeError: .*already validated") as raised:
+    with pytest.raises(RuleFailed, match=r"Tardy failed: RuntimeError: .*already validated") as raised:
         await propose(work, run, State.running(), engine=engine_with(acting(after=act, name="Tardy")))
     assert isinstance(raised.value.__cause__, RuntimeError)
     assert run.state_name == "Pending"

@@ -3,7 +3,7 @@
 import pytest
 
 from statewright import SetStateStatus, State, StateType
-from statewright_worker.orchestration.errors import RuleError
+from statewright_worker.orchestration.errors import RuleFailed
 from tests.orchestration.builders import (
     NOW,
     cached,
@@ -100,7 +100,7 @@ async def test_a_task_run_whose_flow_run_is_gone_cannot_run() -> None:
     flow = flow_run()
     task = task_run(flow)
     work = work_with(task)
-    with pytest.raises(RuleError, match=f"UpdateFlowRunTrackerOnTasks failed: .*{flow.id}"):
+    with pytest.raises(RuleFailed, match=f"UpdateFlowRunTrackerOnTasks failed: .*{flow.id}"):
         await propose(work, task, State.running())
     assert (task.state, types(work, task)) == (None, [])
 

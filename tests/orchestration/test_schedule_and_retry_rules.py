@@ -6,7 +6,7 @@ import pytest
 
 from statewright import InvalidRequest, RunPolicy, SetStateStatus, State, StateDetails, StateType
 from statewright_worker.orchestration import UnitOfWork
-from statewright_worker.orchestration.errors import RuleError
+from statewright_worker.orchestration.errors import RuleFailed
 from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, TaskRunRecord
 from tests.orchestration.builders import (
     NOW,
@@ -84,7 +84,7 @@ async def test_a_stored_state_that_is_scheduled_for_no_time_is_an_error() -> Non
     await put(work, run, State.scheduled())
     assert run.state is not None
     run.state = run.state.model_copy(update={"state_details": StateDetails()})
-    with pytest.raises(RuleError, match=r"WaitForScheduledTime failed: ValueError: .*without a scheduled time"):
+    with pytest.raises(RuleFailed, match=r"WaitForScheduledTime failed: ValueError: .*without a scheduled time"):
         await propose(work, run, State.running())
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from statewright import SetStateStatus, State, StateType
 from statewright_worker.orchestration import BaseUniversalTransform, OrchestrationContext
-from statewright_worker.orchestration.errors import RuleError
+from statewright_worker.orchestration.errors import RuleFailed
 from tests.orchestration.builders import (
     Act,
     abort,
@@ -89,7 +89,7 @@ async def test_an_exception_before_the_write_skips_the_after_hooks_of_transforms
     journal: list[str] = []
     run = flow_run()
     engine = engine_with(noting_transform("Outer", journal), acting(fail), noting_transform("Inner", journal))
-    with pytest.raises(RuleError):
+    with pytest.raises(RuleFailed):
         await propose(work_with(run), run, State.running(), engine=engine)
     assert journal == ["Outer before"]
 
@@ -98,7 +98,7 @@ async def test_an_exception_after_the_write_skips_the_after_hooks_that_were_stil
     journal: list[str] = []
     run = flow_run()
     engine = engine_with(noting_transform("Outer", journal), acting(after=fail), noting_transform("Inner", journal))
-    with pytest.raises(RuleError):
+    with pytest.raises(RuleFailed):
         await propose(work_with(run), run, State.running(), engine=engine)
     assert journal == ["Outer before", "Inner before", "Inner after"]
 
@@ -109,7 +109,7 @@ async def test_an_exception_in_a_transform_names_the_transform() -> None:
             raise KeyError("page")
 
     run = flow_run()
-    with pytest.raises(RuleError, match="Torn failed: KeyError: 'page'") as raised:
+    with pytest.raises(RuleFailed, match="Torn failed: KeyError: 'page'") as raised:
         await propose(work_with(run), run, State.running(), engine=engine_with(Torn))
     assert raised.value.rule == "Torn"
 

@@ -37,7 +37,7 @@ LONGEST_PAUSE_SECONDS: Final = 1.0
 
 log = structlog.get_logger()
 
-Taken = Incoming | Malformed
+Decoded = Incoming | Malformed
 Result = TypeVar("Result")
 
 
@@ -101,7 +101,7 @@ class Attempts:
         """What has had trouble with a server, or may have."""
 
     async def carry_through(
-        self, taken: Sequence[Taken], transact: Callable[[Sequence[Taken]], Awaitable[Result]]
+        self, decoded: Sequence[Decoded], transact: Callable[[Sequence[Decoded]], Awaitable[Result]]
     ) -> Result:
         """Return what `transact` returns for as many of the requests as fit one transaction, at least for one.
 
@@ -110,7 +110,7 @@ class Attempts:
         patience, pauses = PATIENCE, _Pauses(self._hold)
         while True:
             try:
-                done = await transact(taken)
+                done = await transact(decoded)
             except Exception as error:
                 follows = await self._what_follows(error)
                 if follows is Follows.GIVE_BACK:
@@ -126,15 +126,15 @@ class Attempts:
                     await pauses.pause()
                 elif isinstance(error, BatchSpoiled):
                     self._condemn(error.incoming, error.reply)
-                elif len(taken) > 1:
-                    taken = taken[: len(taken) // 2]
+                elif len(decoded) > 1:
+                    decoded = decoded[: len(decoded) // 2]
                     # On the way down once each; the one that stands alone has all patience again.
-                    patience = PATIENCE if len(taken) == 1 else 1
-                elif self._refuse(taken[0], error):
+                    patience = PATIENCE if len(decoded) == 1 else 1
+                elif self._refuse(decoded[0], error):
                     patience = PATIENCE
                 else:
                     # Not even the refusal can be written, so it is not the request, which is tried again.
-                    self.condemned.pop(taken[0].entry.id)
+                    self.condemned.pop(decoded[0].entry.id)
                     patience = PATIENCE
                     self._postgresql.failed(error, self._hold)
                     await pauses.pause()
@@ -207,7 +207,7 @@ class Attempts:
             return None
 
     def owing(self, refusal: Exception | None) -> None:
-        """Take note of whether Redis has refused answers because it is full; None means that it has taken them all."""
+        """Take note of whether Redis has refused answers because it is full; None means that it has decoded them all."""
         if refusal is not None:
             self._redis.failed(refusal, self.owing)
         else:
@@ -231,7 +231,7 @@ class Attempts:
             except REDIS_FAILED as another:
                 error = another
 
-    def _refuse(self, one: Taken, error: Exception) -> bool:
+    def _refuse(self, one: Decoded, error: Exception) -> bool:
         if one.entry.id in self.condemned:
             return False
         log.error("a request could not be carried out", entry=one.entry.id, exc_info=error)
@@ -239,5 +239,5 @@ class Attempts:
         self._condemn(one, ErrorReply(code=ErrorCode.NOT_WRITABLE, message=message))
         return True
 
-    def _condemn(self, one: Taken, reply: ErrorReply) -> None:
+    def _condemn(self, one: Decoded, reply: ErrorReply) -> None:
         self.condemned[one.entry.id] = reply

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE
 from statewright.ids import IdSource
 from statewright.messages import Reply
-from statewright_worker.drain.attempts import Attempts, HoldEnded, Taken
+from statewright_worker.drain.attempts import Attempts, Decoded, HoldEnded
 from statewright_worker.drain.decoding import Malformed, Place, decode
 from statewright_worker.drain.feed import Feed
 from statewright_worker.drain.flood import Flood
@@ -48,7 +48,7 @@ LOOK_AFTER_SECONDS: Final = 1.0
 
 log = structlog.get_logger()
 
-Answered = tuple[Taken, Reply]
+Answered = tuple[Decoded, Reply]
 
 
 class Outcome(NamedTuple):
@@ -170,8 +170,8 @@ class Drain:
             await self._work_through(some)
 
     async def _work_through(self, entries: Sequence[Entry]) -> None:
-        taken = await self._decode(entries)
-        for segment in segments(taken):
+        decoded = await self._decode(entries)
+        for segment in segments(decoded):
             rest = segment
             while rest:
                 outcome = await self._attempts.carry_through(rest, self._transact)
@@ -185,41 +185,41 @@ class Drain:
                 if rest and not self._hold.held:
                     raise HoldEnded
 
-    async def _decode(self, entries: Sequence[Entry]) -> list[Taken]:
-        taken: list[Taken] = []
+    async def _decode(self, entries: Sequence[Entry]) -> list[Decoded]:
+        decoded: list[Decoded] = []
         size = 0
         for entry in entries:
-            taken.append(decode(entry, self._place))
+            decoded.append(decode(entry, self._place))
             size += len(entry.fields.get(REQUEST_MESSAGE, b""))
             if size > YIELD_BYTES:
                 self._hold.progressed()
                 await asyncio.sleep(0)
                 size = 0
-        return taken
+        return decoded
 
-    async def _transact(self, taken: Sequence[Taken]) -> Outcome:
+    async def _transact(self, decoded: Sequence[Decoded]) -> Outcome:
         condemned = self._attempts.condemned
-        requests = [one for one in taken if isinstance(one, Incoming)]
+        requests = [one for one in decoded if isinstance(one, Incoming)]
         asked = asked_by(requests, self._tools.engine, condemned)
         async with self._tools.storage.transaction(self._fence.partition) as transaction:
             batch = Batch(transaction, self._fence)
             work = await batch.load(asked, self._tools.ids)
             self._hold.progressed()
             if batch.sequence >= self._feed.committed:
-                answered = await self._carry_out(taken, batch, work)
+                answered = await self._carry_out(decoded, batch, work)
                 await batch.write(work)
         if batch.sequence < self._feed.committed:
             await self._feed.went_back(batch.sequence)
-            return await self._transact(taken)
+            return await self._transact(decoded)
         return self._outcome(answered, batch.sequence, work)
 
-    async def _carry_out(self, taken: Sequence[Taken], batch: Batch, work: UnitOfWork) -> list[Answered]:
+    async def _carry_out(self, decoded: Sequence[Decoded], batch: Batch, work: UnitOfWork) -> list[Answered]:
         condemned = self._attempts.condemned
         engine, eras = self._tools.engine, self._feed.eras
         within = InBatch(engine, work, batch.sessions, self._hold.partition, batch.sequence, eras)
         closes = self._clock() + BATCH_SECONDS
         answered: list[Answered] = []
-        for one in taken:
+        for one in decoded:
             if isinstance(one, Malformed):
                 reply: Reply = one.problem
             else:
@@ -276,18 +276,18 @@ class Drain:
         await self._flood.stem(self._answered)
 
 
-def segments(taken: Sequence[Taken]) -> Iterator[Sequence[Taken]]:
+def segments(decoded: Sequence[Decoded]) -> Iterator[Sequence[Decoded]]:
     """Cut before a segment grows beyond what a transaction should carry."""
     start = size = 0
-    for index, one in enumerate(taken):
+    for index, one in enumerate(decoded):
         added = len(one.entry.fields.get(REQUEST_MESSAGE, b""))
         if isinstance(one, Incoming):
             added += kind_of(one.request).answer_bytes
         if index > start and size + added > SEGMENT_BYTES:
-            yield taken[start:index]
+            yield decoded[start:index]
             start, size = index, 0
         size += added
-    yield taken[start:]
+    yield decoded[start:]
 
 
 def _publication(answered: Sequence[Answered]) -> Publication:

@@ -28,7 +28,7 @@ from statewright_worker.orchestration.core_policy import (
     MinimalFlowPolicy,
     MinimalTaskPolicy,
 )
-from statewright_worker.orchestration.errors import OrchestrationError, RuleError, RunMissing
+from statewright_worker.orchestration.errors import OrchestrationError, RuleFailed, RunNotFound
 from statewright_worker.orchestration.facts import Fact, Need
 from statewright_worker.orchestration.global_policy import GlobalFlowPolicy, GlobalTaskPolicy
 from statewright_worker.orchestration.instrumentation_policies import FlowInstrumentation, TaskInstrumentation
@@ -151,12 +151,12 @@ class Engine:
     async def decide(self, proposal: Proposal, work: UnitOfWork, sessions: Sessions | None = None) -> Verdict:
         """Govern a proposal and return its verdict; what it does is in `work`, between `begin` and `commit`.
 
-        Raises RunMissing, or RuleError when a rule or a policy raises or takes too long; the caller then rolls `work`
+        Raises RunNotFound, or RuleFailed when a rule or a policy raises or takes too long; the caller then rolls `work`
         back.
         """
         run = work.run(proposal.run_id)
         if run is None:
-            raise RunMissing(proposal.run_id)
+            raise RunNotFound(proposal.run_id)
         timestamp = min(proposal.state.timestamp or proposal.entered, work.now)
         context = self._context(run, proposal.state.stamped(work.ids.new(), timestamp, work.now), work, sessions)
         if proposal.api_version is not None:
@@ -208,13 +208,13 @@ class Engine:
             if limit.expired():
                 raise TimeoutError("a rule has caught its cancellation and gone on")
         except TimeoutError as error:
-            raise _rule_error(context, TimeoutError(f"not done within {self._rule_timeout:g} s")) from error
+            raise _rule_failed(context, TimeoutError(f"not done within {self._rule_timeout:g} s")) from error
         except asyncio.CancelledError as cancelled:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             # Nobody cancels the worker: what the rule awaited was cancelled, and that is the rule's own affair.
-            raise _rule_error(context, cancelled) from cancelled
+            raise _rule_failed(context, cancelled) from cancelled
 
     async def _abandon(self, context: OrchestrationContext, entered: Entered, failure: BaseException) -> None:
         """Leave what was entered, innermost first, telling each of the failure; a second failure changes nothing."""
@@ -230,7 +230,7 @@ class Engine:
                         failure.add_note(f"while cleaning up: {error!r}")
         except TimeoutError:
             failure.add_note(f"while cleaning up: not done within {self._rule_timeout:g} s")
-        if isinstance(failure, RuleError):
+        if isinstance(failure, RuleFailed):
             failure.blocked = failure.blocked or context.held_up is not None
 
     def _governing(self, kind: RunKind, force: bool, pair: Pair) -> Compiled:
@@ -244,7 +244,7 @@ class Engine:
             if compiled is None or compiled.rules != rules:
                 self._compiled[key] = compiled = self._compile(kind, rules, pair)
         except Exception as error:
-            raise RuleError(policy.__name__, error) from error
+            raise RuleFailed(policy.__name__, error) from error
         return compiled
 
     def _compile(self, kind: RunKind, rules: tuple[Governing, ...], pair: Pair) -> Compiled:
@@ -310,14 +310,14 @@ async def _pass(context: OrchestrationContext, steps: Sequence[Step], entered: E
         context.at_work = governing
         if isinstance(error, OrchestrationError) and context.held_up is None:
             raise
-        raise _rule_error(context, error) from error
+        raise _rule_failed(context, error) from error
     finally:
         context.at_work = governing
 
 
-def _rule_error(context: OrchestrationContext, cause: BaseException) -> RuleError:
+def _rule_failed(context: OrchestrationContext, cause: BaseException) -> RuleFailed:
     held_up = context.held_up
-    return RuleError(context.at_work.__name__, held_up or cause, blocked=held_up is not None)
+    return RuleFailed(context.at_work.__name__, held_up or cause, blocked=held_up is not None)
 
 
 def _freeze(context: OrchestrationContext) -> None:

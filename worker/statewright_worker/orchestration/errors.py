@@ -7,7 +7,7 @@ class OrchestrationError(Exception):
     """A proposal could not be governed; nothing of it remains."""
 
 
-class RunMissing(OrchestrationError):
+class RunNotFound(OrchestrationError):
     """No run has the id that the proposal names."""
 
     def __init__(self, run_id: UUID) -> None:
@@ -15,7 +15,7 @@ class RunMissing(OrchestrationError):
         self.run_id = run_id
 
 
-class RuleError(OrchestrationError):
+class RuleFailed(OrchestrationError):
     """A rule or a transform raised an exception, or took too long; `__cause__` is what was raised."""
 
     def __init__(self, rule: str, cause: BaseException, *, blocked: bool = False) -> None:

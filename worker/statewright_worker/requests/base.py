@@ -12,9 +12,9 @@ from statewright.ids import partition_of
 from statewright.messages import ErrorCode, ErrorReply, Reply, Request, RunRequest
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine
-from statewright_worker.orchestration.errors import OrchestrationError, RuleError, RunMissing
+from statewright_worker.orchestration.errors import OrchestrationError, RuleFailed, RunNotFound
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
-from statewright_worker.storage.errors import Refused
+from statewright_worker.storage.errors import NotWritable
 from statewright_worker.storage.sessions import RuleSessions
 from statewright_worker.streams.proposals import Entry
 
@@ -108,14 +108,14 @@ def refusal(code: ErrorCode, field: str | None, message: str) -> ErrorReply:
     return ErrorReply(code=code, message=message[:10_000].replace("\x00", "�"), field=field)
 
 
-def failure(error: OrchestrationError | Refused) -> ErrorReply:
+def failure(error: OrchestrationError | NotWritable) -> ErrorReply:
     """Return the answer to a request that has failed."""
     match error:
-        case RunMissing():
+        case RunNotFound():
             return refusal(ErrorCode.RUN_NOT_FOUND, "run_id", str(error))
-        case RuleError(rule=rule):
+        case RuleFailed(rule=rule):
             return refusal(ErrorCode.RULE_FAILED, rule, str(error))
-        case Refused():
+        case NotWritable():
             return refusal(ErrorCode.NOT_WRITABLE, None, str(error))
         case _:
             return refusal(ErrorCode.RULE_FAILED, None, str(error))

@@ -6,9 +6,9 @@ from statewright.messages import ErrorReply, Propose, Reply, VerdictReply
 from statewright.verdicts import Verdict
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine, Proposal
-from statewright_worker.orchestration.errors import OrchestrationError, RuleError
+from statewright_worker.orchestration.errors import OrchestrationError, RuleFailed
 from statewright_worker.requests.base import BatchSpoiled, InBatch, Incoming, OfRun, failure
-from statewright_worker.storage.errors import Refused
+from statewright_worker.storage.errors import NotWritable
 
 log = structlog.get_logger()
 
@@ -31,7 +31,7 @@ class ProposeKind(OfRun[Propose]):
         try:
             verdict = await batch.engine.decide(proposal, work, sessions)
             await sessions.keep()
-        except (OrchestrationError, Refused) as error:
+        except (OrchestrationError, NotWritable) as error:
             work.roll_back()
             return await _failed(request, incoming, batch, error)
         work.commit()
@@ -45,10 +45,10 @@ def verdict_reply(verdict: Verdict) -> VerdictReply:
 
 
 async def _failed(
-    request: Propose, incoming: Incoming, batch: InBatch, error: OrchestrationError | Refused
+    request: Propose, incoming: Incoming, batch: InBatch, error: OrchestrationError | NotWritable
 ) -> ErrorReply:
     reply = failure(error)
-    if isinstance(error, RuleError):
+    if isinstance(error, RuleFailed):
         batch.sessions.raise_what_is_not_the_rules(error.__cause__)
         told = {"rule": error.rule, "run": str(request.run_id), "proposal": str(incoming.id)}
         log.error("a rule failed", **told, exc_info=error.__cause__ or error)

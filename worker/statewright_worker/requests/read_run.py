@@ -5,7 +5,7 @@ from statewright.runs import RunHistory
 from statewright_worker.facts.base import PAGE_BYTES
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine
-from statewright_worker.orchestration.errors import RunMissing
+from statewright_worker.orchestration.errors import RunNotFound
 from statewright_worker.requests.base import InBatch, Incoming, OfRun, failure
 
 
@@ -21,7 +21,7 @@ class ReadRunKind(OfRun[ReadRun]):
     async def carry_out(self, request: ReadRun, incoming: Incoming, batch: InBatch) -> Reply:
         run = batch.work.runs.get(request.run_id)
         if run is None:
-            return failure(RunMissing(request.run_id))
+            return failure(RunNotFound(request.run_id))
         states = batch.work.histories[run.id][request.after]
         last = states[-1][0] if states else request.after
         history = RunHistory(run=run.as_run(), states=tuple(state for _, state in states))

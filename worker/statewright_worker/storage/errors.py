@@ -21,5 +21,5 @@ class Crossed(StorageError):
     """Something came in the batch's way: a lock, a deadlock, a statement that took too long, or somebody else's row."""
 
 
-class Refused(StorageError):
+class NotWritable(StorageError):
     """PostgreSQL refused what the batch wanted to store."""

@@ -9,7 +9,7 @@ from sqlalchemy.connectors.asyncio import AsyncAdapt_Error
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from statewright_worker.storage.errors import Away, ConnectionLost, Crossed, Refused, StorageError
+from statewright_worker.storage.errors import Away, ConnectionLost, Crossed, NotWritable, StorageError
 
 # What tells of the server, and not of what the batch does.
 _AWAY: Final = (
@@ -62,7 +62,7 @@ def meaning_of(error: BaseException) -> type[StorageError]:
     lost = isinstance(cause, LOST) and not isinstance(cause, ValueError)
     if lost or (isinstance(error, DBAPIError) and error.connection_invalidated):
         return ConnectionLost
-    return Refused
+    return NotWritable
 
 
 def is_own_doing(error: BaseException) -> bool:

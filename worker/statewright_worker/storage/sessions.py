@@ -7,7 +7,7 @@ import asyncpg
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from statewright_worker.storage.errors import Away, ConnectionLost, Crossed, Refused
+from statewright_worker.storage.errors import Away, ConnectionLost, Crossed, NotWritable
 from statewright_worker.storage.meaning import is_own_doing, meaning_of
 
 
@@ -44,12 +44,12 @@ class RuleSessions:
         return self._session
 
     async def keep(self) -> None:
-        """Keep what the proposal's rules wrote. Raises Refused when the database does not take it."""
+        """Keep what the proposal's rules wrote. Raises NotWritable when the database does not take it."""
         if self._session is not None:
             try:
                 await AsyncSession.commit(self._session)
             except (IntegrityError, DataError, ProgrammingError) as error:
-                raise Refused(str(error.orig)) from error
+                raise NotWritable(str(error.orig)) from error
             await self._close()
 
     async def undo(self) -> bool:
