@@ -207,7 +207,7 @@ class Attempts:
             return None
 
     def owing(self, refusal: Exception | None) -> None:
-        """Take note of whether Redis has refused answers because it is full; None means that it has decoded them all."""
+        """Take note of whether Redis has refused answers because it is full; None means that it has taken them all."""
         if refusal is not None:
             self._redis.failed(refusal, self.owing)
         else:
