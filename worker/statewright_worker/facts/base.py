@@ -1,7 +1,7 @@
 """What every subject is: what a batch may ask of it, how that is loaded, and what of it is written."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Final, NamedTuple
 
 from asyncpg import Connection, Record
@@ -40,6 +40,6 @@ class Subject(ABC):
     async def load(self, reading: Reading, work: UnitOfWork) -> None:
         """Read what is asked for into the unit of work, with statements of its own, if it takes any."""
 
-    def parts(self, work: UnitOfWork, sequence: int) -> Iterator[tuple[Part, Sequence[Row]]]:
-        """Yield what is to be written, perhaps no rows; `sequence` is the partition's last number before this batch."""
-        yield from ()
+    def parts(self, work: UnitOfWork, sequence: int) -> Iterable[tuple[Part, Sequence[Row]]]:
+        """Return what is to be written, perhaps no rows; `sequence` is the last one before this batch."""
+        return ()
