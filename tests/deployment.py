@@ -35,9 +35,12 @@ class Deployment:
     """Where one test's database and Redis keys are, and how to run workers and clients against them."""
 
     database_url: str
+    """Leads straight to PostgreSQL, for the test's own questions."""
     redis_url: str
     namespace: str
     folder: Path
+    pooler_url: str | None = None
+    """Leads to the same database through a pooler of transactions, where the tests are run behind one."""
     starts_in: Path | None = None
     """The current folder of processes that are started; by default that of the tests."""
     _processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
@@ -46,8 +49,18 @@ class Deployment:
     def channels(self) -> Channels:
         return Channels(self.namespace)
 
+    @property
+    def workers_database_url(self) -> str:
+        """The URL that workers are given."""
+        return self.pooler_url or self.database_url
+
     def settings(self, **changes: Any) -> WorkerSettings:
-        own = {"database_url": self.database_url, "redis_url": self.redis_url, "namespace": self.namespace}
+        own = {
+            "database_url": self.workers_database_url,
+            "transaction_pooler": self.pooler_url is not None,
+            "redis_url": self.redis_url,
+            "namespace": self.namespace,
+        }
         return WorkerSettings.load(**{**own, **changes})
 
     def client(self, **changes: Any) -> Client:
@@ -70,18 +83,23 @@ class Deployment:
             stop.set()
             await running
 
-    def spawn_worker(self, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
-        """Start a replica as a process of its own; `arguments` replace the command `statewright worker`."""
-        command = arguments or ("-m", "statewright_worker", "worker")
-        variables = {
-            "STATEWRIGHT_DATABASE_URL": self.database_url,
+    @property
+    def variables(self) -> dict[str, str]:
+        """The settings of a worker as environment variables."""
+        return {
+            "STATEWRIGHT_DATABASE_URL": self.workers_database_url,
+            "STATEWRIGHT_TRANSACTION_POOLER": str(self.pooler_url is not None),
             "STATEWRIGHT_REDIS_URL": self.redis_url,
             "STATEWRIGHT_NAMESPACE": self.namespace,
         }
+
+    def spawn_worker(self, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
+        """Start a replica as a process of its own; `arguments` replace the command `statewright worker`."""
+        command = arguments or ("-m", "statewright_worker", "worker")
         log = (self.folder / f"worker-{len(self._processes)}.log").open("wb")
         process = subprocess.Popen(
             [sys.executable, *command],
-            env={**os.environ, **variables, **environment},
+            env={**os.environ, **self.variables, **environment},
             cwd=self.starts_in,
             stdout=log,
             stderr=log,
@@ -173,14 +191,19 @@ async def deployment(servers: Servers, template: str, tmp_path: Path) -> AsyncIt
     """A deployment of this test's own; it fails the test when a connection is left open."""
     name = f"test_{uuid4().hex[:12]}"
     await _administer(servers, f"CREATE DATABASE {name} TEMPLATE {template}")
-    made = Deployment(_with_database(servers.database_url, name), servers.redis_url, name, tmp_path)
+    # Databases are made and asked straight at PostgreSQL; only workers go through the pooler.
+    pooler = os.environ.get("STATEWRIGHT_TEST_POOLER_URL")
+    pooler_url = _with_database(pooler, name) if pooler else None
+    made = Deployment(_with_database(servers.database_url, name), servers.redis_url, name, tmp_path, pooler_url)
     try:
         with _processes_of(made):
             yield made
             left_open = await made.fetch(
                 "SELECT pid, query FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
-                " AND backend_type = 'client backend'",
+                # A pooler keeps its connections when its clients have gone; no transaction may be open on them.
+                " AND backend_type = 'client backend' AND NOT ($2 AND state = 'idle')",
                 name,
+                pooler_url is not None,
             )
             if not made._processes:
                 assert not left_open, "the test left connections to PostgreSQL open"

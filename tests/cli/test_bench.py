@@ -33,17 +33,9 @@ def bench(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]
     )
 
 
-def settings_of(deployment: Deployment) -> dict[str, str]:
-    return {
-        "STATEWRIGHT_DATABASE_URL": deployment.database_url,
-        "STATEWRIGHT_REDIS_URL": deployment.redis_url,
-        "STATEWRIGHT_NAMESPACE": deployment.namespace,
-    }
-
-
 def measured(deployment: Deployment, *arguments: str) -> dict[str, Any]:
     deployment.spawn_worker()
-    done = bench("--seconds", "1", "--warm-up", "0.2", "--json", *arguments, **settings_of(deployment))
+    done = bench("--seconds", "1", "--warm-up", "0.2", "--json", *arguments, **deployment.variables)
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
     return told
@@ -73,7 +65,7 @@ async def test_an_open_loop_sends_at_its_rate_from_every_producer(deployment: De
 
 async def test_the_table_says_what_json_says(deployment: Deployment) -> None:
     deployment.spawn_worker()
-    done = bench("--seconds", "1", "--warm-up", "0", "--concurrency", "5", **settings_of(deployment))
+    done = bench("--seconds", "1", "--warm-up", "0", "--concurrency", "5", **deployment.variables)
     assert done.returncode == 0, done.stderr
     for told in ("mix plain, closed loop, 5 in flight, 1 s", "transitions/s", "p99", "verdicts in a batch", "producer"):
         assert told in done.stdout

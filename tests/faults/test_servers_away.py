@@ -38,7 +38,7 @@ async def test_a_worker_that_has_lost_postgresql_in_silence_gives_its_partitions
     deployment: Deployment,
 ) -> None:
     async with (
-        link_to(deployment.database_url) as link,
+        link_to(deployment.workers_database_url) as link,
         deployment.worker(database_url=link.url),
         deployment.worker(),
         deployment.redis() as redis,
@@ -58,7 +58,7 @@ async def test_a_worker_that_has_lost_postgresql_in_silence_gives_its_partitions
 
 async def test_a_worker_alone_waits_for_a_postgresql_that_fell_silent(deployment: Deployment) -> None:
     async with (
-        link_to(deployment.database_url) as link,
+        link_to(deployment.workers_database_url) as link,
         deployment.worker(database_url=link.url),
         deployment.client() as client,
     ):
@@ -126,7 +126,7 @@ async def drop_connections(deployment: Deployment) -> None:
 async def test_a_backend_that_is_stuck_sending_is_cut_off_by_whoever_takes_over(deployment: Deployment) -> None:
     """It is active, so no time limit of the server's ends its transaction, and it holds the partition."""
     async with (
-        link_to(deployment.database_url) as link,
+        link_to(deployment.workers_database_url) as link,
         deployment.worker(database_url=link.url, partitions=1),
         deployment.client() as client,
     ):
