@@ -26,6 +26,10 @@ from statewright_worker.settings import WorkerSettings
 from statewright_worker.storage import database
 
 TEMPLATE = "statewright_template"
+END_SESSIONS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
 HANGS_SECONDS = 60
 """After this long something is believed to hang, however busy the machine is; nothing promised is measured with it."""
 
@@ -152,6 +156,26 @@ class Deployment:
         connection = await asyncpg.connect(self.database_url)
         try:
             await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    async def end_sessions(self) -> None:
+        """End every session of the test's database, those that a pooler keeps too."""
+        await self.execute(END_SESSIONS)
+
+    @asynccontextmanager
+    async def taking_no_writes(self) -> AsyncIterator[None]:
+        """Let PostgreSQL refuse writes to the test's database meanwhile."""
+        writing = {"default_transaction_read_only": "off"}
+        connection = await asyncpg.connect(self.database_url, server_settings=writing)
+        try:
+            await connection.execute(f"ALTER DATABASE {self.namespace} SET default_transaction_read_only = on")
+            await connection.execute(END_SESSIONS)
+            yield
+            await connection.execute(f"ALTER DATABASE {self.namespace} RESET default_transaction_read_only")
+            if self.pooler_url:
+                # The sessions that a pooler keeps go on with the settings with which they began.
+                await connection.execute(END_SESSIONS)
         finally:
             await connection.close()
 
