@@ -33,7 +33,6 @@ STOP_SECONDS: Final = 30
 POSTGRESQL_15: Final = "/usr/lib/postgresql/15/bin/postgres"
 SHORT: Final = (
     "tests/storage/test_schema.py",
-    "tests/conformance/test_conformance.py",
     "tests/end_to_end/test_access.py",
     "tests/end_to_end/test_bad_input.py",
     "tests/end_to_end/test_exactly_once.py",
