@@ -72,7 +72,10 @@ def pgbouncer(program: Path, server_url: str, folder: Path) -> Iterator[str]:
     settings.write_text(POOLER_SETTINGS.format(server=server, port=port, users=users))
     _give_to_nobody(folder)
     url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-    with _running([program, settings], folder, lambda: _lets_in(url), stop=signal.SIGINT):
+    # Now and then a request to cancel a statement ends PgBouncer 1.18 (pgbouncer#801): as under any service manager, it
+    # is started again. It ends with the shell that does so.
+    command = f"while ! setpriv --pdeathsig=TERM -- {program} {settings}; do sleep 0.2; done"
+    with _running(["sh", "-c", command], folder, lambda: _lets_in(url), stop=signal.SIGTERM):
         yield url
 
 
@@ -100,9 +103,9 @@ def _give_to_nobody(folder: Path) -> None:
             shutil.chown(path, NOBODY)
 
 
-def _as_nobody(command: list[object]) -> list[str]:
-    # The servers end with this process, however it ends.
-    run_as = ["setpriv", "--pdeathsig=INT"]
+def _as_nobody(command: list[object], end: signal.Signals = signal.SIGTERM) -> list[str]:
+    # The signal comes when this process ends, however it ends.
+    run_as = ["setpriv", f"--pdeathsig={end.name.removeprefix('SIG')}"]
     if os.geteuid() == 0:
         run_as += [f"--reuid={NOBODY}", "--regid=nogroup", "--clear-groups"]
     return [*run_as, "--", *map(str, command)]
@@ -115,7 +118,12 @@ def _running(command: list[object], folder: Path, ready: Callable[[], bool], *, 
     with log.open("wb") as said:
         # A session of its own: Ctrl-C in a terminal is for the tests, and servers are stopped behind them.
         process = subprocess.Popen(
-            _as_nobody(command), cwd="/", stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+            _as_nobody(command, stop),
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
         )
     try:
         deadline = time.monotonic() + START_SECONDS
