@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo dev test check bench bench-compare conformance-engine format lint types contracts lock clean
+.PHONY: install demo dev test check matrix matrix-short bench bench-compare conformance-engine format lint types contracts lock clean
 
 install: $(INSTALLED)
 
@@ -32,6 +32,13 @@ check: install
 # The recorded cases again, with a clock that the runner sets: some wait for a schedule.
 conformance-engine: install
 	$(BIN)/python -m pytest tests/conformance --engine-only
+
+# The suite against other servers than those of the wheels; installs Debian's where they are missing.
+matrix: install
+	$(BIN)/python -m tests.matrix
+
+matrix-short: install
+	$(BIN)/python -m tests.matrix --short
 
 # About a minute; tests/benchmarks/README.md says what each shows, and which others there are.
 bench: install

@@ -28,6 +28,10 @@ from statewright_worker.storage import database
 
 TEMPLATE = "statewright_template"
 IDS = IdSource()
+END_SESSIONS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
 HANGS_SECONDS = 60
 """After this long something is believed to hang, however busy the machine is; nothing promised is measured with it."""
 
@@ -37,9 +41,12 @@ class Deployment:
     """Where one test's database and Redis keys are, and how to run workers and clients against them."""
 
     database_url: str
+    """Leads straight to PostgreSQL, for the test's own questions."""
     redis_url: str
     namespace: str
     folder: Path
+    pooler_url: str | None = None
+    """Leads to the same database through a pooler of transactions, where the tests are run behind one."""
     starts_in: Path | None = None
     """The current folder of processes that are started; by default that of the tests."""
     _processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
@@ -48,8 +55,18 @@ class Deployment:
     def channels(self) -> Channels:
         return Channels(self.namespace)
 
+    @property
+    def workers_database_url(self) -> str:
+        """The URL that workers are given."""
+        return self.pooler_url or self.database_url
+
     def settings(self, **changes: Any) -> WorkerSettings:
-        own = {"database_url": self.database_url, "redis_url": self.redis_url, "namespace": self.namespace}
+        own = {
+            "database_url": self.workers_database_url,
+            "transaction_pooler": self.pooler_url is not None,
+            "redis_url": self.redis_url,
+            "namespace": self.namespace,
+        }
         return WorkerSettings.load(**{**own, **changes})
 
     def client(self, **changes: Any) -> Client:
@@ -72,18 +89,23 @@ class Deployment:
             stop.set()
             await running
 
-    def spawn_worker(self, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
-        """Start a replica as a process of its own; `arguments` replace the command `statewright worker`."""
-        command = arguments or ("-m", "statewright_worker", "worker")
-        variables = {
-            "STATEWRIGHT_DATABASE_URL": self.database_url,
+    @property
+    def variables(self) -> dict[str, str]:
+        """The settings of a worker as environment variables."""
+        return {
+            "STATEWRIGHT_DATABASE_URL": self.workers_database_url,
+            "STATEWRIGHT_TRANSACTION_POOLER": str(self.pooler_url is not None),
             "STATEWRIGHT_REDIS_URL": self.redis_url,
             "STATEWRIGHT_NAMESPACE": self.namespace,
         }
+
+    def spawn_worker(self, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
+        """Start a replica as a process of its own; `arguments` replace the command `statewright worker`."""
+        command = arguments or ("-m", "statewright_worker", "worker")
         log = (self.folder / f"worker-{len(self._processes)}.log").open("wb")
         process = subprocess.Popen(
             [sys.executable, *command],
-            env={**os.environ, **variables, **environment},
+            env={**os.environ, **self.variables, **environment},
             cwd=self.starts_in,
             stdout=log,
             stderr=log,
@@ -148,6 +170,26 @@ class Deployment:
         finally:
             await connection.close()
 
+    async def end_sessions(self) -> None:
+        """End every session of the test's database, those that a pooler keeps too."""
+        await self.execute(END_SESSIONS)
+
+    @asynccontextmanager
+    async def taking_no_writes(self) -> AsyncIterator[None]:
+        """Let PostgreSQL refuse writes to the test's database meanwhile."""
+        writing = {"default_transaction_read_only": "off"}
+        connection = await asyncpg.connect(self.database_url, server_settings=writing)
+        try:
+            await connection.execute(f"ALTER DATABASE {self.namespace} SET default_transaction_read_only = on")
+            await connection.execute(END_SESSIONS)
+            yield
+            await connection.execute(f"ALTER DATABASE {self.namespace} RESET default_transaction_read_only")
+            if self.pooler_url:
+                # The sessions that a pooler keeps go on with the settings with which they began.
+                await connection.execute(END_SESSIONS)
+        finally:
+            await connection.close()
+
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
@@ -184,14 +226,19 @@ async def deployment(servers: Servers, template: str, tmp_path: Path) -> AsyncIt
     """A deployment of this test's own; it fails the test when a connection is left open."""
     name = f"test_{uuid4().hex[:12]}"
     await _administer(servers, f"CREATE DATABASE {name} TEMPLATE {template}")
-    made = Deployment(_with_database(servers.database_url, name), servers.redis_url, name, tmp_path)
+    # Databases are made and asked straight at PostgreSQL; only workers go through the pooler.
+    pooler = os.environ.get("STATEWRIGHT_TEST_POOLER_URL")
+    pooler_url = _with_database(pooler, name) if pooler else None
+    made = Deployment(_with_database(servers.database_url, name), servers.redis_url, name, tmp_path, pooler_url)
     try:
         with _processes_of(made):
             yield made
             left_open = await made.fetch(
                 "SELECT pid, query FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
-                " AND backend_type = 'client backend'",
+                # A pooler keeps its connections when its clients have gone; no transaction may be open on them.
+                " AND backend_type = 'client backend' AND NOT ($2 AND state = 'idle')",
                 name,
+                pooler_url is not None,
             )
             if not made._processes:
                 assert not left_open, "the test left connections to PostgreSQL open"

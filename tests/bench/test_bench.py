@@ -27,21 +27,12 @@ def bench(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]
     )
 
 
-def settings_of(deployment: Deployment) -> dict[str, str]:
-    return {
-        "STATEWRIGHT_DATABASE_URL": deployment.database_url,
-        "STATEWRIGHT_REDIS_URL": deployment.redis_url,
-        "STATEWRIGHT_NAMESPACE": deployment.namespace,
-        "STATEWRIGHT_ANSWER_TIMEOUT": str(HANGS_SECONDS),
-    }
-
-
 async def measured(deployment: Deployment, *arguments: str) -> str:
     """Measure a worker for a second, and return what is printed."""
     deployment.spawn_worker()
     # A worker that was still about to start when the window opens could miss it.
     await deployment.answering()
-    done = bench("--seconds", "1", *arguments, **settings_of(deployment))
+    done = bench("--seconds", "1", *arguments, **deployment.variables, STATEWRIGHT_ANSWER_TIMEOUT=str(HANGS_SECONDS))
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -104,9 +104,7 @@ def test_a_folder_whose_name_is_too_long_for_a_socket_serves_too(folder: Path) -
 
 
 def test_migrate_says_which_revision_the_schema_has(deployment: Deployment) -> None:
-    done = statewright(
-        "migrate", STATEWRIGHT_DATABASE_URL=deployment.database_url, STATEWRIGHT_REDIS_URL=deployment.redis_url
-    )
+    done = statewright("migrate", **deployment.variables)
     assert (done.returncode, done.stdout) == (0, f"the schema is at revision {database.newest_revision()}\n")
 
 
@@ -134,12 +132,8 @@ def test_a_wrong_setting_ends_in_one_sentence(settings: dict[str, str], told: st
 
 
 def test_a_worker_without_redis_says_so(deployment: Deployment) -> None:
-    done = statewright(
-        "worker",
-        STATEWRIGHT_DATABASE_URL=deployment.database_url,
-        STATEWRIGHT_REDIS_URL="redis://127.0.0.1:1/0",
-        STATEWRIGHT_STARTUP_TIMEOUT="0.1",
-    )
+    nowhere = {"STATEWRIGHT_REDIS_URL": "redis://127.0.0.1:1/0", "STATEWRIGHT_STARTUP_TIMEOUT": "0.1"}
+    done = statewright("worker", **deployment.variables | nowhere)
     assert done.returncode == 1
     assert "cannot reach Redis (STATEWRIGHT_REDIS_URL)" in done.stderr
 

@@ -41,7 +41,6 @@ from statewright_worker.migrating import migrate_database
 from tests.benchmarks.harness import show
 from tests.deployment import HANGS_SECONDS, Deployment, _administer, _with_database, until
 from tests.faults.network import Link, link_to
-from tests.faults.test_servers_away import drop_connections, take_writes_again
 
 NAME: Final = "nemesis"
 PATH: Final = (State.pending(), State.running(), State.completed())
@@ -139,16 +138,14 @@ async def redis_silent(stage: Stage, victim: Replica) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def backends_terminated(stage: Stage, victim: Replica) -> AsyncIterator[None]:
-    await drop_connections(stage.deployment)
+    await stage.deployment.end_sessions()
     yield
 
 
 @asynccontextmanager
 async def postgresql_read_only(stage: Stage, victim: Replica) -> AsyncIterator[None]:
-    await stage.deployment.execute(f"ALTER DATABASE {NAME} SET default_transaction_read_only = on")
-    await drop_connections(stage.deployment)
-    yield
-    await take_writes_again(stage.deployment)
+    async with stage.deployment.taking_no_writes():
+        yield
 
 
 @asynccontextmanager

@@ -26,8 +26,8 @@ class Link:
         target = self._target
         if target.scheme == "unix":
             return f"redis://127.0.0.1:{self.port}/0"
-        user = f"{target.username}:{target.password}@" if target.password else f"{target.username}@"
-        return f"{target.scheme}://{user}127.0.0.1:{self.port}{target.path}"
+        login, at, _ = target.netloc.rpartition("@")
+        return f"{target.scheme}://{login}{at}127.0.0.1:{self.port}{target.path}"
 
     def fall_silent(self) -> None:
         self._passes.clear()

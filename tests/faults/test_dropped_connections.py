@@ -22,10 +22,7 @@ async def test_connections_to_redis_may_drop(deployment: Deployment) -> None:
 async def test_connections_to_postgresql_may_drop(deployment: Deployment) -> None:
     async with deployment.worker(), deployment.client() as client:
         for number in range(TIMES):
-            await deployment.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
+            await deployment.end_sessions()
             run = await client.create_flow_run(f"flow {number}")
             assert (await client.propose(run, State.running())).accepted
     [[written]] = await deployment.fetch("SELECT count(*) FROM flow_run_state")

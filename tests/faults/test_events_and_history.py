@@ -64,6 +64,7 @@ async def test_a_database_that_went_back_in_time_begins_a_new_era(deployment: De
     name = deployment.namespace
     async with deployment.worker(partitions=1):
         await change(deployment, 5)
+    await deployment.end_sessions()
     await _administer(servers, f"CREATE DATABASE {name}_backup TEMPLATE {name}")
     try:
         async with deployment.worker():

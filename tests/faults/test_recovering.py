@@ -3,8 +3,7 @@
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -43,29 +42,11 @@ async def goes_on(deployment: Deployment) -> None:
         assert (await client.propose(await client.create_flow_run("next"), State.pending())).accepted
 
 
-@asynccontextmanager
-async def takes_no_writes(deployment: Deployment) -> AsyncIterator[None]:
-    """Let PostgreSQL refuse writes meanwhile."""
-    connection = await asyncpg.connect(
-        deployment.database_url, server_settings={"default_transaction_read_only": "off"}
-    )
-    try:
-        await connection.execute(f"ALTER DATABASE {deployment.namespace} SET default_transaction_read_only = on")
-        await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-        yield
-        await connection.execute(f"ALTER DATABASE {deployment.namespace} RESET default_transaction_read_only")
-    finally:
-        await connection.close()
-
-
 async def test_a_redis_that_filled_up_while_nothing_could_be_answered_is_emptied(deployment: Deployment) -> None:
     async with own_redis(deployment) as own, deployment.worker(partitions=2, max_backlog=1_000_000):
         await deployment.announced()
         producer = Producer(own.redis, deployment, partitions=2)
-        async with takes_no_writes(deployment):
+        async with deployment.taking_no_writes():
             await producer.fill()
         async with producer.reading():
             await until(producer.all_carried_out)

@@ -5,7 +5,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import asyncpg
 import pytest
 from redis.asyncio import Redis
 
@@ -38,7 +37,7 @@ async def test_a_worker_that_has_lost_postgresql_in_silence_gives_its_partitions
     deployment: Deployment,
 ) -> None:
     async with (
-        link_to(deployment.database_url) as link,
+        link_to(deployment.workers_database_url) as link,
         deployment.worker(database_url=link.url),
         deployment.worker(),
         deployment.redis() as redis,
@@ -58,7 +57,7 @@ async def test_a_worker_that_has_lost_postgresql_in_silence_gives_its_partitions
 
 async def test_a_worker_alone_waits_for_a_postgresql_that_fell_silent(deployment: Deployment) -> None:
     async with (
-        link_to(deployment.database_url) as link,
+        link_to(deployment.workers_database_url) as link,
         deployment.worker(database_url=link.url),
         deployment.client() as client,
     ):
@@ -91,42 +90,22 @@ async def test_a_redis_that_falls_silent_is_noticed_by_workers(deployment: Deplo
 
 
 async def test_a_database_that_takes_no_writes_is_waited_for(deployment: Deployment) -> None:
-    name = deployment.namespace
-    async with deployment.worker(), deployment.client() as client:
+    async with deployment.worker(), deployment.client() as client, deployment.redis() as redis:
         runs = await started(client, 10)
-        await deployment.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-        await drop_connections(deployment)
-        proposed = [client.propose(run, State.pending(), timeout=60) for run in runs]
-        async with deployment.redis() as redis:
 
-            async def given_back() -> bool:
-                return not await deployment.holders(redis)
+        async def given_back() -> bool:
+            return not await deployment.holders(redis)
 
+        async with deployment.taking_no_writes():
+            proposed = [client.propose(run, State.pending(), timeout=60) for run in runs]
             await until(given_back)
-        await take_writes_again(deployment)
         assert all([(await pending).accepted for pending in proposed])
-
-
-async def take_writes_again(deployment: Deployment) -> None:
-    writing = {"default_transaction_read_only": "off"}
-    connection = await asyncpg.connect(deployment.database_url, server_settings=writing)
-    try:
-        await connection.execute(f"ALTER DATABASE {deployment.namespace} RESET default_transaction_read_only")
-    finally:
-        await connection.close()
-
-
-async def drop_connections(deployment: Deployment) -> None:
-    await deployment.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    )
 
 
 async def test_a_backend_that_is_stuck_sending_is_cut_off_by_whoever_takes_over(deployment: Deployment) -> None:
     """It is active, so no time limit of the server's ends its transaction, and it holds the partition."""
     async with (
-        link_to(deployment.database_url) as link,
+        link_to(deployment.workers_database_url) as link,
         deployment.worker(database_url=link.url, partitions=1),
         deployment.client() as client,
     ):
