@@ -137,7 +137,7 @@ class PartitionStreams:
         given_up, self._owed.given_up = self._owed.given_up + left, 0
         if given_up:
             log.warning(
-                "Redis was full: answers were given up; who asks again is told",
+                "Redis was full: answers were given up; who asks again gets them",
                 key=self.proposals.key,
                 entries=given_up,
             )
