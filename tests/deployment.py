@@ -33,7 +33,7 @@ END_SESSIONS = """
     WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
 HANGS_SECONDS = 60
-"""After this long something is believed to hang, however busy the machine is; nothing promised is measured with it."""
+"""After so many seconds something hangs, however busy the machine is. No promise is measured with it."""
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Deployment:
 
     @asynccontextmanager
     async def worker(self, **changes: Any) -> AsyncIterator[None]:
-        """Run a replica within this process; whoever works beside it is cancelled when it ends by itself."""
+        """Run a replica within this process; if it ends by itself, the body of the block is cancelled."""
         stop = asyncio.Event()
         settings = self.settings(**changes)
         configure_logging(settings)
@@ -115,7 +115,7 @@ class Deployment:
         return process
 
     async def announced(self) -> None:
-        """Return once a worker has told clients how many partitions there are: they themselves wait for 10 s only."""
+        """Return once a worker has announced how many partitions there are: clients themselves wait only 10 s."""
         async with self.redis() as redis:
             await until(lambda: redis.get(self.channels.partitions))
 
@@ -198,7 +198,7 @@ def servers() -> Iterator[Servers]:
     redis_url = os.environ.get("STATEWRIGHT_TEST_REDIS_URL")
     with ExitStack() as stack:
         if not (database_url and redis_url):
-            # Not below pytest's own folder, whose old sessions are cleared away by new ones.
+            # Not below pytest's own folder, because a new session deletes the folders of old ones.
             folder = stack.enter_context(TemporaryDirectory(prefix="statewright-"))
             embedded = stack.enter_context(embedded_servers(Path(folder)))
             database_url, redis_url = database_url or embedded.database_url, redis_url or embedded.redis_url

@@ -32,12 +32,12 @@ DROPPED: Final = (RedisConnectionError, RedisTimeoutError, OSError)
 """What is raised when a connection is lost, refused or silent: worth another try, unlike an answer that says no."""
 
 DROPPED_OR_REFUSED: Final = (RedisError, OSError)
-"""All that a server can do to us: worth another try for whoever has nobody to tell."""
+"""Every failure of a server, refusals included: for callers that can only try again."""
 
 CONNECT_TIMEOUT_SECONDS: Final = 5
 CLIENT_NAME: Final = "statewright"
 EXCHANGE_SECONDS: Final = 5.0
-"""How long Redis may take for what is sent to it together, unless it is told to block; longer means that it is gone."""
+"""How long Redis may take to answer commands sent together, blocking aside; longer means that it is gone."""
 
 BUSY_SECONDS: Final = 0.1
 
@@ -51,7 +51,7 @@ _CODES: Final = {
     TryAgainError: "TRYAGAIN",
 }
 _ANOTHER_SERVER: Final = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH"})
-"""The refusals of a server that no longer serves, or no longer knows us: worth another connection."""
+"""Refusals of a server that no longer serves, or no longer knows us: a new connection may help."""
 _PASSING: Final = _ANOTHER_SERVER | {
     "BUSY",
     "EXECABORT",
@@ -99,13 +99,13 @@ def connection_pool(url: str, *, shown_as: str = CLIENT_NAME) -> ConnectionPool:
     A command may block for as long as it likes: who uses a connection says how long it waits for an answer.
     """
     said: dict[str, Any] = {**parse_url(url)}
-    # Which class it is depends on the URL: TCP, TLS or a socket of the file system.
+    # The class depends on the URL: TCP, TLS or a unix socket.
     connects = said.pop("connection_class", Connection)
 
     async def begin(connection: Any) -> None:
         await connection.on_connect()
         await connection.send_command("CLIENT", "SETNAME", shown_as, check_health=False)
-        # So that `CLIENT LIST` tells whose it is; a user may lack the right to say it.
+        # So that `CLIENT LIST` shows whose connection it is; the user may lack the right to set the name.
         with suppress(ResponseError):
             await connection.read_response()
 
@@ -123,7 +123,7 @@ def connection_pool(url: str, *, shown_as: str = CLIENT_NAME) -> ConnectionPool:
 class HeldConnection:
     """A connection that its one user keeps, made when it is first used and again after it was lost.
 
-    To take one from the pool for each command costs more than the command itself.
+    Taking one from the pool for each command costs more than the command itself.
     """
 
     def __init__(self, pool: ConnectionPool) -> None:
@@ -139,7 +139,7 @@ class HeldConnection:
         self._doubted: float | None = None
         self._overdue = False
         self._moved = False
-        """Whether Redis said that another server is to be asked."""
+        """Whether Redis has said that the client must ask another server."""
 
     async def exchange(self, *commands: Command, seconds: float = EXCHANGE_SECONDS) -> list[Any]:
         """Send the commands together, and return their answers as Redis gave them; what it refused is a ResponseError
@@ -154,7 +154,7 @@ class HeldConnection:
             connection = self._connection
         self._due = due = self._loop.time() + seconds
         if due < self._looks_at:
-            # One timer outlives many exchanges: to make one for each costs a good part of what the exchange does.
+            # One timer serves many exchanges, because making one for each would cost a good part of an exchange.
             self._look_at(due)
         answers: list[Any] = []
         try:
@@ -190,14 +190,14 @@ class HeldConnection:
 
         Raises what is in DROPPED, also when it takes longer than `seconds`.
         """
-        # The pool's own way holds a lock meanwhile: one server that says nothing would stop everybody.
+        # The pool itself connects while it holds a lock, so one silent server would stop everybody.
         connection = self._connection = self._connection or _taken_from(self._pool)
         self._overdue = False
         try:
             async with asyncio.timeout(seconds):
                 await self._pool.ensure_connection(connection)
         except BaseException as error:
-            # Half made, it may still wait for an answer to AUTH or SELECT: nobody is to use it as it is.
+            # The connection may still wait for an answer to AUTH or SELECT, so nobody may use it as it is.
             await connection.disconnect(nowait=True)
             if isinstance(error, TimeoutError):
                 raise _overdue(seconds) from None
@@ -213,7 +213,7 @@ class HeldConnection:
             await self._pool.release(connection)
 
     async def _leave(self, connection: Any) -> None:
-        # The next try connects anew, and finds whoever serves now.
+        # The next try makes a new connection, and finds the server that serves now.
         self._moved = False
         await connection.disconnect(nowait=True)
 
@@ -233,12 +233,12 @@ class HeldConnection:
         elif self._doubted == self._due:
             self._cut()
         else:
-            # It may be this process that was busy: what has arrived meanwhile is to be read before.
+            # Perhaps this process was busy, and the answers have arrived: they are read first.
             self._doubted = self._due
             self._look_at(now + BUSY_SECONDS)
 
     def _cut(self) -> None:
-        """Drop the connection at once; what waits to be written would keep a mere close waiting for a dead peer."""
+        """Drop the connection at once; a plain close would wait until a dead peer takes what is still to be written."""
         self._overdue = True
         writer = self._connection and self._connection._writer
         if writer is not None:
@@ -256,7 +256,7 @@ def _overdue(seconds: float) -> RedisTimeoutError:
 def passing(refusal: ResponseError) -> bool:
     """Return whether a refusal concerns the state of the server or the user's rights, which pass or can be mended.
 
-    The same command may be taken later. All others concern the command itself or the key: asking again is in vain.
+    Redis may take the same command later. All other refusals concern the command or the key: asking again is in vain.
     """
     return _code(refusal) in _PASSING
 
@@ -295,7 +295,7 @@ async def persist(do: Callable[[], Awaitable[Result]], on: tuple[type[BaseExcept
     try:
         return await do()
     except on:
-        # Only now: what manages retries costs more than a command to Redis does.
+        # Only after a failure, because setting up retries costs more than a command to Redis.
         return await _again(do, on)
 
 

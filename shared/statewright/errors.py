@@ -10,7 +10,7 @@ StatewrightError
 ├── NoAnswer                    no answer came in time; says how far the request got; asking again under its id is safe
 ├── UnreadableAnswer            a worker of another version answered in a form that this client does not know
 ├── EventsMissed                a subscription cannot tell some events; it goes on behind them
-├── EraBegan                    events that a subscription told no longer happened; it goes on behind them
+├── EraBegan                    changes that a subscription told of no longer exist; it goes on behind them
 └── RequestFailed               the request was refused; nothing was written for it
     ├── InvalidMessage
     ├── RunNotFound
@@ -145,7 +145,7 @@ class EventsMissed(StatewrightError):
 
 
 class EraBegan(StatewrightError):
-    """PostgreSQL went back in time, so that events which were told no longer happened; the subscription goes on.
+    """PostgreSQL went back in time, so the changes behind some events no longer exist; the subscription goes on.
 
     They are the events of `partition` above `went_back_to` and up to `undone_up_to`. What follows belongs to the era
     `era`; `sequence` is the place of this message among the events.
@@ -233,7 +233,7 @@ class Overloaded(RequestFailed):
 def _in_words(seconds: float) -> str:
     if seconds < _MINUTE:
         return f"{seconds:.1f} s"
-    # Only now: to import it takes longer than thousands of requests.
+    # Imported only now, because the import takes longer than thousands of requests.
     import pendulum
 
     return pendulum.duration(seconds=round(seconds)).in_words(locale="en")

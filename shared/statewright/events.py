@@ -68,7 +68,7 @@ class Event(Frozen):
 
 
 class Era(Frozen):
-    """PostgreSQL went back in time: it no longer knows of changes that were told.
+    """PostgreSQL went back in time: it no longer has changes that events told of.
 
     The events above `went_back_to` and up to `undone_up_to` told of changes that do not exist. What follows in the
     partition's stream belongs to the era `era`; `sequence` is this entry's own place in it.

@@ -11,10 +11,10 @@ TAG_BITS = 16
 TAG_MASK = (1 << TAG_BITS) - 1
 _VARIANT = 0b10 << 62
 
-# Ids need to be unique, not secret: a generator that the system has seeded is many times faster than asking it.
+# Ids need to be unique, not secret. A generator that the system has seeded is many times faster than the system itself.
 _random = Random()
 if hasattr(os, "register_at_fork"):
-    # A child begins where its parent was: unless it is seeded anew, both go on with the same ids.
+    # A forked child has a copy of the generator: unless it is seeded again, parent and child make the same ids.
     os.register_at_fork(after_in_child=_random.seed)
 
 

@@ -87,7 +87,7 @@ def _check_parameters(url: str) -> None:
             if not Path(path).is_file():
                 raise ValueError(f"{name} must name a file, and {path!r} is none")
     try:
-        # It makes the object alone; nothing is sent anywhere.
+        # This makes only the object, and connects to nothing.
         ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
     except TypeError as error:
         raise ValueError(f"a parameter behind the ? is not known: {str(error).rpartition(' ')[2]}") from None

@@ -21,7 +21,7 @@ class StateType(StrEnum):
     PAUSED = "PAUSED"
     CANCELLING = "CANCELLING"
 
-    # Rules look types up in sets all the time, and an enum's own hash is computed in Python.
+    # Rules look types up in sets all the time, and the hash of an enum is slow, because Python code computes it.
     __hash__ = str.__hash__
 
 
@@ -140,7 +140,7 @@ class State(Frozen, _StateKind):
         return self.replaced(state_details=self.state_details.replaced(**changes))
 
     def as_proposed(self) -> ProposedState:
-        """Return the state without its identity and moment, to be proposed anew."""
+        """Return the state without its identity and moment, to be proposed again."""
         return ProposedState(
             type=self.type, name=self.name, message=self.message, data=self.data, state_details=self.state_details
         )

@@ -38,7 +38,7 @@ BLOCK_MILLISECONDS: Final = 5_000
 READ_SECONDS: Final = BLOCK_MILLISECONDS / 1_000 + EXCHANGE_SECONDS
 EVENTS_PER_READ: Final = 500
 LOOK_SECONDS: Final = 2.0
-"""How long an engine is waited for that may have events of which the stream knows nothing."""
+"""How long to wait for the engine, which may have events that are not in the stream."""
 PAUSE_SECONDS: Final = 0.2
 """Between a refusal that passes and the next try."""
 
@@ -70,9 +70,9 @@ class Subscription:
         self._told: dict[int, int] = {}
         """Per partition, the last sequence number in the buffer or handed out."""
         self._unsure: list[int] = []
-        """Partitions of which PostgreSQL may have events that their streams know nothing of."""
+        """Partitions of which PostgreSQL may have events that are not in their streams."""
         self._behind: dict[int, int | None] = {}
-        """Partitions that are read from PostgreSQL, and up to where; None is as far as there is something."""
+        """Partitions that are read from PostgreSQL, and up to which number; None means up to the last one."""
         self._asked: dict[int, int] = {}
         """Up to where PostgreSQL has been asked."""
 
@@ -82,7 +82,7 @@ class Subscription:
         if since is not None:
             self._unsure = [p for p in partitions if p in since and newest.get(p, -1) < since[p]]
             left_out = [partition for partition in partitions if partition not in since]
-            # There is XRANGE for this, but a subscriber's rights end at reading.
+            # Not XRANGE, because a subscriber may only have the right to XREAD and XREVRANGE.
             oldest = await self._ends(
                 left_out, lambda stream: ("XREAD", "COUNT", 1, "STREAMS", stream, "0-0"), entries_of
             )
@@ -161,7 +161,7 @@ class Subscription:
         self._asked[partition] = page.up_to
 
     def _went_back(self, partition: int, up_to: int) -> None:
-        """Go on where PostgreSQL is: what was told behind that is not so any more, and new events have its numbers."""
+        """Go on where PostgreSQL ends: later events no longer exist, and new ones have their numbers."""
         self._buffer.append(EventsMissed(partition, up_to + 1, self._told[partition]))
         self._told[partition] = up_to
 
@@ -172,7 +172,7 @@ class Subscription:
             self._miss(partition, missed)
 
     async def _read_on(self) -> None:
-        """Take what the streams have behind what was told, and wait for it when there is nothing else to tell."""
+        """Take the next events from the streams, and wait for one when the buffer is empty."""
         reads = {self._channels.events(p): p for p in self._told if p not in self._behind}
         if not reads:
             return
@@ -189,7 +189,7 @@ class Subscription:
             told = _decoded(dict(zip(flat[::2], flat[1::2], strict=True)))
             missing = _missing_before(told)
             if missing > self._told[partition]:
-                # PostgreSQL may have it. What follows here is read again behind it.
+                # PostgreSQL may have the missing events. The stream is read again behind them.
                 self._behind[partition] = missing
                 return
             self._take(partition, told)
@@ -211,7 +211,7 @@ class Subscription:
         try:
             return await self._read_events(partition, after, seconds)
         except (NoAnswer, Overloaded):
-            # It may have it all the same: the position stays, and iterating goes on from there.
+            # The engine may have the events all the same: the position stays, and iterating goes on from there.
             if seconds is None:
                 raise
             return None
@@ -269,5 +269,5 @@ def _decoded(fields: Mapping[bytes, bytes]) -> Event | Era:
 
 
 def _missing_before(told: Event | Era) -> int:
-    """Return up to where events are missing if they were not told; those that an era has undone are not missing."""
+    """Return the last number that must have come before; numbers that an era has undone need not have come."""
     return min(told.sequence - 1, told.went_back_to) if isinstance(told, Era) else told.sequence - 1

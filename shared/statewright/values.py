@@ -60,7 +60,7 @@ class Frozen(BaseModel):
     def trusted(cls, **fields: Any) -> Self:
         """Return a value made of all its fields, which are valid already: nothing is checked or filled in.
 
-        What `model_construct` does, in half of the time: every transition makes several values out of others.
+        This does what `model_construct` does, in half of the time: every transition makes several values out of others.
         """
         return cls._made_of(fields)
 
@@ -73,7 +73,7 @@ class Frozen(BaseModel):
         value = object.__new__(cls)
         set_attribute = object.__setattr__
         set_attribute(value, "__dict__", fields)
-        # One set for all of them: a frozen value never adds to it.
+        # All values share one set, because a frozen value never adds to it.
         set_attribute(value, "__pydantic_fields_set__", cls._every_field)
         set_attribute(value, "__pydantic_extra__", None)
         set_attribute(value, "__pydantic_private__", None)
@@ -81,7 +81,7 @@ class Frozen(BaseModel):
 
 
 class _MadeByHand(ModelMetaclass):
-    """What calling a class does, which is not what decoding does: pydantic makes values within others by itself."""
+    """Changes what calling the class does, and not what decoding does: pydantic decodes without calling the class."""
 
     def __call__(cls, *arguments: Any, **fields: Any) -> Any:  # noqa: N805 (a metaclass: its instances are classes)
         try:
@@ -176,24 +176,24 @@ def _in_seconds(value: Any) -> Any:
 
 
 class _TakesDurations:
-    """What makes a field of seconds take durations from whoever writes Python; the wire has numbers alone."""
+    """Lets a field of seconds take durations in Python; the wire has only numbers."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = handler(source)
-        # Only in Python: what comes as JSON is decoded without a call.
+        # Only for Python values: JSON is decoded without this call.
         lenient = core_schema.no_info_before_validator_function(_in_seconds, schema)
         return core_schema.json_or_python_schema(json_schema=schema, python_schema=lenient)
 
 
 TAKES_DURATIONS = _TakesDurations()
-"""Stands behind the type of a field that holds seconds."""
+"""The annotation of a field that holds seconds."""
 
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 """A point in time with its zone, kept in UTC. A naive datetime is refused: nobody can know what it means."""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH, pattern=_NO_NUL)]
 Message = Annotated[str, BeforeValidator(_sayable)]
-"""What somebody is to read. It is never refused: what cannot be stored is escaped, and what is too long is cut."""
+"""A text for people. It is never refused: what cannot be stored is escaped, and what is too long is cut."""
 CacheKey = Annotated[str, StringConstraints(max_length=MAX_CACHE_KEY_LENGTH, pattern=_NO_NUL)]
 Tags = Annotated[tuple[Name, ...], Field(max_length=MAX_TAGS)]
 Json = Annotated[JsonValue, AfterValidator(_storable)]

@@ -10,7 +10,7 @@ from statewright.states import State
 from statewright.values import Frozen
 
 MAX_DELAY_SECONDS = 2**31 - 1
-"""What an `integer` of PostgreSQL holds, 68 years."""
+"""The largest `integer` of PostgreSQL: 68 years."""
 
 
 class SetStateStatus(StrEnum):
@@ -34,7 +34,7 @@ class Verdict(Frozen):
     status: SetStateStatus
     reason: str | None = None
     delay_seconds: Annotated[int, Field(ge=0, le=MAX_DELAY_SECONDS)] | None = None
-    """With WAIT, how long to wait before proposing again; who is to wait longer than 68 years is told 68 years."""
+    """With WAIT, how long to wait before proposing again; 68 years at most."""
     state: State | None = None
     """The run's state after the decision: the written one, or the unchanged current one."""
     rule_signature: tuple[str, ...] = ()

@@ -33,7 +33,7 @@ KEY: Final = "key"
 RETRIED: Final = RunPolicy(retries=1, retry_delay=0)
 LATER: Final = NOW + timedelta(hours=1)
 TIMES: Final = 5
-"""Each case is measured so often, in CPU time; the fastest counts, since whatever disturbs makes slower."""
+"""How often each case is measured, in CPU time; the fastest counts, because any disturbance makes it slower."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ async def microseconds(case: Case, rules: tuple[Governing, ...], count: int) -> 
     fastest = float("inf")
     for _ in range(TIMES):
         work, proposals = world(case, count)
-        # The world is not what is measured: the collector need not go through it again and again.
+        # The unit of work is not what is measured, so the garbage collector must not go through it again and again.
         gc.collect()
         gc.freeze()
         began = time.process_time()

@@ -1,4 +1,4 @@
-"""The command line, as processes: embedded servers that come and go, and settings that are told to be wrong."""
+"""The command line, as processes: embedded servers that come and go, and wrong settings, which are refused."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The log: one line per event in the form that is asked for, whoever says it."""
+"""The log: one line per event in the configured format, from Statewright and from libraries alike."""
 
 import json
 import subprocess

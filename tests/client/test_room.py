@@ -1,4 +1,4 @@
-"""What a client knows of a partition's backlog: when it asks, and whom it lets in."""
+"""What a client knows of a partition's backlog: when it asks, and which requests it sends."""
 
 import pytest
 

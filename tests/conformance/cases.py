@@ -112,7 +112,7 @@ class Case(Recorded):
 
     @property
     def binds_wording(self) -> bool:
-        """Whether reasons must read as recorded: those of engine 2 do, engine 3 phrases the same decisions anew."""
+        """Whether reasons must read as recorded: those of engine 2 do, engine 3 words them differently."""
         return self.oracle.startswith("prefect 2.")
 
     def unsupported(self) -> str | None:

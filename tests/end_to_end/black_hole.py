@@ -1,4 +1,4 @@
-"""A way to a server that goes dead without a word: nothing arrives any more, and nobody is told."""
+"""A connection to a server that dies in silence: nothing arrives any more, and no side gets an error."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ class BlackHole:
         self.url = ""
 
     def swallow(self) -> None:
-        """Let nothing through any more: neither on the connections that are there, nor on new ones."""
+        """Let nothing through from now on, on existing connections or on new ones."""
         self._open = False
         for dead in self._living:
             dead.set()

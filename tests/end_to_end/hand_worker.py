@@ -12,7 +12,7 @@ ANSWER = b'{"type": "limit", "limit": null}'
 
 
 async def announce(redis: Redis, deployment: Deployment, partitions: int = 1) -> None:
-    """Do what a worker does for clients, so that what they send stays where they put it."""
+    """Announce the partitions as a worker does, without taking any request, so that requests stay in their streams."""
     await redis.set(deployment.channels.partitions, partitions)
 
 

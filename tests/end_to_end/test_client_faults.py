@@ -40,7 +40,7 @@ async def test_a_client_goes_on_after_its_server_was_demoted_and_promoted(deploy
         async with deployment.client(answer_timeout=1) as client:
             await answers_arrive(client, own.redis, deployment)
             await until(lambda: blocked(own.redis, "xread"))
-            # Whoever is blocked is refused with UNBLOCKED, whoever writes with READONLY.
+            # Redis answers a blocked read with UNBLOCKED, and a write with READONLY.
             await own.demote()
             pending = client.read_limit("tag")
             with pytest.raises(NoAnswer, match="read only replica") as raised:

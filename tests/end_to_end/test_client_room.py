@@ -1,4 +1,4 @@
-"""Back pressure: a partition's unanswered requests are bounded; who has no room is told before anything is written."""
+"""Back pressure: a partition's unanswered requests are bounded; a client without room is refused before it writes."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def send(client: Client, count: int, partition: int = 0, message: str = "") -> l
 
 
 async def taken(sent: list[Sent[Any]]) -> list[Any]:
-    """Return the ids of those that Redis holds; fail if one of the others is not refused for want of room."""
+    """Return the ids of the requests that Redis holds; fail unless all others were refused because of the bound."""
     held = []
     for pending in sent:
         try:
@@ -69,7 +69,7 @@ async def test_requests_are_bounded_in_bytes_too(deployment: Deployment) -> None
             size = await redis.memory_usage(deployment.channels.proposals(0))
             assert size is not None
             assert size <= 100_000
-            # Beyond the bound by itself, it is still sent where nothing else is.
+            # The request alone is beyond the bound, and is sent all the same, because nothing else waits.
             await redis.delete(deployment.channels.proposals(0))
             assert len(await taken(send(client, 1, message="x" * 200_000))) == 1
 

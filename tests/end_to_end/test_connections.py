@@ -18,7 +18,7 @@ ids = IdSource()
 
 
 async def announce(redis: Redis, deployment: Deployment, partitions: int) -> None:
-    """Do what a worker does for clients, so that what they send stays where they put it."""
+    """Announce the partitions as a worker does, without taking any request, so that requests stay in their streams."""
     await redis.set(deployment.channels.partitions, partitions)
 
 
@@ -118,7 +118,7 @@ async def test_a_request_that_was_refused_is_not_carried_out_later(deployment: D
         async def both_wait() -> bool:
             return await blocked(redis, "xread") == 2
 
-        # The client waits for answers, and the worker for requests: whoever takes over now must not find this one.
+        # The client waits for answers, and the worker for requests. The next holder must not find this request.
         await until(both_wait)
         assert await redis.xlen(stream) == 0
 

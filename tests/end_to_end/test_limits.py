@@ -1,4 +1,4 @@
-"""Limits are set in one order with the proposals beside them, in one transaction, and in nobody's way."""
+"""Limits are set in the order of the requests, in the transaction of the proposals beside them, without deadlocks."""
 
 import asyncio
 from collections.abc import Sequence
@@ -101,7 +101,7 @@ async def test_partitions_that_set_limits_and_use_each_others_do_not_wait_in_a_c
 
     def requests(partition: int, number: int) -> list[Request]:
         runs = task_runs(RUNS, partition, *tags)
-        # Now and then it is removed, so that the next one makes it anew.
+        # Now and then the limit is removed, so that the next request creates it again.
         limit = None if number % 7 == 6 else 1_000 + number
         return [
             *runs,
@@ -124,6 +124,6 @@ async def test_partitions_that_set_limits_and_use_each_others_do_not_wait_in_a_c
     assert not [reply for reply in replies if isinstance(reply, ErrorReply)]
     assert statuses(replies).count("ACCEPT") == 2 * 2 * RUNS * ROUNDS
     assert await deployment.fetch("SELECT * FROM concurrency_slot") == []
-    # The worker's connections are closed, so that all is counted.
+    # The worker's connections are closed now, so the statistics count everything.
     [[deadlocks]] = await deployment.fetch("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
     assert deadlocks == 0

@@ -120,7 +120,7 @@ async def test_a_rule_that_fails_undoes_its_proposal_alone(deployment: Deploymen
             *(client.propose(run, State.running()) for run in (before, failing, after)), return_exceptions=True
         )
         history = await client.read_run(failing)
-        # Nothing was decided, so asking again under the same id is decided anew, by force without the rule.
+        # Nothing was decided, so the same id can be proposed again: this time by force, without the rule.
         forced = await client.propose(failing, State.running(), force=True)
 
     assert isinstance(answers[1], RuleFailed)

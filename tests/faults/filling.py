@@ -15,7 +15,7 @@ from statewright.ids import partition_of
 from tests.deployment import Deployment, until
 
 ROOM_BYTES = 2_000_000
-"""So much memory is left for requests; they take about 300 bytes each."""
+"""How many bytes of memory are left for requests, each of which takes about 300."""
 AT_A_TIME = 100
 AT_MOST = 50_000
 

@@ -169,7 +169,7 @@ async def redis_full(stage: Stage, victim: Replica) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def redis_emptied(stage: Stage, victim: Replica) -> AsyncIterator[None]:
-    """Delete all but the requests, whose loss would measure the client's patience and nothing else."""
+    """Delete everything but the requests: if they were lost, only the client's timeout would be measured."""
     keys = [key async for key in stage.redis.scan_iter(match=f"*{NAME}*", count=1_000)]
     await stage.redis.delete(*(key for key in keys if not key.endswith(b":proposals")))
     yield

@@ -36,13 +36,13 @@ async def arq_keys(redis: Redis, deployment: Deployment) -> list[bytes]:
 
 
 async def test_a_day_passes_for_the_queue_and_no_partition_waits_for_it(deployment: Deployment) -> None:
-    """Jobs expire, their results stay, and nothing of it is on the way of a request."""
+    """Jobs of arq expire and their results stay, and neither keeps a request from being answered."""
     async with deployment.redis() as redis:
         killed = deployment.spawn_worker()
         await held_by(deployment, redis, 1)
         queue = deployment.channels.queue
         for number in range(DAY_OF_JOBS):
-            # What a queue is left with whose jobs have expired and whose results have not.
+            # The queue as it is when its jobs have expired and their results have not.
             job = f"{deployment.namespace}:drain:{number}"
             await redis.set(f"arq:result:{job}", b"expired")
             await redis.set(f"arq:in-progress:{job}", b"1")

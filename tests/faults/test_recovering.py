@@ -76,7 +76,7 @@ async def test_a_redis_full_of_answers_that_nobody_reads_keeps_no_request_waitin
         async with deployment.worker(partitions=2, max_backlog=1_000_000):
             await until(careless.all_carried_out)
             assert await patient.all_carried_out()
-            # Room is made by whoever reads, and then answers come that had to wait for it.
+            # The reader makes room, and then the answers come that had to wait for it.
             async with patient.reading(), careless.reading():
                 await patient.all_told()
                 await careless.all_told()
@@ -129,7 +129,7 @@ async def test_holds_settle_after_redis_was_emptied(deployment: Deployment) -> N
                 return len(await deployment.holders(own.redis)) == 8
 
             await until(held)
-        # Nobody takes and gives back in circles: then a few looks would be hundreds.
+        # No worker takes and gives back partitions in circles: that would need hundreds of looks.
         await own.redis.config_resetstat()
         await asyncio.sleep(1)
         calls = (await own.redis.info("commandstats")).get("cmdstat_eval", {}).get("calls", 0)

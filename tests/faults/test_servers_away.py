@@ -47,7 +47,7 @@ async def test_a_worker_that_has_lost_postgresql_in_silence_gives_its_partitions
         runs = await started(client, 40)
         link.fall_silent()
         assert await all_accepted(client, runs, State.pending())
-        # Its share is the other one's meanwhile.
+        # Meanwhile the other worker holds its share.
         await shared_by(deployment, redis, 1)
         assert await all_accepted(client, runs, State.running())
         link.speak_again()
@@ -103,7 +103,7 @@ async def test_a_database_that_takes_no_writes_is_waited_for(deployment: Deploym
 
 
 async def test_a_backend_that_is_stuck_sending_is_cut_off_by_whoever_takes_over(deployment: Deployment) -> None:
-    """It is active, so no time limit of the server's ends its transaction, and it holds the partition."""
+    """The backend is active, so no time limit of the server ends its transaction, and it holds the partition."""
     async with (
         link_to(deployment.workers_database_url) as link,
         deployment.worker(database_url=link.url, partitions=1),
@@ -113,7 +113,7 @@ async def test_a_backend_that_is_stuck_sending_is_cut_off_by_whoever_takes_over(
         large = State.completed(data="x" * 900_000)
         assert await all_accepted(client, runs, large)
         link.fall_silent_after(2_000_000)
-        # Told with the state that each is in, so that PostgreSQL has much to send.
+        # Each verdict has the state of its run, so that PostgreSQL has much to send.
         proposed = [client.propose(run, State.pending(), timeout=WORKERS_BOUND) for run in runs]
         await until(lambda: stuck_sending(deployment))
         async with deployment.worker():

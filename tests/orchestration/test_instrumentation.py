@@ -1,4 +1,4 @@
-"""Events: what a change of state tells the world."""
+"""Events: each change of state makes one, and what it says."""
 
 import json
 from typing import Any

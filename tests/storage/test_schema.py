@@ -88,6 +88,11 @@ async def test_a_deleted_run_of_either_kind_frees_its_slots(deployment: Deployme
     )
     assert [tuple(row) for row in left] == [("f2", 2), ("f3", 2), ("f4", 2), ("t4", 2)]
     assert await deployment.fetch("SELECT count(*) FROM concurrency_slot") == [(8,)]
+    # Whatever the schema and the rights of whoever deletes.
+    await deployment.execute("SET search_path = pg_catalog; DELETE FROM public.task_run")
+    assert await deployment.fetch("SELECT count(*) FROM concurrency_slot") == [(6,)]
+    await deployment.execute("TRUNCATE flow_run CASCADE")
+    assert await deployment.fetch("SELECT count(*) FROM concurrency_slot") == [(0,)]
 
 
 async def test_replicas_that_start_together_migrate_once(deployment: Deployment) -> None:

@@ -64,7 +64,7 @@ async def test_what_nobody_has_renewed_is_told_apart_from_what_was_given_back(de
         one.release({0})
         _wait_until_holds_run_out()
         assert other.look(NONE, seeks=True) == Look(4, NONE, frozenset({0}), frozenset({1, 2, 3}))
-        # Whoever was silent hears that it holds nothing any more, and takes nothing from others.
+        # The worker that was silent learns that it holds nothing any more, and takes nothing from others.
         assert one.look({1, 2, 3}, seeks=True) == Look(2, frozenset({1, 2, 3}), NONE, NONE)
         one.release({1, 2, 3})
         assert other.look({0, 1, 2, 3}, seeks=True).lost == NONE

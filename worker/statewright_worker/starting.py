@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 class ServerAway(StatewrightError):
-    """A server is not there: not yet, or not now; asking again later may help, as long as the settings stay."""
+    """A server is not there, yet or for now; asking again later may help without another setting."""
 
 
 async def when_there(
@@ -24,7 +24,7 @@ async def when_there(
     *,
     check_seconds: float = CHECK_SECONDS,
 ) -> Result:
-    """Return what `check` returns, as soon as it raises ServerAway no more; `say` is told once that it does.
+    """Return what `check` returns as soon as it no longer raises ServerAway; call `say` once with what is missing.
 
     Raises ConfigurationError when it still does so after `seconds`. It is asked once at least, and has `check_seconds`
     each time.

@@ -20,7 +20,7 @@ def worker_processes(count: int, environment: Mapping[str, str], log: Path) -> I
     """
     workers: list[Process] = []
     try:
-        # One by one: if one cannot be started, those before it are stopped all the same.
+        # Started one by one: if one cannot be started, those before it are stopped all the same.
         workers.extend(_start_worker(environment, log) for _ in range(count))
         yield workers
     finally:

@@ -1,4 +1,4 @@
-"""What a producer holds: its requests go out in order, and their answers find whoever waits for them."""
+"""The client: sends requests in order, and hands each answer to the caller that waits for it."""
 
 from statewright.client.client import Client
 from statewright.client.requests import Proposal

@@ -98,7 +98,7 @@ class Client:
             self._pool = pool = connection_pool(self._settings.redis_url.get_secret_value())
             stack.push_async_callback(pool.aclose)
             self._partitions = await announced_partitions(pool, self._settings)
-            # Only now: who was forked off meanwhile must not read the same answers.
+            # Only now: a process that was forked off before must not read the same answers.
             self._name = self._ids.new().hex
             self._inbox = Inbox(pool, self._channels.replies(self._name))
             stack.push_async_callback(self._inbox.close)
@@ -113,7 +113,7 @@ class Client:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Disconnect, once Redis holds everything that was sent; what is still unanswered goes on without us.
+        """Disconnect, once Redis holds everything that was sent; workers carry out what is still unanswered.
 
         What Redis does not hold after `answer_timeout` seconds fails with NoAnswer, which says whether it was sent.
         """
@@ -208,8 +208,8 @@ class Client:
     ) -> list[Verdict | StatewrightError]:
         """Propose many states in one round trip; return a verdict or an error for each, in the order given.
 
-        Each is a pair of a run and a state, or a `Proposal`, whose own options go before those that hold for all. One
-        that is wrong is an error in its place, and keeps none of the others from being sent.
+        Each is a pair of a run and a state, or a `Proposal`, whose own options override those given for all. A wrong
+        one becomes an error in its place, and the others are sent all the same.
         """
         self._check_that_it_is_open()
         options = {"force": force, "api_version": api_version, "timeout": timeout}
@@ -240,8 +240,8 @@ class Client:
     async def subscribe(self, *, since: Mapping[int, int] | Mapping[str, int] | None = None) -> Subscription:
         """Return a subscription to all events from now on, or after the sequence numbers `since` per partition.
 
-        `since` is what `Subscription.positions` was, also after it was JSON. What is behind a position and no longer in
-        Redis is asked of the engine, which a subscriber needs a producer's rights for. A partition that `since` leaves
+        `since` is what `Subscription.positions` was, also read back from JSON. The subscription asks the engine for
+        events that Redis no longer has, for which it needs the rights of a producer. A partition that `since` leaves
         out is read from its oldest kept event. Raises InvalidRequest when `since` names no partition or no position.
         """
         self._check_that_it_is_open()

@@ -1,4 +1,4 @@
-"""Where what belongs to one event loop was made, and whether that is here."""
+"""The event loop in which an object was made, and whether the caller runs in it."""
 
 import asyncio
 import os
@@ -20,8 +20,8 @@ if hasattr(os, "register_at_fork"):
 class Home:
     """The event loop that ran when this was made.
 
-    Whether it runs here is asked for each request. `asyncio.get_running_loop` would tell, but before Python 3.12 it
-    asks the system for the process's id each time, which takes as long as to encode a request.
+    Each request asks whether it runs here. `asyncio.get_running_loop` would answer that, but before Python 3.12 it asks
+    the system for the id of the process each time, which takes as long as encoding a request.
     """
 
     __slots__ = ("_forks", "_thread", "loop")

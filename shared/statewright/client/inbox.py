@@ -1,4 +1,4 @@
-"""A client's incoming side: the answers on its reply stream, each handed to whoever waits for it."""
+"""A client's incoming side: reads its reply stream, and hands each answer to the caller that waits for it."""
 
 import asyncio
 from contextlib import suppress
@@ -37,7 +37,7 @@ class Inbox:
         self._redis = HeldConnection(pool)
         self._stream = stream
         self._loop = asyncio.get_running_loop()
-        # Weak: once nobody holds the future of a request, its answer interests nobody.
+        # Weak, because nobody needs the answer to a request once nobody holds its future.
         self._expected: WeakValueDictionary[bytes, asyncio.Future[bytes]] = WeakValueDictionary()
         self._received = 0
         """How many answers were received since the stream was trimmed."""
@@ -45,18 +45,18 @@ class Inbox:
         self._running: asyncio.Task[None] | None = None
 
     def expect(self, request_id: bytes) -> "asyncio.Future[bytes]":
-        """Return the future of the answer to `request_id` (as text), as JSON; who asks twice at a time shares it."""
+        """Return the future of the answer, as JSON, to `request_id` (as text); two calls at a time share one future."""
         expected = self._expected.get(request_id)
-        # One that is done was refused by Redis; who asks again expects another answer.
+        # A future that is done was refused by Redis; asking again expects another answer.
         if expected is None or expected.done():
             expected = self._expected[request_id] = self._loop.create_future()
         if self._running is None:
-            # Not before somebody asks: a subscriber needs no right to read replies.
+            # Reading starts only now, because a mere subscriber needs no right to read replies.
             self._running = asyncio.create_task(self._run())
         return expected
 
     async def close(self) -> None:
-        """Stop; whoever still waits for an answer is told that none will come here."""
+        """Stop; callers that still wait for an answer get an error, because none will come here."""
         if self._running is not None:
             await cancel(self._running)
             with suppress(*DROPPED_OR_REFUSED):
@@ -65,25 +65,25 @@ class Inbox:
         for request_id, expected in list(self._expected.items()):
             if not expected.done():
                 expected.set_exception(NoAnswer(UUID(request_id.decode()), None, Delivery.UNANSWERED))
-                # Redis holds the request: who does not wait for its answer need not hear of this.
+                # Redis holds the request. A caller that does not await the answer need not see a warning.
                 expected.exception()
 
     async def _run(self) -> None:
         position = START
         while True:
-            # A refusal as well: a user's rights and a server's role come back, and somebody waits for what comes then.
+            # A refusal is tried again too: a user's rights and a server's role may come back, and somebody waits.
             position = await persist(partial(self._receive, position), on=DROPPED_OR_REFUSED)
 
     async def _receive(self, position: bytes) -> bytes:
         if self._received > ANSWERS_KEPT:
-            # What was received is deleted now and then, so that the stream stays short.
+            # Now and then the received answers are deleted, so that the stream stays short.
             await self._redis.ask(*trimming(self._stream, position.decode()))
             self._received = 0
         waiting = reading(self._stream, position, self._count, BLOCK_MILLISECONDS)
         try:
             read = await self._redis.ask(*waiting, seconds=BLOCK_MILLISECONDS / 1_000 + EXCHANGE_SECONDS)
         except RedisTimeoutError:
-            # If it was too much for the time, less will come through.
+            # The read may have been too large for its time limit; a smaller one may come through.
             self._count = max(1, self._count // 10)
             raise
         for entry_id, fields in entries_of(read):

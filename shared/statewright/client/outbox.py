@@ -28,9 +28,9 @@ from statewright.errors import Delivery, NoAnswer, Overloaded, RedisUnavailable,
 PIPELINE_SIZE: Final = 500
 PIPELINE_BYTES: Final = 4_000_000
 SLOWEST_BYTES_PER_SECOND: Final = 1_000_000
-"""How slowly requests may leave before the way to Redis counts as dead."""
+"""Requests that leave more slowly than this mean that the connection to Redis is dead."""
 TOGETHER: Final = 16
-"""So few requests become visible in one instant; more of them come faster than they are read anyway."""
+"""Up to so many requests become visible in one instant; more than that arrive faster than a drain reads anyway."""
 ROOM_POLL_SECONDS: Final = 0.1
 
 Fields = dict[bytes, bytes]
@@ -45,7 +45,7 @@ class _Outgoing(NamedTuple):
     reply: asyncio.Future[bytes]
 
     def fail(self, error: StatewrightError) -> None:
-        """Tell whoever waits for it: Redis will not take it, and so nobody will ever answer."""
+        """Fail the request for all that wait for it: Redis will not take it, so nobody will ever answer."""
         if not self.pushed.done():
             self.pushed.set_result(error)
         if not self.reply.done():
@@ -165,7 +165,7 @@ class Outbox:
             await self._insist(self._push_at_once)
 
     async def _insist(self, do: Callable[[], Awaitable[Result]]) -> Result:
-        """Return what `do` returns, however long it takes until Redis can."""
+        """Return what `do` returns, and try until Redis takes it."""
         try:
             return await do()
         except DROPPED_OR_REFUSED as error:
@@ -185,7 +185,7 @@ class Outbox:
     def _note(self, error: Exception) -> None:
         self._problem = f"Redis: {error or type(error).__name__}"
 
-    # Room: who may leave.
+    # Room: which requests may leave.
 
     def _count(self, entries: list[_Outgoing]) -> list[int]:
         """Count the entries, and return the partitions that are to be asked about."""
@@ -236,7 +236,7 @@ class Outbox:
     def _let_in(self, partition: int) -> Iterator[_Outgoing]:
         held, backlog = self._held[partition], self._backlogs[partition]
         size = 0
-        # The oldest first, and nobody before it: what is sent to one tree takes effect in the order of the calls.
+        # The oldest first, and none overtakes it: requests to one tree take effect in the order of the calls.
         while held and size < PIPELINE_BYTES and backlog.has_room(held[0].entry.size):
             entry = held.popleft().entry
             backlog.count(entry.size, 0.0)
@@ -249,7 +249,7 @@ class Outbox:
         if held and held[0].refused_at <= now and not backlog.has_room(held[0].entry.size):
             stream = self._streams[partition]
             age = age_of_the_oldest(await self._insist(lambda: self._redis.exchange(*asking_for_the_oldest(stream))))
-            # Those behind it as well, though they be smaller: they may build on it.
+            # Those behind it wait too, even when they are smaller, because they may depend on it.
             while held and held[0].refused_at <= now:
                 entry = held.popleft().entry
                 entry.fail(
@@ -287,8 +287,8 @@ class Outbox:
             raise refusals[0]
 
     def _is_over(self, entry: _Outgoing, refusal: ResponseError) -> bool:
-        """Tell whoever waits for the request that it was refused, unless it is to be tried again."""
-        # A server without memory and a user without the right change by somebody's doing, not in a moment.
+        """Fail a refused request, unless it is to be tried again; return whether it failed."""
+        # Somebody must give the server memory or the user rights; that takes longer than a moment.
         if passing(refusal) and not isinstance(refusal, OutOfMemoryError | NoPermissionError):
             return False
         entry.fail(RedisUnavailable(f"{_meaning(refusal)}; {self._effect_of_a_refusal()}: {refusal}"))
@@ -301,11 +301,11 @@ class Outbox:
 
     async def _answers_to(self, entries: list[_Outgoing]) -> list[Any]:
         commands = [self._command(entry) for entry in entries]
-        # Behind them, where it costs no round trip.
+        # The questions go behind the requests, where they cost no round trip.
         news = [command for partition in self._news for command in asking(self._streams[partition])]
         seconds = EXCHANGE_SECONDS + self._size / SLOWEST_BYTES_PER_SECOND
         if 1 < len(commands) <= TOGETHER:
-            # The drain would wake up at the first of them, and spend a transaction on it alone.
+            # Otherwise the drain would wake up at the first request, and spend a transaction on it alone.
             answers, told = await self._in_one_instant(commands, news, seconds)
         else:
             together = await self._redis.exchange(*commands, *news, seconds=seconds)
@@ -320,10 +320,10 @@ class Outbox:
         begun, *queued = together[: len(commands) + 1]
         executed, *told = together[len(commands) + 1 :]
         if isinstance(begun, ResponseError):
-            # A user who may not do this: Redis has carried out one command after the other.
+            # The user may not use MULTI: Redis has carried out the commands one after the other.
             return queued, told
         if isinstance(executed, ResponseError):
-            # One of them was refused, and so nothing was done: each is to stand for itself.
+            # One command was refused, so Redis did none of them. Now each is sent on its own.
             return await self._redis.exchange(*commands, seconds=seconds), told
         return executed, told
 

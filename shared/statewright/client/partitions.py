@@ -1,4 +1,4 @@
-"""How many partitions a deployment has, which its workers announce in Redis and clients cannot do without."""
+"""The number of partitions of a deployment: workers announce it in Redis, and clients need it."""
 
 from functools import partial
 from typing import Final

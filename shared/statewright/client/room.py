@@ -1,7 +1,7 @@
 """How much room a partition has for requests: what a client knows of its backlog, and what it asks Redis about it.
 
-To ask before each push would cost a round trip. So a client asks behind a push now and then, and counts what it has
-sent since; only where that comes near to the bound, or where it knows nothing, does it ask before.
+Asking before each push would cost a round trip. So a client asks behind a push now and then, and counts what it has
+sent since. It asks before a push only when it comes near to the bound, or when it knows nothing.
 """
 
 import time
@@ -17,10 +17,10 @@ from statewright.connection import Command
 NEWS_SECONDS: Final = 0.2
 NEWS_REQUESTS: Final = 64
 NEWS_BYTES: Final = 1_000_000
-"""What is known is asked anew, behind a push, after so much time or so much that was sent."""
+"""After so many seconds, requests or bytes, the client asks again, behind a push."""
 
 KNOWN_SECONDS: Final = 5.0
-"""What is known for longer says nothing: others push as well."""
+"""After so many seconds an answer is worthless, because others push as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Backlog:
         """Take the answers to `asking`. Where Redis refuses them, the user may not ask: then there is no bound here."""
         self.requests, self.size = (_number(answer) for answer in answers)
         if self.requests == 0:
-            # What an empty stream takes is no backlog.
+            # An empty stream takes memory too, which is no backlog.
             self.size = 0
         self._known_until = now + KNOWN_SECONDS
         self._look_at = now + NEWS_SECONDS
@@ -63,11 +63,11 @@ class Backlog:
         return self.requests > self._look_requests or now > self._look_at or self.size > self._look_size
 
     def is_doubtful(self, now: float) -> bool:
-        """Return whether to ask before what was counted is sent, rather than behind it."""
+        """Return whether to ask before sending what was counted, rather than behind it."""
         return now > self._known_until or 2 * self.requests > self._bound.requests or 2 * self.size > self._bound.size
 
     def has_room(self, size: int) -> bool:
-        """Return whether a request of so many bytes may be sent; one always may where nothing else is."""
+        """Return whether a request of so many bytes may be sent; one always may when nothing else waits."""
         return self.requests == 0 or (self.requests < self._bound.requests and self.size + size <= self._bound.size)
 
 
@@ -87,7 +87,7 @@ def age_of_the_oldest(answers: Iterable[Any]) -> float:
     if isinstance(entries, ResponseError) or not entries:
         return 0.0
     pushed = int(entries[0][0].partition(b"-")[0]) / 1_000
-    # A user who may not ask for the time has a clock as well.
+    # Without the right to TIME, the client's own clock must do.
     seconds = time.time() if isinstance(now, ResponseError) else int(now[0]) + int(now[1]) / 1_000_000
     return max(0.0, seconds - pushed)
 

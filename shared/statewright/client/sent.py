@@ -79,7 +79,7 @@ class Sent(Generic[Answer]):
         return reply
 
     def _decoded(self, body: bytes) -> Reply:
-        # Only here: an answer that nobody awaits need not be decoded.
+        # Decoded only here, because an answer that nobody awaits need not be decoded.
         try:
             return REPLY.validate_json(body)
         except ValidationError as error:
@@ -118,15 +118,15 @@ class SentHistory(SentRun[RunHistory]):
 
 
 def _up_to(last: State | None, states: Sequence[State]) -> tuple[State, ...]:
-    """Return the states as far as they were entered when the first page was read: others may have come meanwhile."""
+    """Return the states up to `last`, the current one when the first page was read; later ones came meanwhile."""
     ids = [state.id for state in states]
     return tuple(states[: ids.index(last.id) + 1] if last is not None and last.id in ids else states)
 
 
 async def _settled(under_way: UnderWay) -> None:
-    """Wait until there is a reply, as long as was said; to give up waiting leaves it to whoever else awaits it.
+    """Wait for the reply until the timeout; others may await the same reply, and go on waiting.
 
-    What `asyncio.wait` does, in half of the time.
+    This does what `asyncio.wait` does, in half of the time.
     """
     _check_that_it_is_here(under_way)
     loop, reply = under_way.home.loop, under_way.reply

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS: Final = 0.05
 HEAD_START_SECONDS: Final = 0.1
-"""Producers begin so long after they are told to, so that all of them have heard it by then."""
+"""How long after the word to begin the producers begin, so that all of them have received it by then."""
 
 
 class BenchFailed(StatewrightError):

@@ -55,7 +55,7 @@ class Mixer:
         )
 
     def _cache_key(self) -> str:
-        # The result of every other key is known to be cached: those are the hits.
+        # Every other key has a cached result: these are the hits.
         if self._keys and self._random.random() < 0.5:  # noqa: PLR2004  # half of them
             return self._random.choice(self._keys)
         return f"statewright-bench-{self._ids.new().hex}"
@@ -99,7 +99,7 @@ class Runs:
         self._prepared: deque[Made] = deque()
 
     async def prepare(self, count: int) -> None:
-        """Make `count` task runs beforehand, and wait until they exist."""
+        """Create `count` task runs before the measurement, and wait until they exist."""
         while len(self._prepared) < count:
             made = [self._send() for _ in range(min(count - len(self._prepared), PREPARED_AT_A_TIME))]
             await asyncio.gather(*[one.run for one in made])

@@ -51,7 +51,7 @@ class Meter:
                 times = process.cpu_times()
                 total += times.user + times.system
                 if name in self._with_children:
-                    # What a child has used that ended since then is counted with its parent.
+                    # The usage of a child that has ended since then counts with its parent.
                     total += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
         return total
 
@@ -60,7 +60,7 @@ class Meter:
         for process in self._processes(name):
             with suppress(self._psutil.NoSuchProcess):
                 used = process.memory_full_info()
-                # PostgreSQL's processes share most of their memory; where the system tells, each has its part.
+                # PostgreSQL's processes share most of their memory; if the system says how much, each counts its part.
                 total += getattr(used, "pss", used.rss)
         return total
 

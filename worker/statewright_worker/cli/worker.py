@@ -29,7 +29,7 @@ async def work_until_stopped(settings: WorkerSettings, greeting: str = "") -> No
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     if greeting:
-        # Only now, because whoever reads it may press Ctrl-C at once.
+        # Only now, because a user who reads the greeting may press Ctrl-C at once.
         typer.echo(greeting)
     collect_rarely()
     await run_replica(settings, stop)

@@ -29,8 +29,9 @@ from statewright_worker.storage.errors import Away, ConnectionLost, Crossed, Hol
 from statewright_worker.streams.errors import REDIS_FAILED, passes
 
 PATIENCE: Final = 8
-"""What a batch has of it, and a request that stands alone: a broken connection may be chance several times over, while
-what crosses its way has kept everybody waiting for seconds each time."""
+"""How many tries a batch has, or a request that is alone, when its connection breaks: that may be chance each time.
+
+What crosses a batch's way has fewer tries, because each keeps everybody waiting for seconds."""
 _COSTS: Final[dict[type[Exception], int]] = {ConnectionLost: 1, Crossed: 3}
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 1.0
@@ -67,11 +68,11 @@ def what_follows(error: Exception) -> Follows:
 
 
 class HoldEnded(Exception):
-    """The hold was stopped while something was waited for; what was to be done is left to whoever comes next."""
+    """The hold was stopped during a wait; the next holder does what remains to be done."""
 
 
 class _Pauses:
-    """Pauses that grow, at random, so that many who wait do not come at once."""
+    """Pauses that grow, with some chance in them, so that many who wait do not try again at the same moment."""
 
     def __init__(self, hold: Hold) -> None:
         self._hold = hold
@@ -86,7 +87,7 @@ class _Pauses:
 
 
 class Attempts:
-    """Carries a batch through, whatever happens on the way, for the drain of one partition."""
+    """Tries each batch of one partition's drain again until it is carried out, or until the hold ends."""
 
     def __init__(
         self, hold: Hold, can_write: Callable[[], Awaitable[bool]], *, postgresql: Outage, redis: Outage
@@ -96,9 +97,9 @@ class Attempts:
         self._postgresql = postgresql
         self._redis = redis
         self.condemned: dict[str, ErrorReply] = {}
-        """Requests that are refused, by the id of their entry, each with its answer; they are tried no more."""
+        """Requests that are refused and not tried again, by the id of their entry, each with its answer."""
         self._troubled: set[object] = {hold, self.owing}
-        """What has had trouble with a server, or may have."""
+        """The keys under which trouble with a server is reported, to be cleared at the end."""
 
     async def carry_through(
         self, decoded: Sequence[Decoded], transact: Callable[[Sequence[Decoded]], Awaitable[Result]]
@@ -119,7 +120,7 @@ class Attempts:
                     self._postgresql.failed(error, self._hold)
                     await pauses.pause()
                     continue
-                # PostgreSQL has answered: that is progress, of a kind.
+                # PostgreSQL has answered, so the hold is of use.
                 self._hold.progressed()
                 patience -= _COSTS.get(type(error), 0)
                 if follows is Follows.TRY_AGAIN and patience > 0:
@@ -128,12 +129,12 @@ class Attempts:
                     self._condemn(error.incoming, error.reply)
                 elif len(decoded) > 1:
                     decoded = decoded[: len(decoded) // 2]
-                    # On the way down once each; the one that stands alone has all patience again.
+                    # While the batch is halved, each part has one try. A request that is alone has all tries again.
                     patience = PATIENCE if len(decoded) == 1 else 1
                 elif self._refuse(decoded[0], error):
                     patience = PATIENCE
                 else:
-                    # Not even the refusal can be written, so it is not the request, which is tried again.
+                    # Not even the refusal can be written, so the request is not the cause, and is tried again.
                     self.condemned.pop(decoded[0].entry.id)
                     patience = PATIENCE
                     self._postgresql.failed(error, self._hold)
@@ -145,12 +146,12 @@ class Attempts:
 
     async def _what_follows(self, error: Exception) -> Follows:
         if isinstance(error, ConnectionLost) and not await self._can_write():
-            # Whatever broke this connection breaks others as well.
+            # PostgreSQL takes no new connection either, so the batch is not the cause.
             return Follows.WAIT
         return what_follows(error)
 
     async def until_postgresql_takes_it(self, do: Callable[[], Awaitable[Result]]) -> Result:
-        """Return what `do` returns, however often PostgreSQL must be asked. Raises HoldLost or HoldEnded."""
+        """Return what `do` returns, and try until PostgreSQL takes it. Raises HoldLost or HoldEnded."""
         pauses = _Pauses(self._hold)
         while True:
             try:
@@ -159,7 +160,7 @@ class Attempts:
                 raise
             except StorageError as error:
                 if isinstance(error, Crossed):
-                    # It is there, and somebody else is in the way.
+                    # PostgreSQL is there, and another transaction is in the way.
                     self._hold.progressed()
                 self._postgresql.failed(error, self._hold)
                 await pauses.pause()
@@ -169,11 +170,11 @@ class Attempts:
                 return done
 
     async def until_redis_takes_it(self, do: Callable[[], Awaitable[Result]]) -> Result:
-        """Return what `do` returns, however often Redis must be asked.
+        """Return what `do` returns, and try until Redis takes it.
 
         Raises HoldEnded when the hold is stopped meanwhile, and ResponseError when Redis refuses for good.
         """
-        # Meanwhile there is no progress to be made: if Redis is away, another one holds the partition soon.
+        # Waiting for Redis does not count as a lack of progress: if Redis is away, the hold ends by itself.
         self._hold.idle()
         try:
             done = await do()
@@ -190,7 +191,7 @@ class Attempts:
         except HoldLost:
             raise
         except (StorageError, *REDIS_FAILED) as error:
-            # Requests are answered meanwhile; if a server is away, they will find out.
+            # Requests go on. If a server is away, they will meet the same failure and wait.
             outage = self._postgresql if isinstance(error, StorageError) else self._redis
             outage.failed(error, do)
             self._troubled.add(do)
@@ -200,21 +201,21 @@ class Attempts:
         return True
 
     async def if_redis_takes_it(self, do: Callable[[], Awaitable[Result]]) -> Result | None:
-        """Return what `do` returns, and None when Redis fails: for what helps, and must not hold anybody up."""
+        """Return what `do` returns, None when Redis fails: for what is useful, but not worth a wait."""
         try:
             return await do()
         except REDIS_FAILED:
             return None
 
     def owing(self, refusal: Exception | None) -> None:
-        """Take note of whether Redis has refused answers because it is full; None means that it has taken them all."""
+        """Take note that a full Redis has refused answers; None means that it has taken all of them."""
         if refusal is not None:
             self._redis.failed(refusal, self.owing)
         else:
             self._redis.over(self.owing)
 
     def end(self) -> None:
-        """Say that the drain has ended: whatever it has had trouble with is others' concern."""
+        """Report that the drain has ended: its trouble with a server no longer counts."""
         for by in self._troubled:
             self._postgresql.over(by)
             self._redis.over(by)

@@ -22,7 +22,7 @@ _KNOWN: Final = frozenset({REQUEST_ID, REQUEST_REPLY_TO, REQUEST_MESSAGE})
 
 
 class Malformed(NamedTuple):
-    """An entry that is no request, and what is wrong with it. Whoever named a reply stream and an id hears of it."""
+    """An entry that is no request, and what is wrong. It is answered if it names a reply stream and an id."""
 
     entry: Entry
     id: UUID | None
@@ -37,7 +37,7 @@ class _BadEntry(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where entries are read, and how large their messages may be: what decoding must know."""
+    """What decoding must know: where the entries are read, and how large their messages may be."""
 
     partition: int
     partitions: int
@@ -59,7 +59,7 @@ def decode(entry: Entry, place: Place) -> Incoming | Malformed:
 
 
 def answers_to(entry: Entry) -> str | None:
-    """Return the client that waits for the answer to an entry, None when there is none; its message is not read."""
+    """Return the client that waits for the answer to an entry, None when there is none; the message is not decoded."""
     try:
         _request_id(entry)
         return _reply_to(entry)
@@ -83,7 +83,7 @@ def _request_id(entry: Entry) -> UUID:
     named = entry.fields.get(REQUEST_ID, b"")
     if not _PLAIN.match(named):
         raise _BadEntry("id", "id must be a UUID in its canonical form, in lower case; it names the request for ever")
-    # Its form is checked: what UUID() does with a text takes twice as long.
+    # A pattern checks the form, because UUID() takes twice as long.
     return UUID(int=int(named.replace(b"-", b""), 16))
 
 
@@ -107,20 +107,20 @@ def _request(entry: Entry, max_message_bytes: int) -> Request:
 def _check_place(request: Request, place: Place) -> None:
     field, belongs = kind_of(request).place(request, place.partitions)
     if belongs != place.partition:
-        # Carried out here, it would not be in one order with the rest of its tree.
+        # If it were carried out here, it would have no order among the other requests of its tree.
         raise _BadEntry(field, f"{field}: this belongs to partition {belongs}, and was pushed to {place.partition}")
 
 
 def digest_of(body: bytes) -> int:
-    """Return a number of 64 bits, signed, that tells a message from others, whatever the order of its fields."""
+    """Return a digest of the message, a signed number of 64 bits; the order of the fields does not matter."""
     try:
         plain = orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
     except (ValueError, TypeError):
-        # A number that is too large for it, say: then the bytes themselves must do.
+        # orjson refuses some messages, such as one with a very large number: the digest is of the bytes then.
         plain = body
     return int.from_bytes(hashlib.blake2b(plain, digest_size=8).digest(), "big", signed=True)
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    # The first step names the kind of request, which is no field.
+    # The first step of the path names the kind of request, which is no field.
     return ".".join(str(step) for step in location[1:])[:200] or "message"

@@ -35,16 +35,16 @@ from statewright_worker.streams.proposals import START, Entry
 
 BLOCK_MILLISECONDS: Final = 2_000
 OWING_MILLISECONDS: Final = 100
-"""How long requests are waited for while Redis has no room for answers: whoever reads and makes room tells nobody."""
+"""How long a read waits for requests while Redis is full: nothing tells a drain that a reader has made room."""
 BATCH_SECONDS: Final = 1.0
-"""After this long a batch is closed with what it has decided: PostgreSQL ends transactions that sit idle for longer."""
+"""A batch decides no more after this long, and is written: PostgreSQL ends transactions that are idle for longer."""
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
-"""About so many bytes of messages and answers, or one message, go into a transaction."""
+"""How many bytes of messages and answers a transaction takes, about; one message fits in any case."""
 YIELD_BYTES: Final = 128 * 1024
-"""After so many bytes of decoding the event loop turns."""
+"""After decoding so many bytes, a drain lets the event loop turn."""
 FEED_PAUSE_SECONDS: Final = 1.0
 LOOK_AFTER_SECONDS: Final = 1.0
-"""How often the sizes of the partition's streams are looked at while there is work."""
+"""How often a drain looks at the sizes of its streams while there is work."""
 
 log = structlog.get_logger()
 
@@ -52,7 +52,7 @@ Answered = tuple[Decoded, Reply]
 
 
 class Outcome(NamedTuple):
-    """What a transaction leaves: what to publish, and how many requests it has answered."""
+    """What comes out of a transaction: what to publish, and how many requests it has answered."""
 
     publication: Publication
     done: int
@@ -102,10 +102,10 @@ class Drain:
         self._flood = Flood(streams, self._place, tools.max_backlog, tools.max_backlog_bytes)
         self._clock = asyncio.get_running_loop().time
         self._answered = START
-        """The last request that is answered; everything up to it may be deleted."""
+        """The last answered request; the stream may lose everything up to it."""
         self._fit = max(SEGMENT_BYTES // tools.max_message_bytes, 1)
         self._count = min(tools.batch_size, self._fit)
-        """How many requests are read at once: more and more, as long as they are small."""
+        """How many requests the next read takes; it grows while requests are small."""
         self._bring_at = self._look_at = 0.0
         self._fence: Fence
         self._feed: Feed
@@ -156,12 +156,12 @@ class Drain:
         try:
             return await self._streams.proposals.read(self._answered, self._answered, self._count, waits)
         except REDIS_SILENT:
-            # It may have been too much for its time.
+            # The read may have been too large for the time limit.
             self._count = max(self._count // 10, 1)
             raise
 
     def _adapt(self, largest: int) -> None:
-        """Read as many next time as will stay within bounds if they, or their answers, are as large as this."""
+        """Let the next read take as many as stay within bounds if they, or their answers, are as large as `largest`."""
         self._fit = max(SEGMENT_BYTES // max(largest, 1), 1)
         self._count = min(self._count, self._fit)
 
@@ -225,7 +225,7 @@ class Drain:
             else:
                 reply = await answer(one, within, condemned.get(one.entry.id) if condemned else None)
             answered.append((one, reply))
-            # The rules of each may take their time.
+            # The rules of each proposal may take up to their time limit.
             self._hold.progressed()
             if self._clock() > closes:
                 break
@@ -234,7 +234,7 @@ class Drain:
     def _outcome(self, answered: Sequence[Answered], sequence: int, work: UnitOfWork) -> Outcome:
         publication = _publication(answered)
         feed, changes = self._feed, work.state_changes
-        # What lies between is a transaction of ours whose commit we did not hear of.
+        # Any numbers between come from our own transaction, the answer to whose commit was lost.
         follows_on = sequence == feed.committed and not feed.is_behind
         feed.wrote(sequence + len(changes))
         if changes and follows_on:
@@ -252,14 +252,14 @@ class Drain:
     async def _settle(self, answered: str) -> None:
         """Delete what is answered, and send what Redis had no room for.
 
-        Where Redis is full, what is answered must go before its answers are out: nothing else makes room. If that is
-        too little, nobody waits for more: the next requests are answered, which makes room in turn. If this worker ends
-        before the answers are out, whoever asks again is told by the ledger.
+        When Redis is full, answered requests are deleted before their answers are sent: nothing else makes room. When
+        that frees too little, the drain does not wait: it answers the next requests, which makes more room. If this
+        worker ends before the answers are sent, the ledger has them for clients that ask again.
         """
         self._attempts.owing(await self._attempts.until_redis_takes_it(partial(self._streams.settle, answered)))
 
     async def _keep_up(self) -> None:
-        """Do what there is to do between batches: bring events that are missing, and look at what grows."""
+        """Do the work between batches: append missing events, and keep the streams within their bounds."""
         now = self._clock()
         if self._feed.is_behind and now >= self._bring_at and not self._streams.owes:
             brought = await self._attempts.aside(self._feed.bring_some)
@@ -277,7 +277,7 @@ class Drain:
 
 
 def segments(decoded: Sequence[Decoded]) -> Iterator[Sequence[Decoded]]:
-    """Cut before a segment grows beyond what a transaction should carry."""
+    """Yield the requests in segments, each of which fits one transaction."""
     start = size = 0
     for index, one in enumerate(decoded):
         added = len(one.entry.fields.get(REQUEST_MESSAGE, b""))

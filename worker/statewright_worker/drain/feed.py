@@ -1,4 +1,4 @@
-"""The feed: a partition's event stream as a projection of what PostgreSQL has."""
+"""The feed: keeps a partition's event stream equal to the history in PostgreSQL."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ log = structlog.get_logger()
 
 
 class Feed:
-    """Knows how far the stream has got and how far PostgreSQL has; what lies between is brought piece by piece.
+    """Compares the stream with PostgreSQL, and appends what the stream lacks, page by page.
 
     Requests are answered meanwhile: while the stream is behind, batches publish no events of their own.
     """
@@ -27,11 +27,11 @@ class Feed:
         self._era = taken_up.era
         self.eras: Sequence[Era] = ()
         self.committed = taken_up.sequence
-        """The last sequence number that PostgreSQL has given."""
+        """The last sequence number in PostgreSQL."""
         self._ends_with: int | None = None
-        """What the stream ends with; None when it is not known."""
+        """The last sequence number in the stream; None when it is not known."""
         self._brought = 0
-        """Up to where the stream has everything that there still is."""
+        """Up to this sequence number, the stream has every event that still exists."""
 
     @property
     def is_behind(self) -> bool:
@@ -44,7 +44,7 @@ class Feed:
         return self._ends_with
 
     async def begin(self) -> None:
-        """Look at where the stream ends. A stream that is ahead of PostgreSQL tells of what is not so any more.
+        """Look at where the stream ends; when it is ahead of PostgreSQL, begin a new era.
 
         Raises as Events and Storage do.
         """
@@ -80,7 +80,7 @@ class Feed:
         self.committed = up_to
 
     async def appended(self, appended: Appended) -> None:
-        """Take note of what became of events that were sent."""
+        """Take note whether the events that were sent are in the stream."""
         if appended.done:
             self._ends_with = self._brought = appended.ends_with or 0
         else:
@@ -127,7 +127,7 @@ class Feed:
         return sorted([*told, *(era(known.sequence, known.model_dump_json().encode()) for known in begun)])
 
     def _tell_of_gap(self, events: Sequence[SequencedEvent], after: int, up_to: int) -> None:
-        """Say which events are gone: their history was deleted, so that nobody will hear of them any more."""
+        """Log which events cannot be published, because their states were deleted from PostgreSQL."""
         missing = up_to - after - len(events) - sum(_shared(begun, after, up_to) for begun in self.eras)
         if missing > 0:
             log.warning(
@@ -140,5 +140,5 @@ class Feed:
 
 
 def _shared(begun: Era, after: int, up_to: int) -> int:
-    """Return how many numbers behind `after`, up to `up_to`, belonged to events that were undone."""
+    """Return how many of the numbers above `after`, up to `up_to`, belong to events that the era has undone."""
     return max(min(up_to, begun.undone_up_to) - max(after, begun.went_back_to), 0)

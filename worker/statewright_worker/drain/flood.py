@@ -1,4 +1,4 @@
-"""A flood: more requests than a partition may have waiting, from producers that do not ask before they push."""
+"""A flood: far more requests wait than a partition may have, because producers push without asking."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ from statewright_worker.streams.partition import PartitionStreams, Publication
 from statewright_worker.streams.proposals import Backlog, Entry
 
 PATIENCE: Final = 2
-"""Clients ask before they push, but not at the same moment: only beyond so many times the bound is it a flood."""
+"""How many times the bound makes a flood. Several clients may ask at the same moment and then all push."""
 REFUSED_AT_A_TIME: Final = 500
 READ_BYTES: Final = 16 * 1024 * 1024
 
@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 
 class Flood:
-    """Refuses the newest requests of a backlog that is far beyond its bound: what was pushed earlier is kept."""
+    """Refuses the newest requests of a backlog that is far beyond its bound, and keeps those pushed earlier."""
 
     def __init__(self, streams: PartitionStreams, place: Place, max_backlog: int, max_backlog_bytes: int) -> None:
         self._streams = streams
@@ -30,14 +30,14 @@ class Flood:
         self._size = PATIENCE * max_backlog_bytes
 
     async def stem(self, answered: str) -> None:
-        """Refuse and delete what is too much behind the request `answered`, each with an answer.
+        """Answer and delete the requests that are too many behind the request `answered`.
 
         Raises as PartitionStreams does.
         """
         await self._proposals.trim(answered)
         backlog = await self._proposals.backlog()
         refused = 0
-        # Where Redis has no room for refusals, nobody is refused.
+        # While Redis has no room for refusals, nothing is refused.
         while not self._streams.owes and (too_many := self._too_many(backlog)):
             fit = max(READ_BYTES * backlog.entries // max(backlog.size, 1), 1)
             entries = await self._proposals.newest(answered, min(too_many, fit, REFUSED_AT_A_TIME))

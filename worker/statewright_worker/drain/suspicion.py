@@ -1,4 +1,4 @@
-"""Suspicion: a request that ends its worker must not end all of them, one after the other."""
+"""Suspicion: a request that ends its worker must not end all workers, one after the other."""
 
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
@@ -18,8 +18,8 @@ log = structlog.get_logger()
 class Suspicion:
     """What to do with the requests that the previous holder was working on when it vanished.
 
-    Redis remembers which one was tried, and how often a holder has vanished over it. At first they are carried out as
-    always; when that ends another holder, one by one; one that has ended three on its own is refused.
+    Redis remembers the first of them, and how many holders have vanished over it. The first time they are carried out
+    as always; when a second holder vanishes, one by one. A request that has ended three workers is refused.
     """
 
     def __init__(self, proposals: Proposals, attempts: Attempts) -> None:
@@ -27,7 +27,7 @@ class Suspicion:
         self._attempts = attempts
 
     async def portions(self, entries: Sequence[Entry]) -> AsyncIterator[Sequence[Entry]]:
-        """Yield the requests in portions that are to be carried out one after the other."""
+        """Yield the requests in portions, to be carried out one portion after the other."""
         suspect, times = await self._attempts.if_redis_takes_it(self._proposals.suspect) or (None, 0)
         first = entries[0].id
         if suspect is None or suspect not in {entry.id for entry in entries}:
@@ -43,7 +43,7 @@ class Suspicion:
         await self._attempts.if_redis_takes_it(self._proposals.suspect_nothing)
 
     async def _note(self, entry_id: str, times: int) -> None:
-        # Where Redis takes no notes, requests are answered all the same.
+        # If Redis does not take the note, the request is carried out all the same.
         await self._attempts.if_redis_takes_it(partial(self._proposals.suspect_of, entry_id, times))
 
     def _refuse(self, entry: Entry, times: int) -> None:

@@ -1,4 +1,4 @@
-"""What every subject is: what a batch may ask of it, how that is loaded, and what of it is written."""
+"""A subject of facts: what a batch may ask of it, how it loads that, and what it writes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -12,11 +12,11 @@ from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.storage.writing import Part, Row
 
 PAGE_BYTES: Final = 256 * 1024
-"""How large the data of a page of a history may be; one state is always told."""
+"""How many bytes of states' data a page of a history may have; it has one state at least, however large."""
 
 
 class Reading(NamedTuple):
-    """A batch that is being loaded: where it reads, and what its first statement has found."""
+    """What a subject loads with: the connection, the partition, and the rows that the first statement has found."""
 
     driver: Connection
     partition: int
@@ -27,19 +27,22 @@ class Reading(NamedTuple):
 
 
 class Subject(ABC):
-    """One subject of facts; an instance holds what one batch asks of it."""
+    """One subject of facts; each batch has an instance of its own, which holds what the batch asks for."""
 
     FORETOLD: ClassVar[Fact | None] = None
-    """The fact that rules declare and a proposal foretells."""
+    """The fact of this subject that rules declare in NEEDS, None when they declare none."""
 
     def foretell(self, proposal: Propose, need: Need) -> None:
-        """Ask for what rules may ask for when they govern the proposal; only of a subject with a `FORETOLD` fact."""
+        """Ask for what the proposal's rules may need; called only where the subject has a `FORETOLD` fact."""
         raise NotImplementedError
 
     @abstractmethod
     async def load(self, reading: Reading, work: UnitOfWork) -> None:
-        """Read what is asked for into the unit of work, with statements of its own, if it takes any."""
+        """Put what was asked for into the unit of work; run statements only for what LOAD does not read."""
 
     def parts(self, work: UnitOfWork, sequence: int) -> Iterable[tuple[Part, Sequence[Row]]]:
-        """Return what is to be written, perhaps no rows; `sequence` is the last one before this batch."""
+        """Return the parts of the write with their rows, which may be none.
+
+        `sequence` is the partition's last sequence number before this batch.
+        """
         return ()

@@ -1,4 +1,4 @@
-"""A batch: every fact that it asks for, loaded behind the fence; and all that it decides, written at once."""
+"""A batch: it locks its partition, loads every fact that its requests ask for, and writes all that was decided."""
 
 from typing import Final
 
@@ -27,16 +27,20 @@ _FENCE: Final = Source(
     "SELECT epoch, sequence, clock_timestamp() AS now FROM partition WHERE id = $1 FOR UPDATE",
 )
 
-# The partition's row is the fence, and comes first. It all looks at the database as it was before it waited for the
-# fence. Whom it waits for there is mostly a drain that has lost the partition, and writes nothing any more, or one that
-# takes it up, and then what was read is thrown away. It may also be this drain's own last transaction, when its commit
-# got lost on the way; then what was not seen collides with what is written, and the batch is decided anew (Crossed).
+# The partition's row is the fence, and the statement locks it first. The statement sees the database as it was when the
+# statement began, so it does not see what was committed while it waited for the fence. That is harmless in each case:
+# - A drain that has lost the partition held the row: it writes nothing any more.
+# - A drain that takes the partition up held the row: the epoch differs, and this batch is thrown away.
+# - This drain's own last transaction held the row, because the answer to its commit was lost: what this batch writes
+#   collides with rows that it did not see, and the batch is decided again (Crossed).
 LOAD: Final = read_together((_FENCE, FLOW_RUNS, TASK_RUNS, KNOWN))
 
 
 class Asked:
-    """What a batch's requests ask for, subject by subject, in the order in which it is loaded: whoever locks rows locks
-    runs before limits."""
+    """What a batch's requests ask for, by subject.
+
+    Subjects load in the order of `subjects`: every transaction locks runs before limits, so two never deadlock there.
+    """
 
     def __init__(self) -> None:
         self.runs = Runs()
@@ -55,13 +59,13 @@ class Asked:
         )
 
     def foretell(self, proposal: Propose, needs: tuple[Need, ...]) -> None:
-        """Ask for what rules may ask for when they govern the proposal."""
+        """Ask for what the rules that may govern the proposal need."""
         for need in needs:
             self.subjects[_FORETOLD[need.fact]].foretell(proposal, need)
 
 
-_FORETOLD: Final = {subject.FORETOLD: place for place, subject in enumerate(Asked().subjects)}
-"""The places of the subjects whose facts rules declare, by the fact."""
+_FORETOLD: Final = {subject.FORETOLD: n for n, subject in enumerate(Asked().subjects) if subject.FORETOLD is not None}
+"""Where in `Asked.subjects` the subject of each declared fact stands."""
 
 
 class Batch:
@@ -77,7 +81,7 @@ class Batch:
         self.sessions = RuleSessions(transaction.connection, transaction.driver)
 
     async def load(self, asked: Asked, ids: IdSource) -> UnitOfWork:
-        """Lock the partition, then the runs and limits that the batch is about, and load every fact that is asked for.
+        """Lock the partition, then the runs and limits that the batch names, and return every fact that it asks for.
 
         Raises HoldLost when another drain has taken the partition up.
         """
@@ -95,12 +99,12 @@ class Batch:
         reading = Reading(self._driver, partition, self.sequence, found)
         for subject in asked.subjects:
             await subject.load(reading, work)
-        # Rules have their own time.
+        # The rules decide next. Their time has a limit of its own.
         self._watch.end()
         return work
 
     async def write(self, work: UnitOfWork) -> None:
-        """Write what was decided in one statement; the sequence advances by one for every change of state."""
+        """Write all that was decided, in one statement. Every change of state advances the sequence by one."""
         parts = (part for subject in self._asked.subjects for part in subject.parts(work, self.sequence))
         written = {part: rows for part, rows in parts if rows}
         if written:

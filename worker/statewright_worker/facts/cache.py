@@ -1,4 +1,4 @@
-"""The cache: completed states that serve later runs under the same key."""
+"""The cache: completed states that later runs with the same key take over."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final

@@ -1,4 +1,4 @@
-"""Changes: what a partition's events tell of, read back from the histories."""
+"""Changes of state, read back from the histories: an event is made of each."""
 
 from typing import Final
 
@@ -15,7 +15,7 @@ from statewright_worker.storage.transactions import Storage
 
 CHANGES_PER_PAGE: Final = 100
 
-# An event tells nothing of a state's data, which may be large.
+# Without the states' data, which may be large and is in no event.
 _CHANGED_STATE: Final = selected("s", tuple(column for column in STORED_STATE if column[0] != "data"), prefix="s_")
 _CHANGE: Final = (
     f"s.partition, s.sequence, s.ordinal, s.run_count AS s_run_count, {_CHANGED_STATE}, NULL::text AS s_data,"
@@ -46,11 +46,11 @@ READ_CHANGES: Final = f"""
 
 
 class Changes(Subject):
-    """Pages of the partition's changes that are read back."""
+    """Pages of the partition's changes, read back for subscribers."""
 
     def __init__(self) -> None:
         self.after: set[int] = set()
-        """Sequence numbers behind which they are read."""
+        """Sequence numbers; a page begins behind each."""
 
     async def load(self, reading: Reading, work: UnitOfWork) -> None:
         for after in self.after:
@@ -79,7 +79,7 @@ async def _read(driver: Connection, partition: int, after: int, up_to: int) -> C
 
 
 def change_from(row: Record) -> StateChange:
-    """Return the change that a row of READ_CHANGES tells of; its run has only what an event needs."""
+    """Return the change in a row of READ_CHANGES; its run has only the fields that an event needs."""
     shared = {"id": row["id"], "name": row["name"], "created": row["created"], "tags": tags_from(row["tags"])}
     run: AnyRunRecord
     if row["kind"] == FlowRunRecord.kind:

@@ -23,16 +23,17 @@ def _page(table: str) -> str:
         ) AS s WHERE s.number = 1 OR s.size <= $4"""
 
 
-# One page of each history: so many states, whose data takes so many bytes, but one state at least.
+# One page of each history: a page ends at a number of states or at a number of bytes of their data, whichever comes
+# first, and has one state at least.
 READ_HISTORY: Final = f"{_page('flow_run_state')} UNION ALL {_page('task_run_state')} ORDER BY 1, 2, 3"
 
 
 class Histories(Subject):
-    """Pages of histories that are read."""
+    """The pages of histories that a batch reads."""
 
     def __init__(self) -> None:
         self.pages: set[tuple[UUID, int]] = set()
-        """Runs, each with an ordinal behind which its history is read."""
+        """Pairs of a run and an ordinal; the page begins behind the ordinal."""
 
     async def load(self, reading: Reading, work: UnitOfWork) -> None:
         if not self.pages:

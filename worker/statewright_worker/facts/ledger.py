@@ -1,4 +1,4 @@
-"""The ledger: the one answer that each request has, verdicts and others, for as long as they are kept."""
+"""The ledger: the one answer that each request has for ever, a verdict or another one."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -54,7 +54,7 @@ READ_ANSWERS: Final = "SELECT request_id, digest, reply FROM answer WHERE reques
 
 
 class Ledger(Subject):
-    """The answers to requests that have an effect."""
+    """The answers that the ledger has for a batch's requests, and those that it gets."""
 
     def __init__(self) -> None:
         self.request_ids: list[UUID] = []

@@ -1,4 +1,4 @@
-"""Limits: how many runs may hold a slot of each, and which do."""
+"""Limits: how many runs may hold a slot of each limit, and which runs do."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -33,19 +33,20 @@ LIMITS_SET: Final = insert(
 )
 LIMITS_REMOVED: Final = delete("concurrency_limit", (("id", "bigint"),))
 
-# All that a batch uses or sets are locked together, by id: whoever locks limits does it in this order, behind runs.
+# One statement locks all limits that a batch uses or sets, by id. Every transaction locks limits in this order, and
+# behind runs, so that two of them do not deadlock.
 LOCK_LIMITS: Final = """
     SELECT named.id, scope, key, named.concurrency_limit
     FROM unnest($1::text[], $2::text[]) AS wanted (scope, key) JOIN concurrency_limit AS named USING (scope, key)
     ORDER BY named.id FOR UPDATE OF named
 """
-# A statement of its own, so that it sees what the previous holder of the locks has committed.
+# Not part of LOCK_LIMITS: only a later statement sees what the transaction committed that held the locks before.
 READ_SLOTS: Final = """
     SELECT limit_id, count(*) AS held,
         array_agg(run_id) FILTER (WHERE run_id = ANY ($2) OR limit_id = ANY ($3)) AS holders
     FROM concurrency_slot WHERE limit_id = ANY ($1) GROUP BY limit_id
 """
-# A limit is administered by one partition, so nobody else makes it meanwhile.
+# Nobody else creates the limit meanwhile, because one partition administers it.
 RESERVE_IDS: Final = """
     SELECT scope, key, nextval(pg_get_serial_sequence('concurrency_limit', 'id')) AS id
     FROM unnest($1::text[], $2::text[]) AS wanted (scope, key)
@@ -59,14 +60,14 @@ class Limits(Subject):
 
     def __init__(self) -> None:
         self.read: set[LimitName] = set()
-        """Limits that are loaded with all who hold their slots."""
+        """Limits that are loaded with all runs that hold their slots."""
         self.to_set: set[LimitName] = set()
-        """Those of them that are to be, and may not exist yet."""
+        """Those of `read` that will be set, and so need an id if they do not exist yet."""
         self._created: list[tuple[RunKind, UUID, Sequence[str]]] = []
         self._proposed: defaultdict[RunKind, set[UUID]] = defaultdict(set)
-        """Runs whose limits are asked for whatever they are in."""
+        """Runs whose limits are loaded whatever state the run is in."""
         self._types: defaultdict[RunKind, set[StateType | None]] = defaultdict(set)
-        """Types in which runs' limits are asked for."""
+        """The limits of other runs are loaded when the run is in one of these types."""
 
     def foretell(self, proposal: Propose, need: Need) -> None:
         if need.from_types is ALL_ORCHESTRATION_STATES:
@@ -75,7 +76,7 @@ class Limits(Subject):
             self._types[need.kind].update(need.from_types)
 
     def created(self, kind: RunKind, run_id: UUID, tags: Sequence[str]) -> None:
-        """Take note of a run that is made by the batch itself, which may propose something for it too."""
+        """Take note of a run that this batch creates: a later request of the batch may propose a state for it."""
         if tags:
             self._created.append((kind, run_id, tags))
 

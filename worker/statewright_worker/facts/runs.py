@@ -1,4 +1,4 @@
-"""Runs: locked and loaded with their states, written with what became of them, and their histories appended."""
+"""Runs: a batch locks them, loads them with their states, writes what changed, and appends to their histories."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -24,7 +24,9 @@ from statewright_worker.storage.writing import Part, Row, insert, update
 VALUES_REMEMBERED = 4_096
 REMEMBERED_LENGTH = 1_024
 TAGS_REMEMBERED = 5
-"""Only texts up to this long are remembered, so that what is remembered stays below a few megabytes."""
+"""How many tags a run may have for their JSON to be remembered.
+
+The three bounds keep what is remembered below a few megabytes."""
 
 
 _BOOKKEEPING: Final[Columns] = (
@@ -69,7 +71,7 @@ TASK_RUN_STATES: Final = insert("task_run_state", STATE_COLUMNS, partition="part
 
 
 def _locked(table: str, columns: Columns, which: str) -> str:
-    """Select the runs that `which` says, with their states, and lock them by id."""
+    """Return the query that locks the runs that match `which`, by id, and selects them with their states."""
     return f"""
         SELECT {selected("run", columns)}, {STATE}
         FROM {table} AS run LEFT JOIN {table}_state AS s ON s.id = run.state_id
@@ -86,11 +88,12 @@ _NAMED_TASK_RUNS: Final = """run.id IN (
     SELECT unnest($2::uuid[]) UNION SELECT parent_task_run_id FROM flow_run WHERE id = ANY ($2)
 )"""
 
-# Flow runs come before task runs, each by id: whoever locks runs does it in this order.
+# Every transaction locks flow runs before task runs, each by id, so that two of them do not deadlock.
 FLOW_RUNS: Final = Source("flow", (*FLOW_COLUMNS, *_LOADED_STATE), _locked("flow_run", FLOW_COLUMNS, _NAMED_FLOW_RUNS))
 TASK_RUNS: Final = Source("task", (*TASK_COLUMNS, *_LOADED_STATE), _locked("task_run", TASK_COLUMNS, _NAMED_TASK_RUNS))
-# Task runs that a flow run sends to their retry are found only now that the flow run is locked, and so they come behind
-# task runs with greater ids. A deadlock with another tree is possible: PostgreSQL ends it, and it is tried again.
+# Task runs that a flow run sends to their retry can be found only once the flow run is locked. So they may be locked
+# behind task runs with greater ids, and a deadlock with a batch of another partition is possible: PostgreSQL ends it,
+# and the batch is tried again.
 LOCK_FAILED_TASK_RUNS: Final = _locked(
     "task_run", TASK_COLUMNS, "run.flow_run_id = ANY ($1) AND run.state_type = 'FAILED'"
 )
@@ -101,7 +104,7 @@ _stored_policies: dict[int, tuple[RunPolicy, str]] = {}
 
 
 class Runs(Subject):
-    """The runs that a batch names, with the flow runs and parent task runs that these belong to."""
+    """The runs that a batch names, and the flow runs and parent task runs to which they belong."""
 
     FORETOLD = Fact.FAILED_TASK_RUNS
 
@@ -110,7 +113,7 @@ class Runs(Subject):
         self._failing: set[UUID] = set()
 
     def foretell(self, proposal: Propose, need: Need) -> None:
-        """Ask for the flow run's failed task runs where its retry is theirs as well."""
+        """Ask for the flow run's failed task runs when its retry also retries them."""
         if proposal.api_version is not None and Version(proposal.api_version) < TASKS_RETRY_THEMSELVES_FROM:
             self._failing.add(proposal.run_id)
 
@@ -142,7 +145,7 @@ async def _take(
 ) -> None:
     for row in locked:
         work.runs[row["id"]] = run_from(row)
-    # Whoever waited for a run's lock sees the run's newest version, but joined to the state it had before.
+    # A query that waited for a run's lock gets the newest version of the run, but joins it to the state it had before.
     overtaken = {row["state_id"]: row["id"] for row in locked if row["state_id"] != row["s_id"]}
     if overtaken:
         for row in await reading.driver.fetch(read_states, list(overtaken)):
@@ -225,7 +228,7 @@ _remembered_policy = lru_cache(maxsize=VALUES_REMEMBERED)(RunPolicy.model_valida
 
 
 def _stored_policy(policy: RunPolicy) -> str:
-    # Found by identity: to hash and compare policies costs more than all else of their runs' rows.
+    # Found by identity, because hashing and comparing a policy costs more than the rest of its run's row.
     known = _stored_policies.get(id(policy))
     if known is not None and known[0] is policy:
         return known[1]

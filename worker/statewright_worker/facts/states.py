@@ -1,4 +1,4 @@
-"""How states stand in rows: the columns of every history, and states to and from rows."""
+"""States in rows: the columns of every history, and how a state becomes a row and back."""
 
 from typing import Final
 
@@ -27,16 +27,16 @@ STATE_COLUMNS: Final[Columns] = (
 STORED_STATE: Final[Columns] = tuple(column for column in STATE_COLUMNS if column[0] in State.model_fields)
 """The columns that make up a state itself."""
 STATE: Final = selected("s", STORED_STATE, prefix="s_")
-"""What selects the state that a row is joined to as `s`."""
+"""The part of a SELECT that reads the state which the query joins as `s`."""
 
 
 def state_from(row: Record) -> State | None:
-    """Return the state that a row is joined to, None where the left join found none."""
+    """Return the state in a joined row, None where the left join found none."""
     return None if row["s_id"] is None else joined_state(row)
 
 
 def joined_state(row: Record) -> State:
-    """Return the state that a row is joined to; there is one."""
+    """Return the state in a joined row, which must have one."""
     data = row["s_data"]
     return State.trusted(
         id=row["s_id"],

@@ -1,4 +1,4 @@
-"""The hold of one partition: how long its drain may go on, how it is told to stop, and whether it gets anywhere."""
+"""The hold of one partition: whether its drain may go on, when it must stop, and whether it makes progress."""
 
 import asyncio
 from contextlib import suppress
@@ -7,12 +7,12 @@ from typing import Any
 
 
 class Hold:
-    """A worker's right to work on a partition, as the one drain sees it that uses it."""
+    """A worker's right to work on a partition, as the partition's drain sees it."""
 
     def __init__(self, partition: int, *, vanished: bool = False) -> None:
         self.partition = partition
         self.vanished = vanished
-        """Whether the holder before this one is gone without a word: what it was working on may have been the cause."""
+        """Whether the previous holder vanished: the requests it was working on may have ended it."""
         self._clock = asyncio.get_running_loop().time
         self._stopped = asyncio.Event()
         self._waiting: _Waiting | None = None
@@ -24,17 +24,17 @@ class Hold:
         return not self._stopped.is_set()
 
     def stop(self) -> None:
-        """Let the drain stop: at once while it waits, else after its batch."""
+        """Let the drain stop: at once if it waits, else after its batch."""
         self._stopped.set()
         if self._waiting is not None:
             self._waiting.interrupt()
 
     def waiting(self) -> "_Waiting":
-        """Return a context whose inside counts as waiting, which `stop` interrupts: the rest of it is passed over."""
+        """Return a context manager; `stop` interrupts what waits inside it, and the rest of the block is skipped."""
         return _Waiting(self)
 
     async def pause(self, seconds: float) -> None:
-        """Wait so long, or until the hold is stopped."""
+        """Wait for `seconds`, or until the hold is stopped."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopped.wait()
@@ -45,12 +45,12 @@ class Hold:
             self._busy_since = self._clock()
 
     def progressed(self) -> None:
-        """Say that PostgreSQL has answered: the hold is of use."""
+        """Say that PostgreSQL has answered, which counts as progress."""
         if self._busy_since is not None:
             self._busy_since = self._clock()
 
     def excuse(self, seconds: float) -> None:
-        """Say that for so long there could be no progress, because the event loop did not turn."""
+        """Say that `seconds` do not count, because the event loop did not turn meanwhile."""
         if self._busy_since is not None:
             self._busy_since += seconds
 
@@ -60,12 +60,12 @@ class Hold:
 
     @property
     def seconds_without_progress(self) -> float:
-        """For how long there has been work and no progress, in seconds."""
+        """How long there has been work without progress, in seconds."""
         return 0.0 if self._busy_since is None else self._clock() - self._busy_since
 
 
 class _Waiting:
-    """What `asyncio.timeout` does, in a tenth of the time: a drain waits for each of its batches."""
+    """Does what `asyncio.timeout` does, in a tenth of the time, because a drain waits before each of its batches."""
 
     __slots__ = ("_cancelled", "_hold", "_interrupted", "_task")
 
@@ -87,7 +87,7 @@ class _Waiting:
         self._hold._waiting = None
         if not self._interrupted:
             return False
-        # Somebody else may have cancelled the task as well; then it ends.
+        # If somebody else has cancelled the task as well, it ends.
         return self._task.uncancel() <= self._cancelled and exc_type is asyncio.CancelledError
 
     def interrupt(self) -> None:

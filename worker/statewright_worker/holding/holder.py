@@ -1,4 +1,4 @@
-"""The holder: one worker's share of the partitions, a drain on each, and what becomes of a drain that gets nowhere."""
+"""The holder: runs a drain on each partition of its worker's share, and gives all back when work gets nowhere."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ from statewright_worker.observing.outages import Outage
 from statewright_worker.streams.holders import Holders, Look
 
 STALL_SECONDS: Final = 4.5
-"""A hold on which work gets nowhere for so long is given back."""
+"""After so many seconds of work without progress, every hold is given back."""
 PROBE_SECONDS: Final = 0.5
 STOP_SECONDS: Final = 4.0
 
@@ -24,9 +24,9 @@ CanWork = Callable[[], Awaitable[bool]]
 
 
 class Holder:
-    """Runs a drain on each partition that the lookout takes, and gives back what is lost or more than the share.
+    """Runs a drain on each partition that the lookout takes, and stops it when the hold is lost or beyond the share.
 
-    A worker whose work gets nowhere gives everything back, and takes nothing until `can_work` says that it would.
+    A worker whose work gets nowhere gives everything back, and takes nothing until `can_work` returns True.
     """
 
     def __init__(self, holders: Holders, work: Work, can_work: CanWork, *, postgresql: Outage, redis: Outage) -> None:
@@ -66,7 +66,7 @@ class Holder:
 
     def _begin(self, hold: Hold) -> None:
         if hold.partition in self._holds:
-            # Its drain has not ended yet, and gives the partition back when it does.
+            # The drain of this partition has not ended yet; when it does, it gives the partition back.
             return
         if not self._lookout.seeks:
             self._lookout.release(hold.partition)
@@ -83,11 +83,11 @@ class Holder:
             log.exception("a drain failed; its partition is taken up anew", partition=hold.partition)
         finally:
             del self._holds[hold.partition], self._drains[hold.partition]
-            # Whoever comes after a drain that failed is to know, and not to fail at once again.
+            # The next holder must know that a drain failed here, so that it does not fail in the same way at once.
             self._lookout.release(hold.partition, vanish=failed)
 
     def _judge(self) -> None:
-        """Give everything back when some work gets nowhere: what it needs is needed by all the rest as well."""
+        """Give everything back when some work gets nowhere, because all other work needs the same servers."""
         self._excuse_what_the_loop_held_up()
         stalled = [hold for hold in self._holds.values() if hold.seconds_without_progress > STALL_SECONDS]
         if not stalled:

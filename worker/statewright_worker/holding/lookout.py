@@ -1,7 +1,7 @@
 """The lookout: renews a worker's holds and takes free partitions, in a thread of its own.
 
-A busy event loop (a large message, a rule that computes) must not cost a worker its partitions; one that does not turn
-any more must.
+A worker must not lose its partitions because its event loop is busy (a large message, a rule that computes), but it
+must lose them when the loop no longer turns.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from statewright_worker.streams.holders import Look
 
 LOOK_SECONDS: Final = 0.2
 SILENT_SECONDS: Final = 4.0
-"""A loop that has not turned for so long is given up: nothing is renewed for it."""
+"""After so many seconds without a turn of the loop, no hold is renewed."""
 FRESH_SECONDS: Final = 3 * LOOK_SECONDS
-"""A loop that has not turned for so long gets nothing new."""
+"""After so many seconds without a turn of the loop, no new partition is taken."""
 
 
 class _Holders(Protocol):
@@ -28,7 +28,7 @@ class _Holders(Protocol):
 
 
 class Lookout:
-    """Looks round every 0.2 s; `tell` is called in the loop with whatever was found."""
+    """Looks at the holders every 0.2 s; calls `tell` in the event loop with what it finds."""
 
     def __init__(self, holders: _Holders, tell: Callable[[Look], None], outage: Outage) -> None:
         self._holders = holders
@@ -42,7 +42,7 @@ class Lookout:
         self._ended = False
         self._turned = time.monotonic()
         self.seeks = True
-        """Whether this worker counts for the share and takes partitions."""
+        """Whether this worker counts for the share, and takes partitions."""
         self._thread = threading.Thread(target=self._run, name="statewright-lookout", daemon=True)
 
     def start(self) -> None:
@@ -50,11 +50,11 @@ class Lookout:
         self._thread.start()
 
     def turned(self) -> None:
-        """Say that the event loop turns; it is to be said every 0.2 s."""
+        """Say that the event loop turns; the loop must say so every 0.2 s."""
         self._turned = time.monotonic()
 
     def release(self, partition: int, *, vanish: bool = False) -> None:
-        """Give a partition back; with `vanish` nobody is told, and it becomes free when its time has run out."""
+        """Give a partition back at once; with `vanish` let its hold run out, as if this worker had died."""
         with self._guard:
             self._held.discard(partition)
             if not vanish:
@@ -79,7 +79,7 @@ class Lookout:
         try:
             step()
         except Exception as error:
-            # Whatever it is, a worker without its lookout would hold nothing for ever.
+            # Whatever went wrong, go on: a worker without its lookout would never hold anything again.
             self._outage.failed(error, self)
         else:
             self._outage.over(self)
@@ -93,7 +93,7 @@ class Lookout:
             held = frozenset(self._held)
         look = self._holders.look(held, seeks=self.seeks and not self._ended and silent < FRESH_SECONDS)
         with self._guard:
-            # What was lost may have been taken again at once.
+            # A partition that was lost may have been taken again in the same look.
             self._held = (self._held - look.lost) | look.taken | look.vanished
         self._loop.call_soon_threadsafe(self._tell, look)
 

@@ -1,4 +1,4 @@
-"""Maintenance: what is done once a minute by one of the workers, as jobs of arq's. The only module that knows arq.
+"""Maintenance: what one of the workers does once a minute, as jobs of arq. The only module that knows arq.
 
 Nothing that a request waits for depends on it.
 """
@@ -28,10 +28,10 @@ Pool = Callable[[], ConnectionPool]
 
 
 class Maintenance:
-    """Hosts arq's worker, and starts it anew whenever Redis has ended it."""
+    """Hosts arq's worker, and starts it again whenever Redis has ended it."""
 
     def __init__(self, pool: Pool, channels: Channels, worker: str, reply_seconds: int, outage: Outage) -> None:
-        """Take what makes a pool of connections: each worker of arq's closes the one that it is given."""
+        """Take a function that makes a pool of connections: each worker of arq closes the pool that it is given."""
         self._pool = pool
         self._channels = channels
         self._health = f"{channels.namespace}:health:{worker}"
@@ -47,13 +47,13 @@ class Maintenance:
             try:
                 await _first_of(worker.async_run(), until.wait())
             except Exception as error:
-                # Nothing depends on it at once: whatever it was, it is tried again.
+                # No request waits for it. So whatever went wrong, it is tried again later.
                 self._outage.failed(error, self)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(AGAIN_SECONDS):
                         await until.wait()
             finally:
-                # It asks Redis for something before it closes its connections, which may be refused.
+                # Before arq closes its connections it asks Redis for something, which Redis may refuse.
                 with suppress(Exception):
                     async with asyncio.timeout(ANSWER_SECONDS):
                         await worker.close()

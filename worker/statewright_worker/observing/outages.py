@@ -1,4 +1,4 @@
-"""What is said about a server that is away: when that begins, once in a while, and when it is over."""
+"""Outages: one log line when a server goes away, one a minute, and one when it is back."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ REMINDER_SECONDS: Final = 60.0
 
 
 class Outage:
-    """One server, as all of its users in this process see it: they share this object, so that each thing is said once.
+    """One server, as all of its users in this process see it. They share this object, so that each line is logged once.
 
     It lasts from the first failure until none of those who failed has any trouble left. It may be used by threads.
     """
@@ -25,7 +25,7 @@ class Outage:
         self._told = 0.0
 
     def failed(self, error: BaseException, by: object = None) -> None:
-        """Note a try of `by` that failed. It is told if it is the first one, or the last line was a minute ago."""
+        """Note a try of `by` that failed. It is logged if it is the first one, or if the last line was a minute ago."""
         with self._guard:
             now, said = self._clock(), _line(error)
             self._tries += 1
@@ -40,7 +40,7 @@ class Outage:
                 self._log.warning(f"{self._server} is still away", error=said, seconds=lasted, tried=self._tries)
 
     def over(self, by: object = None) -> None:
-        """Note that the server does what `by` asks; it is told when it does so for everybody again."""
+        """Note that the server does what `by` asks; the end is logged when the server does so for all of its users."""
         if by not in self._troubled:
             return
         with self._guard:
@@ -52,6 +52,6 @@ class Outage:
 
 
 def _line(error: BaseException) -> str:
-    """Return what an error says in one line, and at least what it is."""
+    """Return an error in one line: its class, and its text if it has one."""
     said = str(error).partition("\n")[0].strip()
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -62,14 +62,14 @@ _MINIMAL: Final[dict[RunKind, Policy]] = {
 
 
 Side = Callable[[Any], Awaitable[object] | None]
-"""What a rule or transform does on its way in or out: what is to be awaited, None when there is nothing."""
+"""What a rule or transform does when it is entered or left; returns what to await, None when there is nothing."""
 
 
 class Step(NamedTuple):
-    """A rule or transform of a compiled policy; the side on which it does nothing is spared.
+    """A rule or transform of a compiled policy; a side on which it does nothing is left out.
 
-    Its sides take the rule that is made for the transition, or the transition's context where none `is_made`: built-in
-    transforms keep nothing, so one of each serves all.
+    Its sides take the rule that was made for the transition, or the transition's context when none `is_made`: built-in
+    transforms keep nothing, so one object serves all transitions.
     """
 
     governing: Governing
@@ -81,7 +81,7 @@ class Step(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """What governs a transition: what a policy says, and the steps made of it and of the bookkeeping."""
+    """What governs a transition: the rules of a policy, and the steps made of them and of the bookkeeping."""
 
     rules: tuple[Governing, ...]
     steps: Sequence[Step]
@@ -89,7 +89,7 @@ class Compiled(NamedTuple):
 
 
 Entered = list[tuple[Step, object]]
-"""What was entered and has to be left, the outermost first, each with what its sides take."""
+"""The steps that were entered and must be left, the outermost first, each with the argument of its sides."""
 
 
 class Proposal(NamedTuple):
@@ -121,10 +121,10 @@ class Engine:
         self._policies: dict[RunKind, Policy] = {RunKind.FLOW_RUN: flow_policy, RunKind.TASK_RUN: task_policy}
         self._settings = settings
         self._rule_timeout = rule_timeout
-        # A built-in policy always says the same; a user's own is asked at each transition.
+        # A built-in policy always returns the same rules; a user's own is asked at each transition.
         self._is_fixed = {kind: is_built_in(policy) for kind, policy in self._policies.items()}
         self._compiled: dict[tuple[RunKind, bool, Pair], Compiled] = {}
-        # Any transition may force another run into any state, so what forced ones need is needed by all.
+        # Any transition may force another run into any state, so every proposal needs what forced transitions need.
         self._needs_when_forced = _needs_of(_MINIMAL, None)
         self._needs = {state_type: self._built_in_needs(state_type) for state_type in StateType}
         self._own_policies = {kind: policy for kind, policy in self._policies.items() if not self._is_fixed[kind]}
@@ -139,12 +139,12 @@ class Engine:
         try:
             return _needs_of(self._own_policies, state_type, *built_in)
         except Exception:
-            # A policy that fails will fail again when its transition is governed, which tells of it.
+            # A policy that fails here fails again when its transition is governed, and that is reported.
             return built_in
 
     def _built_in_needs(self, state_type: StateType) -> tuple[Need, ...]:
-        # What a user's own policy says may be another thing by the time that it governs, so what the default rules need
-        # is asked for in any case: a limit that is not loaded would not be kept.
+        # A user's policy may return other rules by the time that it governs. So every proposal asks for what the
+        # default rules need: a limit that is not loaded would not be kept.
         fixed = {kind: self._policies[kind] if self._is_fixed[kind] else _DEFAULT[kind] for kind in RunKind}
         return _needs_of(fixed, state_type, *self._needs_when_forced)
 
@@ -200,7 +200,7 @@ class Engine:
             raise
 
     async def _pass_in_time(self, context: OrchestrationContext, steps: Sequence[Step], entered: Entered) -> None:
-        """Let the transition pass through rules that may wait for ever, raise anything, and reach for everything."""
+        """Let the transition pass through a user's rules, which may wait for ever, or raise or change anything."""
         _freeze(context)
         try:
             async with asyncio.timeout(self._rule_timeout) as limit:
@@ -213,11 +213,11 @@ class Engine:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            # Nobody cancels the worker: what the rule awaited was cancelled, and that is the rule's own affair.
+            # Nobody has cancelled the worker. What the rule awaited was cancelled, so it is the rule's failure.
             raise _rule_failed(context, cancelled) from cancelled
 
     async def _abandon(self, context: OrchestrationContext, entered: Entered, failure: BaseException) -> None:
-        """Leave what was entered, innermost first, telling each of the failure; a second failure changes nothing."""
+        """Leave what was entered, innermost first, with the failure; a second failure on the way changes nothing."""
         try:
             async with asyncio.timeout(self._rule_timeout):
                 while entered:
@@ -272,13 +272,13 @@ class Engine:
 
 
 def _needs_of(policies: Mapping[RunKind, Policy], to_type: StateType | None, *others: Need) -> tuple[Need, ...]:
-    """Return what the policies' rules need when a state of the type, or any state, is proposed; and the `others`."""
+    """Return the `others` and what the policies' rules need when a state of the type, or any state, is proposed."""
     found: dict[tuple[Fact, RunKind], frozenset[StateType | None]]
     found = {(need.fact, need.kind): need.from_types for need in others}
     for kind, policy in policies.items():
         for rule in policy.priority():
             if rule.NEEDS and (to_type is None or to_type in rule.TO_STATES):
-                # What a user's rule asks for may concern a run that others have changed by then.
+                # A user's rule may ask about a run that earlier proposals of the batch have changed by then.
                 from_types = frozenset(rule.FROM_STATES if is_built_in(rule) else ALL_ORCHESTRATION_STATES)
                 found |= {(fact, kind): from_types.union(found.get((fact, kind), ())) for fact in rule.NEEDS}
     return tuple(
@@ -295,7 +295,7 @@ async def _pass(context: OrchestrationContext, steps: Sequence[Step], entered: E
         for step in steps:
             governing, is_made, enter, leave, _ = step
             takes: object = governing(context, initial, proposed) if is_made else context
-            # Listed before it is entered, so that it cleans up after itself when it fails on the way in.
+            # Listed before it is entered, so that it cleans up when entering it fails.
             if leave is not None:
                 entered.append((step, takes))
             if enter is not None and (awaited := enter(takes)) is not None:

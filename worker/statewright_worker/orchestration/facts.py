@@ -1,5 +1,5 @@
-"""What a rule may ask the unit of work for beside the runs of its transition: it is loaded for the whole batch before
-anything is decided, so rules declare it."""
+"""What a rule may ask the unit of work for beside the runs of its transition. Rules declare it, because it is loaded
+for the whole batch before anything is decided."""
 
 from enum import StrEnum, auto
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Fact(StrEnum):
 class Need(NamedTuple):
     """A fact that the rules of a kind of run may ask for, when the run is in one of the types.
 
-    Where it is any type, `from_types` is ALL_ORCHESTRATION_STATES itself.
+    If the type does not matter, `from_types` is ALL_ORCHESTRATION_STATES itself.
     """
 
     fact: Fact

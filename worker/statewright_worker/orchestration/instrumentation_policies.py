@@ -1,4 +1,4 @@
-"""Instrumentation: what a change of state tells the world. It goes with every transition, forced ones included."""
+"""Instrumentation: makes an event of every change of state, forced ones included."""
 
 from statewright_worker.orchestration.contexts import OrchestrationContext
 from statewright_worker.orchestration.policies import BaseOrchestrationPolicy, Governing
@@ -6,7 +6,7 @@ from statewright_worker.orchestration.rules.base import BaseUniversalTransform
 
 
 class InstrumentFlowRunStateTransitions(BaseUniversalTransform):
-    """Makes the change of a flow run an event, told as the run stands once its bookkeeping is done.
+    """Makes an event of the change of a flow run, with the run as it is after its bookkeeping.
 
     Source: the instrumentation policies page. The event leaves only after the commit, made from the stored row.
     """
@@ -17,7 +17,7 @@ class InstrumentFlowRunStateTransitions(BaseUniversalTransform):
 
 
 class InstrumentTaskRunStateTransitions(InstrumentFlowRunStateTransitions):
-    """Makes the change of a task run an event, of the same form as a flow run's."""
+    """Makes an event of the change of a task run, in the same form as for a flow run."""
 
 
 class FlowInstrumentation(BaseOrchestrationPolicy):

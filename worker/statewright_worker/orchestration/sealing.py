@@ -10,7 +10,7 @@ from statewright.states import ProposedState, State, StateDetails
 from statewright.values import Message, Name
 
 MAX_DELAY_SECONDS: Final = MAX_RETRY_DELAY_SECONDS
-"""The longest wait that a verdict names, ten years; whoever has to wait longer is told so when that time is over."""
+"""The longest wait in a verdict, ten years; a producer that must wait longer gets another WAIT after that time."""
 
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 _REASON: Final[TypeAdapter[str]] = TypeAdapter(Message)
@@ -126,7 +126,7 @@ def checked_name(name: str) -> str:
 
 
 def checked_reason(reason: str) -> str:
-    """Return the reason of a decision as it is. Raises ValueError when it cannot be told."""
+    """Return the reason of a decision as it is. Raises ValueError when no verdict can have it."""
     return _checked(_REASON, "the reason that it gave", reason)
 
 

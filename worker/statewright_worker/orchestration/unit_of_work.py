@@ -1,9 +1,9 @@
-"""The unit of work: facts loaded beforehand, and what is decided on them, seen by every later proposal of a batch."""
+"""The unit of work: the facts of a batch and the decisions on them, which every later proposal of the batch sees."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from statewright.ids import IdSource
@@ -23,17 +23,20 @@ from statewright_worker.orchestration.records import (
 
 
 class ChangePage(NamedTuple):
-    """Changes of a partition with their sequence numbers: all that there are up to `up_to`."""
+    """Changes of a partition with their sequence numbers: all that exist up to `up_to`."""
 
     changes: list[tuple[int, StateChange]]
     up_to: int
 
 
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
 _NO_PAGES: Final[dict[int, list[tuple[int, State]]]] = {}
 
 
 class UnitOfWork:
-    """The world as one batch sees it. Rules read it and write to it; storage loads and saves it.
+    """The world as one batch sees it. Rules read it and write to it; `facts` loads and saves it.
 
     Between `begin` and `commit` or `roll_back` lies one proposal: rolling back undoes all that it did.
     """
@@ -44,12 +47,12 @@ class UnitOfWork:
         self.ids = ids
         self.runs: dict[UUID, AnyRunRecord] = {}
         self.limits: dict[tuple[LimitScope, str], LimitRecord] = {}
-        """The limits by name. A plain tuple finds what a LimitName names, and is made sooner."""
+        """The limits by name. A plain tuple finds the same entry as a LimitName, and is faster to make."""
         self.limit_ids: dict[tuple[LimitScope, str], int] = {}
         """The ids of limits that do not exist and may be set."""
         self.cache: dict[str, list[CacheEntry]] = {}
         self.verdicts: dict[UUID, tuple[Verdict, int | None]] = {}
-        """The verdicts by proposal, each with the digest of what was asked."""
+        """The verdicts by proposal, each with the digest of its request."""
         self.answers: dict[UUID, Answer] = {}
         self.histories: dict[UUID, dict[int, list[tuple[int, State]]]] = {}
         """Pages of runs' histories, each by the ordinal behind which it was read: states with their ordinals."""
@@ -81,7 +84,7 @@ class UnitOfWork:
         """Keep what the proposal did."""
         for run_id, before in self._before.items():
             run = self.runs[run_id]
-            # A new state is a change already, and states are dear to compare.
+            # A new state is recorded as a change already, and comparing states is expensive.
             if run_id not in self.changed_runs and (run.state is not before["state"] or run.__dict__ != before):
                 self.changed_runs[run_id] = run
         self.begin()
@@ -130,7 +133,7 @@ class UnitOfWork:
         return state
 
     def instrument(self, run: RunRecord, state: State) -> None:
-        """Note on the change of `run` to `state` what its event will tell beside the state itself."""
+        """Note on the change of `run` to `state` what its event will say beside the state itself."""
         for change in reversed(self.state_changes):
             if change.state is state:
                 change.run_count = run.run_count
@@ -146,9 +149,9 @@ class UnitOfWork:
         return [limit for limit in named if limit is not None]
 
     def set_limit(self, name: LimitName, concurrency_limit: int) -> None:
-        """Set the limit of the name; whoever holds its slots keeps them. One that is new has its id in `limit_ids`."""
+        """Set the limit of the name; runs that hold its slots keep them. A new limit takes its id from `limit_ids`."""
         limit = self.limits.get(name)
-        self._keep_limits()
+        self._keep_limit(name, self.limit_ids[name] if limit is None else limit.id)
         if limit is None:
             limit = LimitRecord(self.limit_ids[name], name.scope, name.key, concurrency_limit)
         else:
@@ -157,23 +160,27 @@ class UnitOfWork:
         self.limits_removed.discard(limit.id)
 
     def remove_limit(self, name: LimitName) -> None:
-        """Remove the limit of the name, if there is one, and free its slots; it must be known who holds them."""
+        """Remove the limit of the name, if there is one, and free its slots; all their holders must be loaded."""
         limit = self.limits.get(name)
         if limit is None:
             return
         for run_id in sorted(limit.holders):
             self.release_slot(limit, run_id)
-        self._keep_limits()
+        self._keep_limit(name, limit.id)
         del self.limits[name]
         self.limit_ids[name] = limit.id
         self.limits_set.pop(limit.id, None)
         self.limits_removed.add(limit.id)
 
-    def _keep_limits(self) -> None:
-        kept = self.limits.copy(), self.limit_ids.copy(), self.limits_set.copy(), self.limits_removed.copy()
+    def _keep_limit(self, name: LimitName, limit_id: int) -> None:
+        limit, reserved = self.limits.get(name), self.limit_ids.get(name)
+        was_set, was_removed = self.limits_set.get(limit_id), limit_id in self.limits_removed
 
         def undo() -> None:
-            self.limits, self.limit_ids, self.limits_set, self.limits_removed = kept
+            _put_back(self.limits, name, limit)
+            _put_back(self.limit_ids, name, reserved)
+            _put_back(self.limits_set, limit_id, was_set)
+            (self.limits_removed.add if was_removed else self.limits_removed.discard)(limit_id)
 
         self._undo.append(undo)
 
@@ -222,7 +229,7 @@ class UnitOfWork:
     # -- the ledger --------------------------------------------------------------------------------------------------
 
     def record_verdict(self, verdict: Verdict, digest: int | None = None) -> None:
-        """Keep the verdict for ever: the proposal's id has no other from now on, and no other content than `digest`."""
+        """Keep the verdict for ever: from now on the proposal's id has this verdict and the content of `digest`."""
         self.verdicts[verdict.proposal_id] = entry = (verdict, digest)
         self.new_verdicts.append(entry)
 
@@ -230,3 +237,10 @@ class UnitOfWork:
         """Keep an answer that is no verdict for ever, as for verdicts."""
         self.answers[answer.request_id] = answer
         self.new_answers.append(answer)
+
+
+def _put_back(mapping: dict[Key, Value], key: Key, value: Value | None) -> None:
+    if value is None:
+        mapping.pop(key, None)
+    else:
+        mapping[key] = value

@@ -1,4 +1,4 @@
-"""A user's rules under watch: one that holds up the worker is found out, whoever else was at work meanwhile."""
+"""Watching a user's rules: finds one that holds up the worker, and does not blame it for the work of others."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
@@ -20,7 +20,7 @@ class HeldUp(TimeoutError):
 class Slices:
     """Awaits a hook, and measures the longest of the slices in which it ran without giving way.
 
-    The time between the slices belongs to the rest of the worker, so the whole time tells nothing of the hook.
+    The time between the slices belongs to the rest of the worker, so the whole time would say nothing about the hook.
     """
 
     def __init__(self, hook: Awaitable[object]) -> None:

@@ -1,4 +1,4 @@
-"""Answering: from the ledger what was answered before, else by carrying it out; what must stay goes into the ledger."""
+"""Answering: from the ledger, if the request was answered before, else by carrying it out; the ledger keeps answers."""
 
 from collections.abc import Container, Iterable
 
@@ -15,7 +15,7 @@ from statewright_worker.requests.propose import verdict_reply
 
 
 def asked_by(requests: Iterable[Incoming], engine: Engine, condemned: Container[str]) -> Asked:
-    """Return everything that the requests ask for; those whose entry is `condemned` only whether they are answered."""
+    """Return everything that the requests ask for; a `condemned` one asks only whether it was answered before."""
     asked = Asked()
     for incoming in requests:
         request = incoming.request
@@ -28,8 +28,10 @@ def asked_by(requests: Iterable[Incoming], engine: Engine, condemned: Container[
 
 
 async def answer(incoming: Incoming, batch: InBatch, condemned: ErrorReply | None) -> Reply:
-    """Return the answer that the request has already, or carry it out, seeing what those before it did; an ErrorReply
-    means that nothing of it was done. A request that is `condemned` gets that answer, and nothing is tried.
+    """Return the answer that the request has already, or carry it out and return its answer.
+
+    An ErrorReply means that nothing of it was done. If there is an answer in `condemned`, the request gets that
+    one and is not carried out.
 
     Raises BatchSpoiled when the request has cost the batch its transaction, and StorageError.
     """
@@ -67,5 +69,5 @@ def _conflict(incoming: Incoming) -> ErrorReply:
     return refusal(
         ErrorCode.PROPOSAL_CONFLICT,
         "id",
-        f"the id {incoming.id} was used before for a request with another content; another request needs another id",
+        f"the id {incoming.id} was used before for a request with other content; another request needs another id",
     )

@@ -1,4 +1,4 @@
-"""What every kind of request is: where it belongs, what it asks for beforehand, how it is carried out and answered."""
+"""A kind of request: where it belongs, which facts it asks for, and how it is carried out and answered."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ class Incoming(NamedTuple):
     reply_to: str | None
     request: Request
     digest: int
-    """Tells whether a request of the same id asks for the same."""
+    """Shows whether another request with the same id asks for the same."""
 
     @property
     def entered(self) -> datetime:
-        """When the request entered its stream, by Redis' clock; the end of time when the producer chose an entry's id
-        that is no moment."""
+        """When the request entered its stream, by Redis' clock; the end of time when the producer chose an id for the
+        entry that is no moment."""
         return datetime.fromtimestamp(min(int(self.entry.id.partition("-")[0]), _LAST_MILLISECOND) / 1000, UTC)
 
 
@@ -49,7 +49,7 @@ class BatchSpoiled(Exception):
 
 @dataclass(frozen=True, slots=True)
 class InBatch:
-    """What the requests of a batch are carried out with."""
+    """What a request is carried out with: the batch and its unit of work."""
 
     engine: Engine
     work: UnitOfWork
@@ -64,30 +64,30 @@ AnyRequest = TypeVar("AnyRequest")
 
 
 class Kind(ABC, Generic[AnyRequest]):
-    """A kind of request; one of each serves all of its requests. `requests.kinds` says which message is of which."""
+    """A kind of request; one object serves all requests of the kind. `requests.kinds` maps messages to kinds."""
 
     changes: ClassVar[bool] = False
-    """Whether it changes something, and so has one answer for ever: what it is refused with is kept in the ledger."""
+    """Whether it changes something, and so has one answer for ever: the ledger keeps its refusals."""
     keeps_answer: ClassVar[bool] = False
-    """Whether the ledger keeps every answer as it was given. A verdict has a place of its own, and a run is told as it
-    is whenever its creation is asked for again."""
+    """Whether the ledger keeps every answer as it was given. It need not for proposals, whose verdicts have a table of
+    their own, nor for creations, which are answered with the run as it is now."""
     answer_bytes: ClassVar[int] = 0
-    """How large its answer may be, where that is much: so much less goes into its transaction."""
+    """How many bytes its answer may take, if they are many: they count towards the size of a transaction."""
 
     @abstractmethod
     def place(self, request: AnyRequest, partitions: int) -> tuple[str, int]:
-        """Return the partition to which the request belongs, behind the name of the field that says so."""
+        """Return the name of the field that says where the request belongs, and the partition."""
 
     @abstractmethod
     def ask(self, request: AnyRequest, asked: Asked, engine: Engine) -> None:
-        """Ask for everything that must be known before the request can be carried out."""
+        """Ask for every fact that carrying out the request needs."""
 
     @abstractmethod
     async def carry_out(self, request: AnyRequest, incoming: Incoming, batch: InBatch) -> Reply:
         """Carry the request out and return its answer; an ErrorReply means that nothing of it was done.
 
-        A kind that has more to say, "wake that partition after the commit" or "this is answered later", says it here:
-        `answering.answer` takes what is returned apart, and hands it on to the drain, which publishes after the commit.
+        A kind that has more to say ("wake that partition after the commit", "the answer comes later") will return it
+        here: `answering.answer` hands it on to the drain, which publishes after the commit.
 
         Raises BatchSpoiled when the request has cost the batch its transaction, and StorageError.
         """
@@ -97,7 +97,7 @@ AboutRun = TypeVar("AboutRun", bound=RunRequest)
 
 
 class OfRun(Kind[AboutRun]):
-    """A kind of request about a run: it belongs where the run's tree does."""
+    """A kind of request about a run: it belongs to the partition of the run's tree."""
 
     def place(self, request: AboutRun, partitions: int) -> tuple[str, int]:
         return "run_id", partition_of(request.run_id, partitions)

@@ -1,4 +1,4 @@
-"""The creation of runs: answered with the run, whatever became of it, and refused where another one has its id."""
+"""The creation of runs: answered with the run as it is now, and refused when another run has its id."""
 
 from typing import Any, Final
 from uuid import UUID
@@ -13,7 +13,7 @@ from statewright_worker.requests.base import InBatch, Incoming, OfRun, refusal
 
 _NO_CONTENT: Final = frozenset({"v", "type", "run_id"})
 _SAME_POLICY: Final = ("retries", "retry_delay", "retry_jitter_factor", "retry_type")
-"""What of a run's policy stays as it was created."""
+"""The fields of a run's policy that never change."""
 
 
 class CreateRunKind(OfRun[CreateRun]):
@@ -71,7 +71,7 @@ def _new_run(request: CreateRun, work: UnitOfWork) -> AnyRunRecord:
 
 
 def _difference(run: AnyRunRecord, request: CreateRun) -> ErrorReply | None:
-    """Return what is wrong with asking for a run that exists, unless the same is asked for."""
+    """Return the refusal of a request for a run that exists with other content, None when the content is the same."""
     wanted = FlowRunRecord if isinstance(request, CreateFlowRun) else TaskRunRecord
     if not isinstance(run, wanted):
         return refusal(ErrorCode.RUN_CONFLICT, "run_id", f"{run.id} is a {run.kind} already")

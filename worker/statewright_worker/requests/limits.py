@@ -1,4 +1,4 @@
-"""Limits on tags, set and read: in one order with the proposals beside them, and in the same transaction."""
+"""Limits on tags: set and read in the order of the requests, in the same transaction as the proposals among them."""
 
 from statewright.ids import partition_of_tag
 from statewright.messages import LimitReply, LimitRequest, ReadLimit, Reply, SetLimit
@@ -23,7 +23,7 @@ class ReadLimitKind(Kind[ReadLimit]):
 
 
 class SetLimitKind(Kind[SetLimit]):
-    """Sets a limit, or removes it and frees its slots: requests behind it find it so, those before it did not."""
+    """Sets a limit, or removes it and frees its slots; requests behind it see the new limit."""
 
     changes = True
     keeps_answer = True
@@ -37,10 +37,12 @@ class SetLimitKind(Kind[SetLimit]):
             asked.limits.to_set.add(_name(request))
 
     async def carry_out(self, request: SetLimit, incoming: Incoming, batch: InBatch) -> Reply:
+        batch.work.begin()
         if request.concurrency_limit is None:
             batch.work.remove_limit(_name(request))
         else:
             batch.work.set_limit(_name(request), request.concurrency_limit)
+        batch.work.commit()
         return _told(request, batch.work)
 
 

@@ -53,7 +53,7 @@ async def _failed(
         told = {"rule": error.rule, "run": str(request.run_id), "proposal": str(incoming.id)}
         log.error("a rule failed", **told, exc_info=error.__cause__ or error)
         if error.blocked:
-            # PostgreSQL has waited as well, and may have ended the transaction.
+            # PostgreSQL has waited as long, and may have ended the transaction.
             raise BatchSpoiled(incoming, reply) from error
     if not await batch.sessions.undo():
         raise BatchSpoiled(incoming, reply) from error

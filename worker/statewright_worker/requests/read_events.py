@@ -1,4 +1,4 @@
-"""Reading events back: what a partition's stream no longer holds, out of its histories."""
+"""Reading events back: a worker makes what a partition's stream no longer holds from the histories."""
 
 from statewright.events import Event
 from statewright.messages import EventsReply, ReadEvents, Reply
@@ -22,7 +22,7 @@ class ReadEventsKind(Kind[ReadEvents]):
 
     async def carry_out(self, request: ReadEvents, incoming: Incoming, batch: InBatch) -> Reply:
         page = batch.work.events[request.after]
-        # Where PostgreSQL went back in time, it may be behind what is asked for, and the answer says so.
+        # After PostgreSQL went back in time, its last event may be before the position asked for; the answer says so.
         up_to = min(page.up_to, batch.sequence)
         events = [
             Event.model_validate_json(event_body(change, batch.partition, number, era_at(batch.eras, number)))

@@ -1,4 +1,4 @@
-"""Reading runs: a run with a page of its history, as they are after everything pushed before."""
+"""Reading runs: a run with a page of its history, as they are after all requests pushed before."""
 
 from statewright.messages import HistoryReply, ReadRun, Reply
 from statewright.runs import RunHistory

@@ -1,4 +1,4 @@
-"""Columns: how they are named, selected, and read together from several tables by one statement."""
+"""Columns: their names and types, and one statement that reads from several tables."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,15 +13,15 @@ def names(columns: Columns) -> list[str]:
 
 
 def selected(alias: str, columns: Columns, prefix: str = "") -> str:
-    """Return what selects the columns, each under its name behind the prefix."""
-    # JSON comes as text: it is decoded once, straight into what it stands for.
+    """Return the part of a SELECT that reads the columns, each named by the prefix and its own name."""
+    # JSON is read as text, so that it is decoded only once, straight into a value.
     return ", ".join(
         f'{alias}."{name}"{"::text" if kind == "jsonb" else ""} AS "{prefix}{name}"' for name, kind in columns
     )
 
 
 class Source(NamedTuple):
-    """Some of the rows that a statement reads: the name that its rows bear, its columns, and the query for them."""
+    """Some of the rows that a statement reads: the name that tells them apart, their columns, their query."""
 
     name: str
     columns: Columns
@@ -29,14 +29,14 @@ class Source(NamedTuple):
 
 
 def read_together(sources: Sequence[Source]) -> str:
-    """Return the one statement that reads all sources, in order; the column `source` says of a row whose it is."""
+    """Return the one statement that reads all sources, in order; the column `source` names the source of each row."""
     every: Columns = tuple(dict.fromkeys(column for source in sources for column in source.columns))
     queries = ", ".join(f"{source.name} AS ({source.query})" for source in sources)
     return f"WITH {queries} {' UNION ALL '.join(_all_columns(source, every) for source in sources)}"
 
 
 def _all_columns(source: Source, every: Columns) -> str:
-    """Select the columns that the source has, and nothing in place of what only others have."""
+    """Return the source's query with all columns of the statement; those that only other sources have are NULL."""
     columns = [
         f"{source.name}.{name}"
         if (name, kind) in source.columns

@@ -1,4 +1,4 @@
-"""Reaching PostgreSQL: the engine and its pool, and the schema's migrations."""
+"""Connecting to PostgreSQL: the engine with its pool, and the migrations of the schema."""
 
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -24,13 +24,13 @@ from statewright_worker.storage.database_url import DatabaseUrl, parse_database_
 from statewright_worker.storage.meaning import cause_of
 from statewright_worker.storage.statements import BATCH_SETTINGS
 
-# One key for everyone who migrates, so that replicas that start together migrate once.
+# All migrations take the same lock, so that replicas that start together migrate once.
 MIGRATION_LOCK: Final = 0x5747_4D49
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 POOL_TIMEOUT_SECONDS: Final = 10.0
 COMMAND_SECONDS: Final = 30.0
 NEXT_SERVER: Final = (OSError, TimeoutError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
-"""What one of several servers may say without the others being asked in vain."""
+"""Errors after which the next of several servers is tried."""
 AWAY: Final = (
     OSError,
     PoolTimeout,
@@ -41,7 +41,7 @@ AWAY: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.ReadOnlySQLTransactionError,
 )
-"""What is raised while PostgreSQL is away, starts, stops, is full or is a standby: time may mend it."""
+"""Errors that may pass: PostgreSQL is away, starts, stops, has no connection left, or is a standby."""
 
 
 def create_engine(
@@ -75,7 +75,7 @@ def create_engine(
         else {"poolclass": NullPool}
     )
     return create_async_engine(
-        # The driver is told by `connect`: SQLAlchemy's own reading of a URL is another one than libpq's.
+        # `_connect` reads the URL: SQLAlchemy reads URLs in another way than libpq.
         "postgresql+asyncpg://",
         isolation_level="AUTOCOMMIT",
         connect_args={
@@ -87,7 +87,7 @@ def create_engine(
 
 
 async def _connect(url: DatabaseUrl, **options: Any) -> asyncpg.Connection:
-    """Connect to the first server that will do. Each has its own time: one that is silent must not hide the next."""
+    """Connect to the first server that will do. Each has its own time limit, so that a silent one hides no other."""
     timeout = url.connect_seconds or POOL_TIMEOUT_SECONDS
 
     async def to(target: str, server: tuple[str | None, int | None]) -> asyncpg.Connection:
@@ -96,7 +96,7 @@ async def _connect(url: DatabaseUrl, **options: Any) -> asyncpg.Connection:
             url.dsn, host=host, port=port, target_session_attrs=target, timeout=timeout, **options
         )
 
-    # A preference is a second round that takes anybody.
+    # When no server is of the preferred kind, a second round takes any.
     targets = ("standby", "any") if url.target == "prefer-standby" else (url.target,)
     *others, last = product(targets, url.servers)
     for other in others:
@@ -107,7 +107,7 @@ async def _connect(url: DatabaseUrl, **options: Any) -> asyncpg.Connection:
 
 @asynccontextmanager
 async def connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """Open a connection, and tell what goes wrong on it in one sentence without the URL's secrets.
+    """Open a connection; an error on it becomes one sentence without the URL's secrets.
 
     Raises ServerAway when PostgreSQL is not there, and ConfigurationError when it does not let us in or do what we ask.
     """
@@ -129,7 +129,7 @@ def _told() -> Iterator[None]:
 
 
 def _is_away(error: BaseException) -> bool:
-    """Tell whether time may mend it, as opposed to a setting."""
+    """Return whether the error may pass by itself, as opposed to one that a setting must cure."""
     if isinstance(error, ssl.SSLError):
         return isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
     if "rejected SSL upgrade" in str(error) or isinstance(error, PermissionError):

@@ -1,4 +1,4 @@
-"""The URL of the database: libpq's own rules, and a sentence for what is not one of them."""
+"""The URL of the database: it is read by libpq's rules, and what breaks them is refused in one sentence."""
 
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -12,7 +12,7 @@ VARIABLE: Final = "STATEWRIGHT_DATABASE_URL"
 FORM: Final = f"{VARIABLE} must look like postgresql://user:password@host:5432/database"
 MAX_PORT: Final = 65_535
 
-# What the driver reads out of a URL by itself.
+# The parameters that the driver itself reads from a URL.
 _DRIVERS: Final = frozenset(
     {
         "database",
@@ -45,12 +45,12 @@ _CHOICES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class DatabaseUrl:
-    """What a URL says: whom to ask, in which order, and as what."""
+    """What a URL says: which servers to try, in which order, and as which user."""
 
     dsn: str = field(repr=False)
     """User, password, database and TLS, as the driver reads them."""
     servers: tuple[tuple[str | None, int | None], ...]
-    """Hosts and ports; None is what the driver, like libpq, takes then."""
+    """Hosts and ports; for None the driver takes the same default as libpq."""
     server_settings: dict[str, str]
     """What PostgreSQL is told when a connection begins."""
     target: str
@@ -102,7 +102,7 @@ def _parameters(query: str) -> dict[str, str]:
 def _check(name: str, value: str) -> None:
     known = _DRIVERS | _OURS
     if name not in known:
-        # So it is called in URLs that were written for SQLAlchemy.
+        # SQLAlchemy's name for it, in URLs that were written for SQLAlchemy.
         close = ["sslmode"] if name == "ssl" else get_close_matches(name, known, n=1)
         cure = f"is {close[0]} meant?" if close else "leave it out; PostgreSQL's own settings go into options=-c%20..."
         raise ConfigurationError(f"{VARIABLE}: the parameter {name!r} is not served; {cure}")
@@ -121,7 +121,7 @@ def _readable(path: Path) -> bool:
 
 
 def _seconds(value: str) -> float | None:
-    """Return how long connecting may take; as libpq has it, 0 or less and no value say nothing."""
+    """Return how long connecting may take; as in libpq, 0 or less and an empty value mean no limit."""
     try:
         seconds = int(value or 0)
     except ValueError:
@@ -130,7 +130,7 @@ def _seconds(value: str) -> float | None:
 
 
 def _servers(authority: str, named: str, ports: str) -> tuple[tuple[str | None, int | None], ...]:
-    """Return each server's host and port, of the URL's beginning or, when it names none, of its parameters."""
+    """Return the host and port of each server: from the URL's beginning or, when it names none, from its parameters."""
     if authority:
         pairs = [_host_and_port(server) for server in authority.split(",")]
     else:
@@ -155,5 +155,5 @@ def _port(text: str) -> int | None:
         return None
     if text.isascii() and text.isdigit() and 0 < int(text) <= MAX_PORT:
         return int(text)
-    # Not what it is: a password with a colon in the wrong place would be told.
+    # The text is not quoted: it may be part of a password with a colon in the wrong place.
     raise ConfigurationError(f"{VARIABLE}: a port must be a number from 1 to {MAX_PORT}")

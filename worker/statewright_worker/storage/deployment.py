@@ -1,4 +1,4 @@
-"""Whose database this is: one namespace's, and which deployment's."""
+"""To which namespace and which deployment the database belongs."""
 
 from typing import Final
 from uuid import UUID
@@ -14,7 +14,7 @@ _READ: Final = text("SELECT id, namespace FROM deployment")
 
 
 async def claim_database(engine: AsyncEngine, namespace: str) -> UUID:
-    """Make the database the namespace's at its first start; return the deployment's id.
+    """Record at the first start that the database belongs to the namespace; return the deployment's id.
 
     Raises ConfigurationError when it belongs to another namespace: two of them would fight over the partitions, and
     each would publish the other's events.

@@ -1,8 +1,8 @@
-"""What storage raises, sorted by what it says about PostgreSQL; `drain/attempts.py` decides what follows from each."""
+"""What storage raises, one class for each meaning; `drain/attempts.py` decides what follows from each."""
 
 
 class StorageError(Exception):
-    """The base of what storage raises; nothing of the batch was written, or it will be found in the ledger."""
+    """The base of what storage raises. Nothing of the batch was written, or else the ledger has it."""
 
 
 class HoldLost(StorageError):
@@ -10,7 +10,7 @@ class HoldLost(StorageError):
 
 
 class Away(StorageError):
-    """PostgreSQL does not answer, or takes no writes for now: it has nothing to do with the batch."""
+    """PostgreSQL does not answer, or takes no writes for now; the batch is not the cause."""
 
 
 class ConnectionLost(StorageError):

@@ -1,4 +1,4 @@
-"""What an error of the driver's or of SQLAlchemy's says about PostgreSQL and the batch."""
+"""What an error of the driver or of SQLAlchemy means for PostgreSQL and for the batch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from statewright_worker.storage.errors import Away, ConnectionLost, Crossed, NotWritable, StorageError
 
-# What tells of the server, and not of what the batch does.
+# Errors that concern the server, and not what the batch does.
 _AWAY: Final = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
@@ -20,7 +20,7 @@ _AWAY: Final = (
     asyncpg.InsufficientResourcesError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
-    # A standby, or a server that was told to take no writes.
+    # A standby, or a server that is set to take no writes.
     asyncpg.ReadOnlySQLTransactionError,
     PoolTimeout,
 )
@@ -44,7 +44,7 @@ _OWN_DOING: Final = (asyncpg.UniqueViolationError, asyncpg.QueryCanceledError)
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise what the database raises as what it says about PostgreSQL and the batch."""
+    """Raise each error of the database as the StorageError that says what it means."""
     try:
         yield
     except (*_AWAY, *LOST, asyncpg.PostgresError, SQLAlchemyError) as error:
@@ -52,13 +52,13 @@ def translated() -> Iterator[None]:
 
 
 def meaning_of(error: BaseException) -> type[StorageError]:
-    """Return what an error says."""
+    """Return the class that says what an error means."""
     cause = cause_of(error)
     if isinstance(cause, _AWAY):
         return Away
     if isinstance(cause, _CROSSED):
         return Crossed
-    # A value that does not fit is an InterfaceError of the driver's too.
+    # The driver also raises InterfaceError for a value that does not fit its column.
     lost = isinstance(cause, LOST) and not isinstance(cause, ValueError)
     if lost or (isinstance(error, DBAPIError) and error.connection_invalidated):
         return ConnectionLost
@@ -66,7 +66,7 @@ def meaning_of(error: BaseException) -> type[StorageError]:
 
 
 def is_own_doing(error: BaseException) -> bool:
-    """Return whether what crossed a statement's way is the statement itself: it took too long, or repeats a row."""
+    """Return whether a statement failed by its own doing: it took too long, or writes a row that exists."""
     return isinstance(cause_of(error), _OWN_DOING)
 
 

@@ -26,7 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 
-# A run is updated with every transition: room on its page keeps the new version beside the old one (HOT).
+# Every transition updates its run. Free space on the page keeps the new version of the row beside the old one, so that
+# no index needs to change (HOT).
 RUN_FILLFACTOR = {"postgresql_with": {"fillfactor": 70}}
 
 NAMING = {
@@ -52,7 +53,7 @@ class Base(DeclarativeBase):
 
 
 class Partition(Base):
-    """One ordered stream of work: its row is the fence. `epoch` rises with every drain that takes it up."""
+    """One partition; its row is the fence. Every drain that takes the partition up raises `epoch`."""
 
     __tablename__ = "partition"
 
@@ -63,7 +64,7 @@ class Partition(Base):
 
 
 class Era(Base):
-    """A new numbering of a partition's events: the database went back in time behind those that were published."""
+    """A new numbering of a partition's events, begun because the database went back to before published ones."""
 
     __tablename__ = "era"
 
@@ -75,7 +76,7 @@ class Era(Base):
 
 
 class Deployment(Base):
-    """Whose database this is: one row. A copy of the database is the same deployment, and so has the same id."""
+    """To which deployment the database belongs: one row. A copy of the database is the same deployment, with its id."""
 
     __tablename__ = "deployment"
 
@@ -87,7 +88,7 @@ class Deployment(Base):
 
 
 class _RunColumns:
-    """What a flow run and a task run have in common; their current state stands on the row."""
+    """What flow runs and task runs have in common; the row repeats the main fields of the current state."""
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     name: Mapped[str]
@@ -130,7 +131,7 @@ class TaskRun(_RunColumns, Base):
 
 
 class _StateColumns:
-    """One state that a run was in, append-only; (partition, sequence) is its event's place."""
+    """One state that a run was in; rows are only appended. (partition, sequence) is the place of its event."""
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     run_id: Mapped[UUID]
@@ -165,7 +166,7 @@ class TaskRunState(_StateColumns, Base):
 
 
 class TaskRunStateCache(Base):
-    """A completed state that serves later runs under the same key; the newest wins."""
+    """A completed state that later runs with the same key take over; the newest one counts."""
 
     __tablename__ = "task_run_state_cache"
     __table_args__ = (Index(None, "cache_key", "id"),)
@@ -178,7 +179,7 @@ class TaskRunStateCache(Base):
 
 
 class ConcurrencyLimit(Base):
-    """How many runs may hold a slot of it at once. `scope` says what it is on, `key` on which: 'tag' and the tag."""
+    """How many runs may hold a slot at once. `scope` is the kind of thing limited ('tag'), `key` which one it is."""
 
     __tablename__ = "concurrency_limit"
     __table_args__ = (UniqueConstraint("scope", "key"),)
@@ -205,7 +206,7 @@ class ConcurrencySlot(Base):
 
 
 class Verdict(Base):
-    """The ledger of proposals: the one verdict that each has. `state_id` is a row of the run's history, `digest` tells
+    """The ledger of proposals: the one verdict of each. `state_id` is a row of the run's history; `digest` shows
     whether a request that comes again asks for the same."""
 
     __tablename__ = "verdict"
@@ -223,7 +224,7 @@ class Verdict(Base):
 
 
 class Answer(Base):
-    """The ledger of all other answers that must stay: to what has set a limit, and to whatever was refused."""
+    """The ledger of all other answers that must stay: to requests that set a limit, and to refused ones."""
 
     __tablename__ = "answer"
 

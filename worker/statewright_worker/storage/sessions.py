@@ -1,4 +1,4 @@
-"""The database session that a user's rule may use: on the batch's transaction, in a savepoint of its proposal."""
+"""The database session that a user's rule may use: in the batch's transaction, in a savepoint for its proposal."""
 
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -12,8 +12,8 @@ from statewright_worker.storage.meaning import is_own_doing, meaning_of
 
 
 class RuleSession(AsyncSession):
-    """A session whose transaction is the engine's: what a rule writes stays when its proposal is decided, and is undone
-    when it fails."""
+    """A session in the batch's transaction: what a rule writes is kept when its proposal is decided, and undone when
+    the proposal fails."""
 
     async def commit(self) -> None:
         """Send pending changes to the database; they are committed together with the verdict."""
@@ -37,7 +37,7 @@ class RuleSessions:
         if self._session is None:
             plain = self._connection.sync_connection
             if plain is not None and not plain.in_transaction():
-                # The batch's transaction runs already; this tells SQLAlchemy of it, and nothing goes to the database.
+                # The batch's transaction has begun already; this tells SQLAlchemy so, and sends nothing.
                 plain.begin()
             options: dict[str, Any] = {"join_transaction_mode": "create_savepoint", "expire_on_commit": False}
             self._session = RuleSession(bind=self._connection, **options)
@@ -55,7 +55,7 @@ class RuleSessions:
     async def undo(self) -> bool:
         """Undo what the proposal's rules wrote; return whether the batch's transaction can go on.
 
-        It cannot when a rule ran out of time within a statement, which costs the connection.
+        It cannot when a rule ran out of time within a statement: then the connection is lost.
         """
         if self._session is None:
             return True
@@ -65,9 +65,9 @@ class RuleSessions:
         return not self._driver.is_closed()
 
     def raise_what_is_not_the_rules(self, error: BaseException | None) -> None:
-        """Raise what a rule met with in its session when that tells of PostgreSQL or of somebody else's lock.
+        """Raise the error that a rule met in its session when PostgreSQL or another transaction's lock caused it.
 
-        It is not the rule's fault, so the batch is to be tried again.
+        The rule is not at fault, so the batch will be tried again.
         """
         if isinstance(error, SQLAlchemyError | asyncpg.PostgresError | asyncpg.InterfaceError):
             meaning = meaning_of(error)

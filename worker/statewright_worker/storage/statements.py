@@ -1,9 +1,9 @@
-"""The statements of transactions: how they begin, who may write, and whose connection is ended."""
+"""The statements round a batch: they begin a transaction, guard who may write, and end another's connection."""
 
 from typing import Final
 
-# A batch must not be held up by others, nor hold others up: a worker that freezes inside it is thrown out.
-# The plans never change with the size of a table, so that nothing surprises when it has grown.
+# A batch must not wait long for others, nor make others wait long: PostgreSQL ends the transaction of a frozen worker.
+# Plans do not depend on the size of a table, so that a plan made for an empty table still serves a large one.
 BATCH_SETTINGS: Final = {
     "lock_timeout": "2s",
     "statement_timeout": "3s",
@@ -15,7 +15,7 @@ BATCH_SETTINGS: Final = {
     "jit": "off",
 }
 STATEMENT_SECONDS: Final = 4.0
-"""After this long we do not believe any more that an answer will come; PostgreSQL itself gives up a little earlier."""
+"""After this long an answer counts as lost. PostgreSQL itself gives up a little earlier."""
 
 BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """For connections that were opened with BATCH_SETTINGS."""
@@ -28,7 +28,7 @@ TAKE_UP: Final = (
 )
 BACKEND: Final = "SELECT pg_backend_pid()"
 EPOCH: Final = "SELECT epoch FROM partition WHERE id = $1"
-# Nobody's connections are ever ended but those of the same user to the same database: other workers'.
+# Only connections of the same user to the same database are ended: those of other workers.
 _OURS: Final = "usename = current_user AND datname = current_database()"
 CUT_OFF_BLOCKERS: Final = f"""
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity

@@ -1,4 +1,4 @@
-"""Transactions: a partition's only writer takes it up, and makes each of its transactions on a connection it keeps."""
+"""Transactions: a drain takes its partition up as its only writer, and keeps one connection for all its batches."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ class Fence:
 
 @dataclass(frozen=True, slots=True)
 class TakenUp:
-    """A partition that was taken up: its fence, its last sequence number, and how often its events began anew."""
+    """A partition that was taken up: its fence, its last sequence number, and the number of its era."""
 
     fence: Fence
     sequence: int
@@ -66,7 +66,7 @@ class Storage:
         self._begin = statements.BEGIN_POOLED if pooled else statements.BEGIN
         self._kept: dict[int, _Kept] = {}
         self._given_up: dict[int, int] = {}
-        """Backends of connections that were given up, by partition: they may still hold its locks."""
+        """The backends of connections that were given up, by partition: they may still hold the partition's locks."""
 
     async def take_up(self, partition: int) -> TakenUp:
         """Make the caller the partition's only writer.
@@ -103,10 +103,10 @@ class Storage:
                 await driver.execute("COMMIT")
                 watch.end()
                 if connection.in_transaction():
-                    # A rule's session has begun one, which the driver knows nothing of.
+                    # A rule's session has begun a transaction of SQLAlchemy's, of which the driver knows nothing.
                     await connection.commit()
             except BaseException:
-                # Whatever state it is in, nobody else gets this connection; closing it rolls back.
+                # Nobody knows what state this connection is in, so nobody else gets it. Closing it rolls back.
                 await self._give_up(partition)
                 raise
 
@@ -117,8 +117,8 @@ class Storage:
         return [_era(partition, row["era"], row["sequence"], row["went_back_to"]) for row in found]
 
     async def begin_era(self, fence: Fence, went_back_to: int, published: int) -> Era | None:
-        """Number the partition's events anew behind `published`, the last number that is out; return the era, or None
-        when the numbers had got there already.
+        """Begin an era: the events' numbers go on behind `published`, the last number in the stream. Return the era, or
+        None when the numbers had got there already.
 
         Raises HoldLost when another drain has taken the partition up.
         """
@@ -148,7 +148,7 @@ class Storage:
         try:
             await driver.execute(self._begin)
         except LOST as error:
-            # It broke while it lay idle, which is no fault of a batch that was not begun.
+            # It broke while it was idle: no batch had begun, so none can be the cause.
             raise Away(f"the connection was lost: {said(error)}") from error
 
     async def _connection(self, partition: int) -> _Kept:
@@ -159,7 +159,7 @@ class Storage:
                     connection = await self._engine.connect()
                     driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
             except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-                # Whatever kept us from connecting is no fault of the batch's.
+                # Whatever kept us from connecting, the batch is not the cause.
                 raise Away(f"cannot connect: {said(error)}") from error
             self._kept[partition] = _Kept(connection, driver, Watch(driver.terminate), driver.get_server_pid())
             await self._end_given_up(partition, driver)
@@ -170,14 +170,14 @@ class Storage:
         connection, driver, watch, backend = self._kept.pop(partition)
         watch.close()
         if not self._pooled:
-            # A pooler names a backend that is not this one's.
+            # Behind a pooler the process id may be that of another connection's backend.
             self._given_up[partition] = backend
         driver.terminate()
         await connection.invalidate()
         await connection.close()
 
     async def _end_given_up(self, partition: int, driver: asyncpg.Connection) -> None:
-        # Its client is gone, but a backend notices only when it next speaks to it.
+        # The client is gone, but its backend notices that only when it next writes to it.
         backend = self._given_up.pop(partition, None)
         if backend is not None:
             await driver.fetch(statements.CUT_OFF_BACKEND, backend, timeout=statements.STATEMENT_SECONDS)

@@ -1,4 +1,4 @@
-"""The watch on a connection: what PostgreSQL does not answer in time counts as lost."""
+"""The watch on a connection: an answer of PostgreSQL that does not come in time counts as lost."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from statewright_worker.storage.statements import STATEMENT_SECONDS
 class Watch:
     """Cuts a connection on which an answer is overdue.
 
-    One timer outlives many statements. The driver's own limit makes one for each, and that alone takes a twentieth of
-    what a small batch costs.
+    One timer serves many statements. The driver's own limit makes a timer for each statement, and that alone takes a
+    twentieth of what a small batch costs.
     """
 
     def __init__(self, cut: Callable[[], None], seconds: float = STATEMENT_SECONDS) -> None:
-        """Watch with the event loop that runs; `cut` drops the connection, and whoever waits is told so."""
+        """Watch in the event loop that runs; `cut` drops the connection, which fails the statement that waits."""
         self._cut = cut
         self._seconds = seconds
         self._loop = asyncio.get_running_loop()

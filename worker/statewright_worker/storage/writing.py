@@ -1,4 +1,4 @@
-"""The one statement that writes a batch, made of the parts that it has: set-wise, whatever its size."""
+"""The one statement that writes a batch: one part for each kind of row that the batch has, however many rows."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One table's share of what a batch writes: rows as one array per column, put where the text says `rows`."""
+    """What a batch does to one table. Its rows come as one array per column; the text refers to them as `rows`."""
 
     text: str
     columns: Columns
 
 
 def insert(table: str, columns: Columns, *, otherwise: str = "", **of_the_batch: str) -> Part:
-    """Return the part that appends rows; `of_the_batch` are columns that are the same for all of them.
+    """Return the part that inserts rows; `of_the_batch` are columns that have one value for the whole batch.
 
-    `otherwise` is what follows where a row exists already.
+    `otherwise` is the ON CONFLICT clause, if there is one.
     """
     into = ", ".join([*(f'"{name}"' for name in names(columns)), *of_the_batch])
     values = ", ".join(["rows.*", *(f"batch.{name}" for name in of_the_batch.values())])
@@ -30,7 +30,7 @@ def insert(table: str, columns: Columns, *, otherwise: str = "", **of_the_batch:
 
 
 def update(table: str, columns: Columns) -> Part:
-    """Return the part that changes the rows with the ids that are the first column."""
+    """Return the part that updates rows by id, which is the first column."""
     assignments = ", ".join(f"{name} = rows.{name}" for name in names(columns) if name != "id")
     return Part(f"UPDATE {table} SET {assignments} FROM {{rows}} WHERE {table}.id = rows.id", columns)
 

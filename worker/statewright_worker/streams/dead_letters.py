@@ -20,7 +20,7 @@ from statewright_worker.streams.bounds import StreamBounds
 from statewright_worker.streams.proposals import Entry
 
 HEAD_BYTES: Final = 4_096
-"""So much of a field is kept in a dead letter."""
+"""How many bytes of each field a dead letter keeps."""
 FIELDS_KEPT: Final = 16
 
 
@@ -33,7 +33,7 @@ class DeadLetter:
     field: str | None
 
     def fields(self) -> dict[bytes, bytes]:
-        """Return the letter as a stream entry: the heads of the original fields, and what was wrong with them."""
+        """Return the letter as a stream entry: the beginning of each original field, and what was wrong."""
         told = {name[:HEAD_BYTES]: value[:HEAD_BYTES] for name, value in [*self.entry.fields.items()][:FIELDS_KEPT]}
         message = self.entry.fields.get(REQUEST_MESSAGE, b"")
         if len(message) > HEAD_BYTES:
@@ -52,7 +52,7 @@ class DeadLetters:
         self._seconds = bounds.dead_letter_seconds
 
     def sending(self, letters: Sequence[DeadLetter]) -> Iterator[tuple[int, Command]]:
-        """Yield the commands that keep letters, one at least, each with about how many bytes it takes."""
+        """Yield the commands that store the letters, each with its approximate size in bytes."""
         for letter in letters:
             fields = [*chain.from_iterable(letter.fields().items())]
             # A dead letter keeps its request's id, so that Redis refuses it the second time.
@@ -60,15 +60,15 @@ class DeadLetters:
         yield 0, self.lasting()
 
     def lasting(self) -> Command:
-        """Return the command that gives the stream its whole lifetime anew."""
+        """Return the command that starts the lifetime of the stream again."""
         return ("EXPIRE", self.key, self._seconds)
 
     def has_newer_than(self, command: Command, refusal: ResponseError) -> bool:
-        """Return whether a command was refused because it was to keep a letter whose id lies below the newest one's."""
+        """Return whether Redis refused to store a letter because its id is below the newest letter's."""
         return command[1] == self.key and command[0] == "XADD" and "equal or smaller" in str(refusal)
 
     async def keep_under_another_id(self, command: Command) -> None:
-        """Keep the letter of such a command, unless it is there already: producers may choose ids in any order.
+        """Store the letter of such a command under a new id, unless it is there already: producers may choose any ids.
 
         Raises what `statewright_worker.streams.errors.REDIS_FAILED` lists.
         """

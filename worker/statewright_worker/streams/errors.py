@@ -1,4 +1,4 @@
-"""What the streams raise: Redis does not answer, or it refuses. storage/errors.py says the same of PostgreSQL."""
+"""What the streams raise: Redis does not answer, or it refuses. `storage/errors.py` is the same for PostgreSQL."""
 
 from typing import Final
 
@@ -14,6 +14,6 @@ REDIS_FAILED: Final = (*DROPPED, ResponseError)
 
 
 def passes(failure: Exception) -> bool:
-    """Return whether the same may be taken later. Only what Redis refuses because of the command itself, or because of
-    what a key is, it refuses for good."""
+    """Return whether Redis may take the same command later. It refuses for good only because of the command itself, or
+    because a key is of another type."""
     return not isinstance(failure, ResponseError) or passing(failure)

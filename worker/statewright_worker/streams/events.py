@@ -1,4 +1,4 @@
-"""A partition's events: the stream that subscribers read, which ends where its worker knows that it ends."""
+"""A partition's events: the stream that subscribers read, without gaps and without duplicates."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -12,8 +12,9 @@ from statewright.connection import Argument, Command, HeldConnection, passing
 from statewright_worker.streams.bounds import StreamBounds
 from statewright_worker.streams.scripts import script_command
 
-# Appends events only where the stream ends with the sequence that the worker believes it ends with; otherwise tells
-# where it ends, and the worker brings what is missing. So a stream has neither gaps nor duplicates, whoever crashed.
+# Appends events only when the stream ends with the sequence number that the worker expects. Otherwise it returns the
+# number with which the stream ends, and the worker brings what is missing. So a stream has neither gaps nor duplicates,
+# whichever worker crashed.
 _APPEND: Final = """
 local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 -- An empty stream remembers the last id that it had, and would take no smaller one.
@@ -30,7 +31,7 @@ log = structlog.get_logger()
 
 
 class SequencedEvent(NamedTuple):
-    """What has a place in the event stream: a change of state or the beginning of an era, as JSON."""
+    """An entry of the event stream: a change of state or the beginning of an era, as JSON."""
 
     sequence: int
     kind: bytes
@@ -39,17 +40,17 @@ class SequencedEvent(NamedTuple):
 
 
 def event(sequence: int, body: bytes) -> SequencedEvent:
-    """Return a change of state as it stands in the event stream."""
+    """Return the entry of a change of state."""
     return SequencedEvent(sequence, EVENT_BODY, body)
 
 
 def era(sequence: int, body: bytes) -> SequencedEvent:
-    """Return the beginning of an era as it stands in the event stream."""
+    """Return the entry of the beginning of an era."""
     return SequencedEvent(sequence, ERA_BODY, body)
 
 
 class Appended(NamedTuple):
-    """What became of events: whether they were appended, and the number that the stream ends with, None if unknown."""
+    """The outcome of appending: whether the events are in the stream, and its last number, None if unknown."""
 
     done: bool
     ends_with: int | None
@@ -66,10 +67,10 @@ class Events:
         self._redis = redis
         self._key = channels.events(partition)
         self.kept = bounds.events_kept
-        """About so many events stay in the stream."""
+        """How many events the stream keeps, about."""
         self._bytes = bounds.events_bytes
         self._is_no_stream = False
-        """Whether it is known, and said, that the key is something else."""
+        """Whether the log says already that the key is no stream."""
 
     async def append(self, ends_with: int, events: Sequence[SequencedEvent]) -> Appended:
         """Append events to a stream that ends with the sequence number `ends_with`, unless it ends with another one."""
@@ -82,7 +83,7 @@ class Events:
         return script_command(_APPEND, [self._key], ends_with, self.kept, *flat)
 
     def appended(self, answer: Any, events: Sequence[SequencedEvent]) -> Appended:
-        """Return what the answer to `appending` says. A refusal is none to the caller: PostgreSQL has the events."""
+        """Return the outcome that the answer to `appending` means. A refusal is no error: PostgreSQL has the events."""
         if isinstance(answer, ResponseError):
             if not passing(answer):
                 self._warn(answer)

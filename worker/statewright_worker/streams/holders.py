@@ -1,4 +1,4 @@
-"""Who holds which partition: one hash in Redis, looked at, renewed and taken from in one step."""
+"""Who holds which partition: one hash in Redis; a worker reads it, renews its holds and takes free ones in one step."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ HOLD_MILLISECONDS: Final = 1_000
 ANSWER_SECONDS: Final = 2.0
 KEPT_MILLISECONDS: Final = 86_400_000
 
-# The first write is one that frees memory: a full Redis refuses a script whose first write could need more, and holds
-# must outlive that. An entry that has run out tells that its holder vanished; one that is missing was given back.
+# The first write frees memory: a full Redis refuses a script whose first write may need memory, and holds must be
+# renewed all the same. An entry that has run out means that its holder vanished; a missing one was given back.
 _LOOK: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -66,16 +66,16 @@ return false
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look round has found."""
+    """What one look at the holders has found."""
 
     share: int
-    """How many partitions are this worker's part."""
+    """How many partitions this worker should hold."""
     lost: frozenset[int]
-    """Partitions that this worker believed to hold, and does not."""
+    """Partitions that this worker believed it held, and does not hold."""
     taken: frozenset[int]
-    """Partitions that it holds from now on; whoever had them gave them back."""
+    """Partitions that it holds from now on, and that their last holder gave back."""
     vanished: frozenset[int]
-    """Partitions that it holds from now on; whoever had them is gone without a word."""
+    """Partitions that it holds from now on, because their last holder vanished."""
 
 
 class Holders:
@@ -90,8 +90,10 @@ class Holders:
         self._worker = worker
 
     def look(self, held: Iterable[int], *, seeks: bool) -> Look:
-        """Renew what this worker holds and see what it has lost; if it `seeks`, count for the share and take what is
-        free, up to it."""
+        """Renew what this worker holds, and return what it has lost and taken.
+
+        Only a worker that `seeks` counts for the share, and takes free partitions up to its share.
+        """
         keys = [self._channels.workers, self._channels.holders, self._channels.partitions]
         settings = (self._worker, HOLD_MILLISECONDS, self._partitions, KEPT_MILLISECONDS, int(seeks))
         share, *found = self._run(_LOOK, keys, *settings, *sorted(held))
@@ -99,7 +101,7 @@ class Holders:
         return Look(share, lost, taken, vanished)
 
     def release(self, partitions: Iterable[int]) -> None:
-        """Give partitions up, as far as they are still this worker's."""
+        """Give back those of the partitions that this worker still holds."""
         self._run(_RELEASE, [self._channels.holders], self._worker, *sorted(partitions))
 
     def leave(self) -> None:

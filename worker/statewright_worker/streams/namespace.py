@@ -1,4 +1,4 @@
-"""Which database a namespace in Redis belongs to."""
+"""The database to which a namespace in Redis belongs."""
 
 from typing import Final
 from uuid import UUID
@@ -12,7 +12,7 @@ from statewright.errors import ConfigurationError
 from statewright_worker.starting import ServerAway
 from statewright_worker.streams.scripts import script_command
 
-# The first write frees memory, if anything: a full Redis refuses no script that has begun to write.
+# The first write frees memory or does nothing, because a full Redis refuses no script that has begun to write.
 _CLAIM: Final = """
 if redis.call('EXISTS', KEYS[1]) == 0 then
     redis.call('DEL', KEYS[1])
@@ -23,14 +23,14 @@ return false
 
 
 async def claim_namespace(pool: ConnectionPool, channels: Channels, deployment: UUID) -> None:
-    """Make the namespace the deployment's, unless it is another one's.
+    """Record that the namespace belongs to the deployment, unless it belongs to another one.
 
     Raises ServerAway when Redis is not there or takes nothing for now, and ConfigurationError when it refuses us, or
     when the namespace belongs to another database: two of them would answer each other's requests.
     """
     redis = HeldConnection(pool)
     try:
-        # Not set where it is set: that also works while Redis takes no writes.
+        # Read first, and written only when it is missing: so a worker can also start while Redis takes no writes.
         named = await redis.ask("GET", channels.database)
         if named is None:
             await _claim(redis, channels.database, str(deployment))
@@ -54,5 +54,5 @@ async def _claim(redis: HeldConnection, key: str, deployment: str) -> None:
     try:
         await redis.ask("SET", key, deployment, "NX")
     except OutOfMemoryError:
-        # It may be full of requests, and then nobody makes room unless a worker starts.
+        # Redis may be full of requests, and then nobody makes room unless a worker starts.
         await redis.ask(*script_command(_CLAIM, [key], deployment))

@@ -1,4 +1,4 @@
-"""The overdraft: how answers get into a full Redis, so that whoever reads them makes room."""
+"""The overdraft: how answers get into a full Redis, so that their readers can make room."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -12,10 +12,10 @@ from statewright_worker.streams.owed import size_of
 from statewright_worker.streams.scripts import script_command
 
 OVERDRAFT_BYTES: Final = 1024 * 1024
-"""So much a partition may put into Redis beyond its `maxmemory`, in answers."""
+"""How many bytes of answers a partition may put into Redis beyond its `maxmemory`."""
 
-# A full Redis refuses no script that has begun to write; so the first write is one that frees memory, if anything.
-# What is to be sent: for each key behind the requests the number of its arguments, and these.
+# The first write frees memory or does nothing, because a full Redis refuses no script that has begun to write.
+# The arguments list the commands: for each key behind that of the requests, the number of its arguments, then these.
 _MAKE_ROOM_AND_SEND: Final = """
 redis.call('XTRIM', KEYS[1], 'MINID', ARGV[1])
 local told, at = {}, 2
@@ -29,13 +29,13 @@ return told
 
 
 class Overdraft:
-    """Sends what is owed beyond the bound of a full Redis, as long as that is little."""
+    """Sends what is owed, as far as the overdraft reaches also beyond the bound of a full Redis."""
 
     def __init__(self, redis: HeldConnection, proposals: str) -> None:
         self._redis = redis
         self._proposals = proposals
         self._left = OVERDRAFT_BYTES
-        """How much may be put into Redis whether it is full or not, until it is known to have had room again."""
+        """How many bytes may still be sent, full or not; the whole overdraft again once Redis has had room."""
 
     async def send(self, answered: str, commands: Sequence[Command]) -> list[Any]:
         """Delete the requests up to `answered`, and add to streams; return the answers to the commands in their order.
@@ -52,6 +52,6 @@ class Overdraft:
         trimmed, *told = await self._redis.exchange(trimming(self._proposals, answered), *commands)
         accepted([trimmed])
         if not all(isinstance(answer, ResponseError) for answer in told):
-            # There was room, so nothing lies beyond the bound any more.
+            # Redis had room, so nothing of ours is beyond its bound any more.
             self._left = OVERDRAFT_BYTES
         return told

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from statewright.connection import Command
 
 OWED_BYTES: Final = 16 * 1024 * 1024
-"""A partition owes no more than this; then the oldest is given up."""
+"""A partition owes no more bytes than this: beyond, the oldest commands are given up."""
 
 
 def size_of(command: Command) -> int:
@@ -25,9 +25,9 @@ class _Entry(NamedTuple):
 class Owed:
     """Commands that are to be sent again, oldest first.
 
-    What is too old or too much is given up: who still wants it asks again, and is told by the ledger. An answer is kept
-    here for no longer than a reply stream would keep it. Otherwise the answers to somebody who reads none would fill
-    Redis anew as soon as the last ones had expired.
+    What is too old or too much is given up: a client that still wants the answer asks again, and the ledger has it. An
+    answer is kept here no longer than a reply stream would keep it. Otherwise the answers to a client that reads none
+    would fill Redis again as soon as the last ones had expired.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -42,7 +42,7 @@ class Owed:
         return len(self._entries)
 
     def add(self, commands: Iterable[Command]) -> None:
-        """Owe these as well."""
+        """Owe these commands as well."""
         kept_until = self._clock() + self._seconds
         for command in commands:
             size = size_of(command)
@@ -52,14 +52,14 @@ class Owed:
             self._give_up_the_oldest()
 
     def oldest(self, size: int) -> list[Command]:
-        """Return the oldest, of about so many bytes, one at least unless nothing is owed."""
+        """Return the oldest commands, about `size` bytes of them, and at least one unless nothing is owed."""
         now = self._clock()
         while self._entries and self._entries[0].kept_until < now:
             self._give_up_the_oldest()
         return list(self._within(size))
 
     def settle(self, taken: list[bool]) -> None:
-        """Take note of what became of the oldest ones: those that were taken are owed no more."""
+        """Remove those of the oldest commands that Redis has taken."""
         tried = [self._entries.popleft() for _ in taken]
         left = [entry for entry, is_taken in zip(tried, taken, strict=True) if not is_taken]
         self._size -= sum(entry.size for entry in tried) - sum(entry.size for entry in left)

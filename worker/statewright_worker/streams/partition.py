@@ -20,7 +20,7 @@ from statewright_worker.streams.proposals import Proposals
 from statewright_worker.streams.replies import CLIENTS_REMEMBERED, ENTRY_BYTES, Replies, Reply
 
 ROUND_TRIP_BYTES: Final = 8 * 1024 * 1024
-"""About so much is sent together."""
+"""About how many bytes are sent in one round trip."""
 
 log = structlog.get_logger()
 
@@ -56,7 +56,7 @@ class PartitionStreams:
         self._owed = Owed(bounds.reply_seconds)
         self._overdraft = Overdraft(redis, self.proposals.key)
         self._undeliverable: set[str] = set()
-        """The keys of which it was said that they take no answers."""
+        """The keys of which the log says already that they take no answers."""
 
     async def close(self) -> None:
         """Give the connection back."""
@@ -66,8 +66,8 @@ class PartitionStreams:
     async def publish(self, publication: Publication) -> Appended | None:
         """Send events, dead letters and answers, in this order; return what became of the events, None without any.
 
-        An answer that cannot be delivered, because of what its client's key is, costs nobody else theirs. What a full
-        Redis refuses is owed, until `settle` has sent it; events are not, because PostgreSQL has them.
+        An answer that cannot be delivered, because its client's key is of another type, keeps no other answer back.
+        What a full Redis refuses is owed until `settle` has sent it; events are not owed: PostgreSQL has them.
         """
         events, commands = publication.events, self._replies.sending(publication.replies)
         if publication.dead_letters:
@@ -83,7 +83,7 @@ class PartitionStreams:
         for together in _in_round_trips(commands):
             answers = await self._redis.exchange(*together)
             if events and appended is None:
-                # Whatever is wrong with the event stream, answers go out.
+                # Answers go out, whatever is wrong with the event stream.
                 appended = self.events.appended(answers.pop(0), events)
                 together.pop(0)
             for command, answer in zip(together, answers, strict=True):
@@ -103,8 +103,8 @@ class PartitionStreams:
     async def settle(self, answered: str) -> OutOfMemoryError | None:
         """Delete the requests up to `answered`, and send what is owed; return what Redis says when it has no room.
 
-        Producers who push all the time would take any room before an answer gets there. So answers are sent beyond the
-        bound, up to an overdraft: as long as Redis is over it, nobody but whoever reads answers changes how full it is.
+        Producers that push all the time would take any room before an answer gets it. So answers are sent beyond the
+        bound of Redis, up to an overdraft. Beyond its bound Redis refuses pushes, and only readers change its size.
         """
         while True:
             owed = self._owed.oldest(ENTRY_BYTES)
@@ -119,7 +119,7 @@ class PartitionStreams:
                 else:
                     filled.add(str(command[1]))
             self._owed.settle([not isinstance(answer, OutOfMemoryError) for answer in told])
-            # Nowhere else: a stream that nobody reads is to end, though more is owed to it.
+            # Only the streams that were filled: one that nobody reads must expire, even when more is owed to it.
             await self._give_lifetimes(filled)
             if full is not None and not filled:
                 return full
@@ -137,7 +137,7 @@ class PartitionStreams:
         given_up, self._owed.given_up = self._owed.given_up + left, 0
         if given_up:
             log.warning(
-                "Redis was full: answers were given up; who asks again is told",
+                "Redis was full: answers were given up; who asks again gets them",
                 key=self.proposals.key,
                 entries=given_up,
             )
@@ -151,7 +151,7 @@ class PartitionStreams:
             self._tell_of(str(command[1]), refusal)
 
     def _tell_of(self, key: str, refusal: ResponseError) -> None:
-        """Say it once for each key: a producer that reads a key of another kind would fill the log."""
+        """Log it once for each key: a producer whose key is no stream would fill the log."""
         if key not in self._undeliverable and len(self._undeliverable) < CLIENTS_REMEMBERED:
             self._undeliverable.add(key)
             log.warning("an answer or a dead letter cannot be delivered", key=key, error=str(refusal))

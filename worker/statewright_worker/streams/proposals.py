@@ -1,4 +1,4 @@
-"""A partition's proposals: the stream that requests come in by, oldest first, until they are answered."""
+"""A partition's proposals: the stream in which requests wait, oldest first, until they are answered."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
@@ -11,7 +11,7 @@ START: Final = "0-0"
 """Before the first entry of every stream."""
 SUSPICION_SECONDS: Final = 3_600
 
-# A full Redis refuses no script that has begun to write; so the first write is one that frees memory, if anything.
+# The first write frees memory or does nothing, because a full Redis refuses no script that has begun to write.
 _NOTE_SUSPECT: Final = """
 redis.call('DEL', KEYS[1])
 return redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
@@ -19,15 +19,14 @@ return redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 
 
 class Entry(NamedTuple):
-    """A request as it lies in its stream. `id` is `<milliseconds>-<number>`, the time being Redis' own unless the
-    producer chose it."""
+    """A request in its stream. `id` is `<milliseconds>-<number>`, in Redis' time unless the producer chose it."""
 
     id: str
     fields: Mapping[bytes, bytes]
 
 
 class Backlog(NamedTuple):
-    """How much waits in a partition: entries, and about how many bytes."""
+    """What waits in a partition: the number of entries, and about how many bytes they take."""
 
     entries: int
     size: int
@@ -47,12 +46,12 @@ class Proposals:
     async def read(self, after: str, trim_to: str, count: int, block_milliseconds: int) -> list[Entry]:
         """Delete the requests up to `trim_to`, which are answered, and return up to `count` of those behind `after`.
 
-        Waits for the first one, at most that long: a millisecond at least.
+        Waits `block_milliseconds` at most for the first one, and a millisecond at least.
         """
         commands = [reading(self.key, after, count, block_milliseconds)]
         if trim_to != START:
             commands.insert(0, trimming(self.key, trim_to))
-        # In one round trip: a request whose answer is out must not be carried out again by whoever comes after a crash.
+        # One round trip does both: a request whose answer was sent must not be carried out again after a crash.
         answers = await self._redis.exchange(*commands, seconds=EXCHANGE_SECONDS + block_milliseconds / 1_000)
         return [Entry(entry_id.decode(), fields) for entry_id, fields in entries_of(accepted(answers)[-1])]
 
@@ -76,7 +75,7 @@ class Proposals:
         await self._redis.ask("XDEL", self.key, *entry_ids)
 
     async def suspect(self) -> tuple[str | None, int]:
-        """Return the request that the last holder was working on, and how many have vanished over it."""
+        """Return the request on which the last holder was working, and how many holders have vanished over it."""
         told = await self._redis.ask("GET", self._suspect)
         entry_id, _, times = (told or b"").decode().partition(" ")
         return (entry_id, int(times)) if times else (None, 0)
@@ -87,5 +86,5 @@ class Proposals:
         await self._redis.ask(*noting)
 
     async def suspect_nothing(self) -> None:
-        """Note that whatever was suspected is carried out."""
+        """Delete the note: the suspected request was carried out."""
         await self._redis.ask("DEL", self._suspect)

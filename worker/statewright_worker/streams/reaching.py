@@ -1,6 +1,6 @@
-"""Reaching Redis: the worker's connections, and whether there is a Redis that serves.
+"""Reaching Redis: the worker's connections, and the check that there is a Redis which serves.
 
-What time may mend is told from what a setting must.
+The check tells errors that may pass from errors that a setting must cure.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ SHOWN_AS: Final = "statewright-worker"
 """How Redis shows a worker's connections."""
 ANSWER_SECONDS: Final = 5.0
 
-# They will say the same tomorrow. The first two count as lost connections otherwise.
+# These errors will not pass. Elsewhere, the first two count as lost connections.
 _REFUSALS: Final = (AuthenticationError, AuthorizationError, ResponseError)
 
 
 def worker_pool(url: str) -> ConnectionPool:
-    """Return a pool of connections that connects when it is first used; whoever makes it disconnects it."""
+    """Return a pool that connects when it is first used; the caller disconnects it."""
     return connection_pool(url, shown_as=SHOWN_AS)
 
 
@@ -48,14 +48,14 @@ async def check_redis(pool: ConnectionPool) -> None:
         async with asyncio.timeout(ANSWER_SECONDS):
             told: dict[str, Any] = await Redis(connection_pool=pool).info("server")
     except NoPermissionError:
-        # Whoever may not ask cannot be told; everything else works without it.
+        # A user without the right to ask does without this check; everything else works.
         return
     except (RedisError, *DROPPED, TimeoutError) as error:
         if isinstance(error, _REFUSALS) or any(isinstance(one, ssl.SSLError) for one in _chain(error)):
             raise ConfigurationError(f"Redis refuses us (STATEWRIGHT_REDIS_URL): {error}") from error
         said = str(error) or "it does not answer"
         raise ServerAway(f"cannot reach Redis (STATEWRIGHT_REDIS_URL): {said}") from error
-    # Redis has the one name for it, and Valkey the other.
+    # Redis and Valkey name the field differently.
     mode = told.get("redis_mode") or told.get("server_mode", "standalone")
     if mode != "standalone":
         raise ConfigurationError(

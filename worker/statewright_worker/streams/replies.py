@@ -1,4 +1,4 @@
-"""Replies: the answers to each client, in a stream of its own that ends some time after the last one."""
+"""Replies: the answers to each client, in a stream of its own, which expires some time after the last answer."""
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,19 +13,19 @@ from statewright_worker.streams.bounds import StreamBounds
 
 ANSWERS_PER_ENTRY: Final = 256
 ENTRY_BYTES: Final = 64 * 1024
-"""An entry of a reply stream takes no further answer once it is so large."""
+"""An entry of a reply stream takes no further answer once it has so many bytes."""
 CLIENTS_REMEMBERED: Final = 1_000
 LIFETIME_GOES_STALE: Final = 0.05
-"""A reply stream gets its lifetime anew once this part of it is over."""
+"""The lifetime of a reply stream starts again once this part of it is over."""
 SCANNED_AT_A_TIME: Final = 500
 NO_LIFETIME: Final = -1
 
 Reply = tuple[bytes, bytes]
-"""A request's id as it came, and the answer as JSON."""
+"""A request's id as the client wrote it, and the answer as JSON."""
 
 
 class Replies:
-    """The reply streams that one partition's answers go to: what is to be sent to them. Nothing here asks Redis."""
+    """Makes the commands that send one partition's answers to the reply streams. It does not ask Redis itself."""
 
     def __init__(self, channels: Channels, bounds: StreamBounds) -> None:
         self._channels = channels
@@ -33,10 +33,10 @@ class Replies:
         self._seconds = bounds.reply_seconds
         self._clock = asyncio.get_running_loop().time
         self._lasting: dict[str, float] = {}
-        """Until when, by the loop's clock, reply streams need no new lifetime."""
+        """Until when, by the loop's clock, each reply stream needs no new lifetime."""
 
     def sending(self, replies: Mapping[str, Sequence[Reply]]) -> Iterator[tuple[int, Command]]:
-        """Yield the commands that answer each client, each with about how many bytes it takes."""
+        """Yield the commands that answer each client, each with its approximate size in bytes."""
         for client, answers in replies.items():
             stream = self._channels.replies(client)
             for size, entry in _entries(answers):
@@ -45,12 +45,11 @@ class Replies:
                 yield 0, self.lasting(stream)
 
     def lasting(self, stream: str) -> Command:
-        """Return the command that gives a reply stream its whole lifetime anew."""
+        """Return the command that starts the lifetime of a reply stream again."""
         return ("EXPIRE", stream, self._seconds)
 
     def _is_to_last(self, stream: str) -> bool:
-        """Return whether a reply stream gets its whole lifetime anew: with each answer, it would be a good part of what
-        the answer costs."""
+        """Return whether the lifetime of a reply stream must start again; with each answer, that would be expensive."""
         now = self._clock()
         if now < self._lasting.get(stream, 0.0):
             return False
@@ -61,7 +60,7 @@ class Replies:
 
 
 def _entries(answers: Sequence[Reply]) -> Iterator[tuple[int, list[Reply]]]:
-    """Cut the answers to one client into entries of a bounded size; return each with its bytes."""
+    """Yield the answers to one client as entries of a bounded size, each with its size in bytes."""
     entry: list[Reply] = []
     size = 0
     for answer in answers:
@@ -74,8 +73,8 @@ def _entries(answers: Sequence[Reply]) -> Iterator[tuple[int, list[Reply]]]:
 
 
 async def give_lifetimes(redis: Redis, channels: Channels, seconds: int) -> int:
-    """Let reply streams that have no lifetime end in `seconds`, because a worker crashed before it could say when;
-    return how many there were. Raises RedisError."""
+    """Give a lifetime of `seconds` to reply streams that have none, because a worker crashed before it set one; return
+    how many there were. Raises RedisError."""
     given = 0
     async for stream in redis.scan_iter(match=channels.replies("*"), count=SCANNED_AT_A_TIME):
         if await redis.ttl(stream) == NO_LIFETIME:

@@ -1,4 +1,4 @@
-"""Lua scripts: what must happen in Redis as one step."""
+"""Lua scripts: what Redis must do as one step."""
 
 from statewright.connection import Argument, Command
 

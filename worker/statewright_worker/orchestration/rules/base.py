@@ -43,12 +43,12 @@ ALL_ORCHESTRATION_STATES: Final[frozenset[StateType | None]] = frozenset({*State
 
 
 class _Governing(AbstractAsyncContextManager[OrchestrationContext], ABC):
-    """What rules and transforms have in common: the transition that they stand for, and the types that they are for."""
+    """What rules and transforms have in common: the types that they govern, and the transition they were made for."""
 
     FROM_STATES: ClassVar[Collection[StateType | None]] = ALL_ORCHESTRATION_STATES
     TO_STATES: ClassVar[Collection[StateType | None]] = ALL_ORCHESTRATION_STATES
     NEEDS: ClassVar[tuple[Fact, ...]] = ()
-    """The facts that it asks the unit of work for; what is not declared may not be loaded, and then it is not found."""
+    """The facts that it asks the unit of work for. A fact that no rule declares is not loaded, so it is not found."""
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -95,7 +95,7 @@ class BaseOrchestrationRule(_Governing):
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         cls._is_guarded = not is_built_in(cls)
-        # Built-in rules stay as they are, so which hooks they have is looked up once.
+        # Built-in rules do not change, so their hooks are looked up once.
         cls._acts_before = cls.before_transition is not BaseOrchestrationRule.before_transition
         cls._acts_after = cls.after_transition is not BaseOrchestrationRule.after_transition
 
@@ -128,8 +128,8 @@ class BaseOrchestrationRule(_Governing):
         elif (hook := self._finish()) is not None:
             await hook
 
-    # A built-in rule is entered and left by these two, which return the hook that is to be awaited, if there is one: a
-    # coroutine of their own costs more than most hooks.
+    # These two enter and leave a built-in rule. They return the hook that must be awaited, if there is one: a coroutine
+    # of their own would cost more than most hooks.
 
     def _begin(self) -> Coroutine[Any, Any, None] | None:
         self._invalid_on_entry = self._is_of_another_pair() or self._deviates()
@@ -142,7 +142,7 @@ class BaseOrchestrationRule(_Governing):
         return None
 
     def _finish(self) -> Coroutine[Any, Any, None] | None:
-        # What it has decided may have made it stand for a pair that it does not govern.
+        # Its own decision may have led to a pair of types that it does not govern.
         if self._invalid_on_entry or self._is_of_another_pair():
             return None
         if self._deviates():
@@ -202,7 +202,7 @@ class BaseOrchestrationRule(_Governing):
         """Return whether the context's transition differs from the one that the rule stands for."""
         return self._deviates()
 
-    # Built-in rules override none of the three questions, and are asked without the cost of awaiting an answer.
+    # Built-in rules override none of the three questions above, so these answer them without a coroutine.
 
     def _is_of_another_pair(self) -> bool:
         return self.from_state_type not in self.FROM_STATES or self.to_state_type not in self.TO_STATES
@@ -236,7 +236,7 @@ class BaseOrchestrationRule(_Governing):
         work, proposed = self.context.unit_of_work, self.context.proposed_state
         timestamp, state_id = work.now, None
         if isinstance(state, State):
-            # Its id may be that of a state that was written long ago; what the engine made for this proposal is free.
+            # Its id may be that of a state written long ago; only the id that the engine made for this proposal is new.
             state_id = state.id if proposed is not None and proposed.id == state.id else None
             timestamp, state = min(state.timestamp, work.now), state.as_proposed()
         return state.stamped(state_id or work.ids.new(), timestamp, work.now)

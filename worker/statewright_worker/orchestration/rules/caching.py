@@ -36,7 +36,7 @@ class CacheInsertion(BaseOrchestrationRule):
     async def after_transition(
         self, initial_state: State | None, validated_state: State | None, context: TaskOrchestrationContext
     ) -> None:
-        # What a subclass's hook is given is a copy, and the cache keeps what the run keeps.
+        # A subclass's hook gets a copy of the state, but the cache must keep the very state that the run has.
         written = self.context.validated_state
         if written is not None and written.state_details.cache_key:
             details = written.state_details

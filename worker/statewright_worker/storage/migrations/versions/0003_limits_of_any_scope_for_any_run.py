@@ -11,6 +11,11 @@ branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
 RUN_TABLES = ("flow_run", "task_run")
+DELETED = "USING deleted WHERE concurrency_slot.run_id = deleted.id"
+WITHOUT_A_RUN = """
+    WHERE NOT EXISTS (SELECT FROM flow_run WHERE id = concurrency_slot.run_id)
+    AND NOT EXISTS (SELECT FROM task_run WHERE id = concurrency_slot.run_id)
+"""
 
 
 def upgrade() -> None:
@@ -22,15 +27,17 @@ def upgrade() -> None:
     # A slot's run may stand in one of two tables, to which no foreign key refers. Two nullable references would need a
     # key of their own, and be checked with each slot that is taken; a trigger costs only whoever deletes runs.
     op.drop_constraint(op.f("fk_concurrency_slot__run_id"), "concurrency_slot", type_="foreignkey")
-    op.execute(
-        """
-        CREATE FUNCTION free_slots() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            DELETE FROM concurrency_slot USING deleted WHERE concurrency_slot.run_id = deleted.id;
-            RETURN NULL;
-        END $$
-        """
-    )
+    # They run with the rights and the schema of whoever migrates: to delete runs, nobody needs to know of slots.
+    for name, which in (("free_slots", DELETED), ("free_slots_of_none", WITHOUT_A_RUN)):
+        op.execute(
+            f"""
+            CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+            BEGIN
+                DELETE FROM concurrency_slot {which};
+                RETURN NULL;
+            END $$
+            """
+        )
     for table in RUN_TABLES:
         op.execute(
             f"""
@@ -38,12 +45,19 @@ def upgrade() -> None:
             REFERENCING OLD TABLE AS deleted FOR EACH STATEMENT EXECUTE FUNCTION free_slots()
             """
         )
+        op.execute(
+            f"""
+            CREATE TRIGGER free_slots_of_none AFTER TRUNCATE ON {table}
+            FOR EACH STATEMENT EXECUTE FUNCTION free_slots_of_none()
+            """
+        )
 
 
 def downgrade() -> None:
-    for table in RUN_TABLES:
-        op.execute(f"DROP TRIGGER free_slots ON {table}")
-    op.execute("DROP FUNCTION free_slots()")
+    for name in ("free_slots", "free_slots_of_none"):
+        for table in RUN_TABLES:
+            op.execute(f"DROP TRIGGER {name} ON {table}")
+        op.execute(f"DROP FUNCTION {name}()")
     op.execute("DELETE FROM concurrency_limit WHERE scope <> 'tag'")
     op.execute("DELETE FROM concurrency_slot WHERE run_id NOT IN (SELECT id FROM task_run)")
     op.create_foreign_key(
