@@ -69,5 +69,5 @@ def _conflict(incoming: Incoming) -> ErrorReply:
     return refusal(
         ErrorCode.PROPOSAL_CONFLICT,
         "id",
-        f"the id {incoming.id} was used before for a request with other content; another request needs another id",
+        f"the id {incoming.id} was used before for a request with another content; another request needs another id",
     )
