@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     DateTime,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -106,6 +107,7 @@ class _RunColumns:
     start_time: Mapped[datetime | None]
     end_time: Mapped[datetime | None]
     total_run_time: Mapped[timedelta] = mapped_column(server_default=text("'0'"))
+    labels: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
 
 
 class FlowRun(_RunColumns, Base):
@@ -179,7 +181,11 @@ class TaskRunStateCache(Base):
 
 
 class ConcurrencyLimit(Base):
-    """How many runs may hold a slot at once. `scope` is the kind of thing limited ('tag'), `key` which one it is."""
+    """How many runs may hold a slot at once. `scope` is the kind of thing limited ('tag'), `key` which one it is.
+
+    A limit with a `period` is a rate: so many runs may start in a period, and `used_until` is all that it remembers of
+    them: the moment at which every slot is free again. `lease_seconds` is the lease of runs that ask for none.
+    """
 
     __tablename__ = "concurrency_limit"
     __table_args__ = (UniqueConstraint("scope", "key"),)
@@ -188,6 +194,9 @@ class ConcurrencyLimit(Base):
     scope: Mapped[str]
     key: Mapped[str]
     concurrency_limit: Mapped[int]
+    period: Mapped[timedelta | None]
+    used_until: Mapped[datetime | None]
+    lease_seconds: Mapped[float | None] = mapped_column(Double)
 
 
 class ConcurrencySlot(Base):
@@ -203,6 +212,86 @@ class ConcurrencySlot(Base):
     limit_id: Mapped[int] = mapped_column(ForeignKey(ConcurrencyLimit.id, ondelete="CASCADE"), primary_key=True)
     run_id: Mapped[UUID] = mapped_column(primary_key=True)
     taken: Mapped[datetime]
+
+
+class Timer(Base):
+    """When a partition's holder must look at something again: `kind` says at what, `id` at which one."""
+
+    __tablename__ = "timer"
+    __table_args__ = (Index(None, "partition", "due"),)
+
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    partition: Mapped[int] = mapped_column(SmallInteger)
+    due: Mapped[datetime]
+
+
+class Parked(Base):
+    """A proposal that is kept until it can be decided, with its message, and who is to be answered.
+
+    A decided one stays until its answer was sent.
+    """
+
+    __tablename__ = "parked"
+    __table_args__ = (Index(None, "run_id"),)
+
+    proposal_id: Mapped[UUID] = mapped_column(primary_key=True)
+    partition: Mapped[int] = mapped_column(SmallInteger)
+    run_id: Mapped[UUID]
+    digest: Mapped[int] = mapped_column(BigInteger)
+    message: Mapped[str]
+    reply_to: Mapped[str | None]
+    entered: Mapped[datetime]
+    since: Mapped[datetime]
+    until: Mapped[datetime | None]
+    decided: Mapped[bool] = mapped_column(server_default=text("false"))
+
+
+class Waiter(Base):
+    """A parked proposal in the queue of a limit: those of higher priority first, then by ticket."""
+
+    __tablename__ = "waiter"
+
+    limit_id: Mapped[int] = mapped_column(ForeignKey(ConcurrencyLimit.id, ondelete="CASCADE"), primary_key=True)
+    proposal_id: Mapped[UUID] = mapped_column(primary_key=True)
+    run_id: Mapped[UUID]
+    partition: Mapped[int] = mapped_column(SmallInteger)
+    priority: Mapped[int]
+    ticket: Mapped[int] = mapped_column(BigInteger, Identity())
+    since: Mapped[datetime]
+
+    __table_args__ = (
+        Index(None, "proposal_id"),
+        Index("ix_waiter__limit_id_priority_ticket", "limit_id", text("priority DESC"), "ticket"),
+    )
+
+
+class Lease(Base):
+    """Until when a run's RUNNING is good without a word from its executor. With `executor`, that one's row says it."""
+
+    __tablename__ = "lease"
+    __table_args__ = (
+        Index(None, "partition", "executor", postgresql_where=text("executor IS NOT NULL")),
+        RUN_FILLFACTOR,
+    )
+
+    run_id: Mapped[UUID] = mapped_column(primary_key=True)
+    partition: Mapped[int] = mapped_column(SmallInteger)
+    seconds: Mapped[float] = mapped_column(Double)
+    ends: Mapped[datetime]
+    executor: Mapped[str | None]
+
+
+class Executor(Base):
+    """Until when all runs of an executor in a partition are good."""
+
+    __tablename__ = "executor"
+    __table_args__ = RUN_FILLFACTOR
+
+    partition: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    seconds: Mapped[float] = mapped_column(Double)
+    ends: Mapped[datetime]
 
 
 class Verdict(Base):
