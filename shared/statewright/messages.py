@@ -14,13 +14,16 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from statewright.events import Era, Event
 from statewright.runs import ConcurrencyLimit, FlowRun, RunHistory, RunPolicy, TaskRun
 from statewright.states import ProposedState
-from statewright.values import MAX_PARTITIONS, MAX_POSITION, Frozen, Message, Name, Tags
+from statewright.values import MAX_PARTITIONS, MAX_POSITION, Frozen, Message, Moment, Name, Tags
 from statewright.verdicts import Verdict
 
 PROTOCOL_VERSION: Final = 1
 MAX_CONCURRENCY_LIMIT: Final = 1_000_000
+MAX_PRIORITY: Final = 1_000_000
+MAX_PARK_SECONDS: Final = 10 * 365 * 86_400
 
 Position = Annotated[int, Field(ge=0, le=MAX_POSITION)]
+ParkSeconds = Annotated[float, Field(ge=0, le=MAX_PARK_SECONDS, allow_inf_nan=False)]
 ApiVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){0,3}$")]
 
 
@@ -60,6 +63,12 @@ class Propose(_Request):
     state: ProposedState
     force: bool = False
     api_version: ApiVersion | None = None
+    on_wait: Literal["answer", "park"] = "answer"
+    """What becomes of it where the verdict would be WAIT: it is answered so, or kept until it can be decided."""
+    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
+    """Which of the parked proposals that wait for the same limit goes first: the greatest."""
+    park_seconds: ParkSeconds | None = None
+    """How long it may be parked; then it is answered WAIT after all. None means for ever."""
 
 
 class ReadRun(_Request):
@@ -82,6 +91,14 @@ class ReadEvents(_Request):
     after: Position
 
 
+class Withdraw(_Request):
+    """Withdraw a parked proposal, which is answered with ABORT; answered with whether it was parked there."""
+
+    type: Literal["withdraw"] = "withdraw"
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    proposal_id: UUID
+
+
 class SetLimit(_Request):
     """Set the concurrency limit on a tag; None removes it and frees its slots."""
 
@@ -101,7 +118,8 @@ CreateRun = CreateFlowRun | CreateTaskRun
 RunRequest = CreateFlowRun | CreateTaskRun | Propose | ReadRun
 LimitRequest = SetLimit | ReadLimit
 Request = Annotated[
-    CreateFlowRun | CreateTaskRun | Propose | ReadRun | ReadEvents | SetLimit | ReadLimit, Field(discriminator="type")
+    CreateFlowRun | CreateTaskRun | Propose | Withdraw | ReadRun | ReadEvents | SetLimit | ReadLimit,
+    Field(discriminator="type"),
 ]
 REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Request)
 MESSAGE: Final[TypeAdapter[str]] = TypeAdapter(Message)
@@ -124,6 +142,24 @@ class VerdictReply(Frozen):
 
     type: Literal["verdict"] = "verdict"
     verdict: Verdict
+
+
+class ParkedReply(Frozen):
+    """A proposal is parked: its verdict follows as another reply to the same request."""
+
+    type: Literal["parked"] = "parked"
+    proposal_id: UUID
+    run_id: UUID
+    since: Moment
+    reason: str | None = None
+    """Why it waits; None where that is not known."""
+
+
+class WithdrawnReply(Frozen):
+    """Whether the proposal was parked in the partition and is withdrawn."""
+
+    type: Literal["withdrawn"] = "withdrawn"
+    withdrawn: bool
 
 
 class RunReply(Frozen):
@@ -170,7 +206,7 @@ class ErrorReply(Frozen):
     field: Message | None = None
 
 
-Reply = VerdictReply | RunReply | HistoryReply | EventsReply | LimitReply | ErrorReply
+Reply = VerdictReply | ParkedReply | WithdrawnReply | RunReply | HistoryReply | EventsReply | LimitReply | ErrorReply
 REPLY: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])
 
 

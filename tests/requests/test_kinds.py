@@ -16,6 +16,7 @@ from statewright.messages import (
     ReadRun,
     Request,
     SetLimit,
+    Withdraw,
 )
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration import Engine
@@ -38,6 +39,7 @@ EVERY: list[Any] = [
     ReadEvents(partition=3, after=5),
     SetLimit(tag="database", concurrency_limit=1),
     ReadLimit(tag="database"),
+    Withdraw(partition=3, proposal_id=OTHER),
 ]
 
 
@@ -59,6 +61,7 @@ def test_every_message_has_a_kind() -> None:
 def test_a_request_belongs_to_the_partition_of_what_it_is_about(request_: Any) -> None:
     expected = {
         "read_events": ("partition", 3),
+        "withdraw": ("partition", 3),
         "set_limit": ("tag", partition_of_tag("database", PARTITIONS)),
         "read_limit": ("tag", partition_of_tag("database", PARTITIONS)),
     }.get(request_.type, ("run_id", partition_of(RUN, PARTITIONS)))
@@ -68,7 +71,7 @@ def test_a_request_belongs_to_the_partition_of_what_it_is_about(request_: Any) -
 @pytest.mark.parametrize("request_", EVERY, ids=lambda request: request.type)
 def test_what_changes_something_is_looked_up_in_the_ledger(request_: Any) -> None:
     one = incoming(request_)
-    changes = request_.type in {"propose", "create_flow_run", "create_task_run", "set_limit"}
+    changes = request_.type in {"propose", "create_flow_run", "create_task_run", "set_limit", "withdraw"}
     assert kind_of(request_).changes is changes
     assert asked(one).ledger.request_ids == [one.id] * changes
 
@@ -84,7 +87,16 @@ def test_requests_ask_for_runs_histories_events_and_limits() -> None:
     def runs(request: Any) -> set[UUID]:
         return asked(incoming(request)).runs.ids
 
-    assert [runs(request) for request in EVERY] == [{RUN}, {RUN, OTHER}, {RUN, OTHER}, {RUN}, set(), set(), set()]
+    assert [runs(request) for request in EVERY] == [
+        {RUN},
+        {RUN, OTHER},
+        {RUN, OTHER},
+        {RUN},
+        set(),
+        set(),
+        set(),
+        set(),
+    ]
     wanted = asked(*map(incoming, EVERY))
     assert wanted.histories.pages == {(RUN, 3)}
     assert wanted.changes.after == {5}

@@ -61,6 +61,8 @@ class Limits(Subject):
     def __init__(self) -> None:
         self.read: set[LimitName] = set()
         """Limits that are loaded with all runs that hold their slots."""
+        self.also: set[LimitName] = set()
+        """Limits that are loaded because parked proposals wait for them."""
         self.to_set: set[LimitName] = set()
         """Those of `read` that will be set, and so need an id if they do not exist yet."""
         self._created: list[tuple[RunKind, UUID, Sequence[str]]] = []
@@ -106,7 +108,7 @@ class Limits(Subject):
         for kind, run_id, its_tags in self._created:
             if run_id in self._proposed[kind]:
                 tags.update(its_tags)
-        return self.read.union([LimitName(LimitScope.TAG, tag) for tag in tags])
+        return self.read.union(self.also, [LimitName(LimitScope.TAG, tag) for tag in tags])
 
     def parts(self, work: UnitOfWork, sequence: int) -> Iterator[tuple[Part, Sequence[Row]]]:
         yield SLOTS_RELEASED, sorted(work.slots_released)

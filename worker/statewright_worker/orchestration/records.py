@@ -132,6 +132,52 @@ class StateChange:
     run_count: int = 0
 
 
+class TimerKind(StrEnum):
+    """What comes due: each kind is carried out by the kind of request that `requests/due.py` names for it."""
+
+    PARKED = "parked"
+    """A parked proposal is looked at again, or its answer was sent and it can go; the id is the proposal's."""
+    LEASE = "lease"
+    """A run's lease ends; the id is the run's."""
+    EXECUTOR = "executor"
+    """An executor's lease ends; the id belongs to its name and partition."""
+
+
+class TimerName(NamedTuple):
+    """Which timer: what comes due, and of these which one."""
+
+    kind: TimerKind
+    id: UUID
+
+
+@dataclass(slots=True)
+class Timer:
+    """When the holder of a partition must look at something: no later than at `due`."""
+
+    partition: int
+    due: datetime
+
+
+@dataclass(slots=True)
+class ParkedProposal:
+    """A proposal that is kept until it can be decided."""
+
+    proposal_id: UUID
+    run_id: UUID
+    digest: int
+    message: str
+    """The request as JSON."""
+    reply_to: str | None
+    entry_id: str
+    since: datetime
+    until: datetime | None
+    """Until when it may wait; None means for ever."""
+    decided: bool = False
+    """Whether it has an answer, in the ledger, which may not have been sent yet."""
+    waits_on: tuple[LimitName, ...] = ()
+    """The limits in whose queues it stands."""
+
+
 @dataclass(slots=True)
 class Answer:
     """What the ledger keeps of a request that is no decided proposal: `reply` is the answer as JSON."""

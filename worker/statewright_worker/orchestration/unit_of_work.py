@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -16,9 +16,13 @@ from statewright_worker.orchestration.records import (
     LimitName,
     LimitRecord,
     LimitScope,
+    ParkedProposal,
     RunRecord,
     StateChange,
     TaskRunRecord,
+    Timer,
+    TimerKind,
+    TimerName,
 )
 
 
@@ -32,6 +36,8 @@ class ChangePage(NamedTuple):
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
+ANSWER_IS_SENT_WITHIN: Final = timedelta(seconds=1)
+"""After this long, the answer to a parked proposal was sent, or its worker is gone."""
 _NO_PAGES: Final[dict[int, list[tuple[int, State]]]] = {}
 
 
@@ -41,10 +47,12 @@ class UnitOfWork:
     Between `begin` and `commit` or `roll_back` lies one proposal: rolling back undoes all that it did.
     """
 
-    def __init__(self, now: datetime, ids: IdSource) -> None:
+    def __init__(self, now: datetime, ids: IdSource, partition: int = 0) -> None:
         self.now = now
         """The database's clock when the batch was taken up; the only clock that decides."""
         self.ids = ids
+        self.partition = partition
+        """The partition whose batch this is."""
         self.runs: dict[UUID, AnyRunRecord] = {}
         self.limits: dict[tuple[LimitScope, str], LimitRecord] = {}
         """The limits by name. A plain tuple finds the same entry as a LimitName, and is faster to make."""
@@ -69,6 +77,16 @@ class UnitOfWork:
         self.cache_added: list[CacheEntry] = []
         self.new_verdicts: list[tuple[Verdict, int | None]] = []
         self.new_answers: list[Answer] = []
+        self.parked: dict[UUID, ParkedProposal] = {}
+        """The parked proposals that this batch has asked for, and those that it parks."""
+        self.parked_added: dict[UUID, ParkedProposal] = {}
+        self.parked_changed: dict[UUID, ParkedProposal] = {}
+        self.parked_removed: set[UUID] = set()
+        self.parked_answered: list[UUID] = []
+        self.wait_until: datetime | None = None
+        """When the proposal that is told to WAIT may be looked at again; None when nobody can know that."""
+        self.timers_set: dict[TimerName, Timer] = {}
+        self.timers_cleared: set[TimerName] = set()
 
         self._undo: list[Callable[[], object]] = []
         self._before: dict[UUID, dict[str, object]] = {}
@@ -79,6 +97,7 @@ class UnitOfWork:
         """Start a proposal, which can be rolled back as a whole."""
         self._undo.clear()
         self._before.clear()
+        self.wait_until = None
 
     def commit(self) -> None:
         """Keep what the proposal did."""
@@ -225,6 +244,71 @@ class UnitOfWork:
         entries.append(entry)
         self.cache_added.append(entry)
         self._undo += [entries.pop, self.cache_added.pop]
+
+    # -- parked proposals --------------------------------------------------------------------------------------------
+
+    def park(self, parked: ParkedProposal) -> None:
+        """Keep a proposal until it can be decided."""
+        if parked.proposal_id not in self.parked:
+            self.parked[parked.proposal_id] = self.parked_added[parked.proposal_id] = parked
+
+    def change_parked(self, parked: ParkedProposal, **changes: object) -> None:
+        """Change what is kept of a parked proposal."""
+        parked = replace(parked, **changes)  # type: ignore[arg-type]
+        self.parked[parked.proposal_id] = parked
+        changed = self.parked_added if parked.proposal_id in self.parked_added else self.parked_changed
+        changed[parked.proposal_id] = parked
+
+    def answer_parked(self, parked: ParkedProposal) -> None:
+        """Take note that a parked proposal has its answer; its row stays until the answer was sent."""
+        self.change_parked(parked, decided=True)
+        self.parked_answered.append(parked.proposal_id)
+        self.set_timer(TimerKind.PARKED, parked.proposal_id, self.now + ANSWER_IS_SENT_WITHIN)
+
+    def forget_parked(self, proposal_id: UUID) -> None:
+        """Delete a parked proposal, whose answer was sent."""
+        self.parked.pop(proposal_id, None)
+        self.parked_changed.pop(proposal_id, None)
+        self.parked_removed.add(proposal_id)
+        self.clear_timer(TimerKind.PARKED, proposal_id)
+
+    # -- timers ------------------------------------------------------------------------------------------------------
+
+    def set_timer(self, kind: TimerKind, timer_id: UUID, due: datetime, partition: int | None = None) -> None:
+        """Let the partition's holder (without one, this partition's) look at something again, no later than at `due`.
+
+        It is carried out as `requests/due.py` says for its kind.
+        """
+        name = TimerName(kind, timer_id)
+        self._keep_timer(name)
+        self.timers_set[name] = Timer(self.partition if partition is None else partition, due)
+        self.timers_cleared.discard(name)
+
+    def clear_timer(self, kind: TimerKind, timer_id: UUID) -> None:
+        """Let nobody look any more."""
+        name = TimerName(kind, timer_id)
+        self._keep_timer(name)
+        self.timers_set.pop(name, None)
+        self.timers_cleared.add(name)
+
+    def _keep_timer(self, name: TimerName) -> None:
+        was_set, was_cleared = self.timers_set.get(name), name in self.timers_cleared
+
+        def undo() -> None:
+            _put_back(self.timers_set, name, was_set)
+            (self.timers_cleared.add if was_cleared else self.timers_cleared.discard)(name)
+
+        self._undo.append(undo)
+
+    @property
+    def next_due(self) -> datetime | None:
+        """The first moment at which this partition must look at something that this batch has set, or None."""
+        return min((timer.due for timer in self.timers_set.values() if timer.partition == self.partition), default=None)
+
+    @property
+    def woken(self) -> set[int]:
+        """The other partitions whose holders must look now."""
+        return {timer.partition for timer in self.timers_set.values()} - {self.partition}
 
     # -- the ledger --------------------------------------------------------------------------------------------------
 

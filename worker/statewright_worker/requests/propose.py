@@ -2,12 +2,13 @@
 
 import structlog
 
-from statewright.messages import ErrorReply, Propose, Reply, VerdictReply
-from statewright.verdicts import Verdict
+from statewright.messages import ErrorReply, Propose, Reply
+from statewright.verdicts import SetStateStatus
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.errors import OrchestrationError, RuleFailed
-from statewright_worker.requests.base import BatchSpoiled, InBatch, Incoming, OfRun, failure
+from statewright_worker.requests.base import BatchSpoiled, InBatch, Incoming, OfRun, failure, verdict_reply
+from statewright_worker.requests.parking import park
 from statewright_worker.storage.errors import NotWritable
 
 log = structlog.get_logger()
@@ -34,14 +35,14 @@ class ProposeKind(OfRun[Propose]):
         except (OrchestrationError, NotWritable) as error:
             work.roll_back()
             return await _failed(request, incoming, batch, error)
+        if verdict.status is SetStateStatus.WAIT and request.on_wait == "park":
+            parked = park(request, incoming, batch, verdict.reason)
+            if parked is not None:
+                work.commit()
+                return parked
         work.commit()
         work.record_verdict(verdict, incoming.digest)
         return verdict_reply(verdict)
-
-
-def verdict_reply(verdict: Verdict) -> VerdictReply:
-    """Return the answer that tells a verdict."""
-    return VerdictReply.trusted(type="verdict", verdict=verdict)
 
 
 async def _failed(
