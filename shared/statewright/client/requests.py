@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -19,6 +19,7 @@ from statewright.messages import (
     ReadRun,
     Request,
     SetLimit,
+    Withdraw,
     encode,
 )
 from statewright.runs import Run, RunPolicy
@@ -27,6 +28,9 @@ from statewright.values import MAX_IDEMPOTENCY_KEY_LENGTH, Duration
 
 RunReference = UUID | str | Run | SentRun[Any]
 """A run, its id (also as text), or a request about it that is still under way."""
+
+OnWait = Literal["answer", "park"]
+"""What becomes of a proposal where the verdict would be WAIT."""
 
 MAX_TEXT_SHOWN: Final = 100
 
@@ -42,6 +46,9 @@ class Proposal(NamedTuple):
     api_version: str | None = None
     proposal_id: UUID | str | None = None
     timeout: Duration | None = None
+    on_wait: OnWait | None = None
+    priority: int | None = None
+    park_timeout: Duration | None = None
 
 
 def create_flow_run(
@@ -92,9 +99,32 @@ def create_task_run(
     )
 
 
-def propose(run: RunReference, state: ProposedState, *, force: bool, api_version: str | None) -> Propose:
+def propose(
+    run: RunReference,
+    state: ProposedState,
+    *,
+    force: bool,
+    api_version: str | None,
+    on_wait: OnWait = "answer",
+    priority: int = 0,
+    park_timeout: Duration | None = None,
+) -> Propose:
     """Return the request that a run enter a state. Raises InvalidRequest."""
-    return _checked(Propose, run_id=id_of_run(run), state=state, force=force, api_version=api_version)
+    return _checked(
+        Propose,
+        run_id=id_of_run(run),
+        state=state,
+        force=force,
+        api_version=api_version,
+        on_wait=on_wait,
+        priority=priority,
+        park_seconds=None if park_timeout is None else seconds_of(park_timeout, "park_timeout"),
+    )
+
+
+def withdraw(partition: int, proposal_id: UUID) -> Withdraw:
+    """Return the request that a parked proposal of the partition be withdrawn."""
+    return Withdraw(partition=partition, proposal_id=proposal_id)
 
 
 def read_run(run: RunReference, after: int = 0) -> ReadRun:
@@ -148,12 +178,12 @@ def id_of_proposal(proposal_id: UUID | str) -> UUID:
     return _uuid_of(proposal_id, "proposal_id")
 
 
-def seconds_of(timeout: Duration) -> float:
-    """Return the seconds of a timeout. Raises InvalidRequest unless they are 0 or more."""
+def seconds_of(timeout: Duration, argument: str = "timeout") -> float:
+    """Return the seconds of a timeout. Raises InvalidRequest, naming the argument, unless they are 0 or more."""
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     if isinstance(seconds, int | float) and seconds >= 0:
         return seconds
-    raise InvalidRequest("timeout", f"must be 0 seconds or more, not {_shown(timeout)}")
+    raise InvalidRequest(argument, f"must be 0 seconds or more, not {_shown(timeout)}")
 
 
 def _new_run_id(ids: IdSource, parent_id: UUID | None, idempotency_key: str | None) -> UUID:
