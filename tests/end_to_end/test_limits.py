@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from statewright import State
+from statewright import LimitScope, RunPolicy, State
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
 from statewright.ids import IdSource, partition_of_tag
 from statewright.messages import (
@@ -127,3 +127,38 @@ async def test_partitions_that_set_limits_and_use_each_others_do_not_wait_in_a_c
     # The worker's connections are closed now, so the statistics count everything.
     [[deadlocks]] = await deployment.fetch("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
     assert deadlocks == 0
+
+
+async def test_a_named_limit_is_shared_by_runs_of_both_kinds(deployment: Deployment) -> None:
+    async with deployment.worker(), deployment.client() as client:
+        await client.set_limit(name="gpu", concurrency_limit=1)
+        policy = RunPolicy(limits=("gpu",))
+        flow = await client.create_flow_run("train", policy=policy)
+        task = await client.create_task_run("infer", policy=policy)
+        assert flow.policy.limits == ("gpu",)
+        assert (await client.propose(flow, State.running())).accepted
+        waiting = await client.propose(task, State.running())
+        assert (waiting.status, waiting.reason) == ("WAIT", 'Concurrency limit "gpu" has been reached')
+        held = await client.read_limit(name="gpu")
+        assert held is not None
+        assert (held.scope, held.key, held.tag, held.active_slots) == (LimitScope.NAME, "gpu", None, (flow.id,))
+        assert await client.read_limit("gpu") is None
+        await client.propose(flow, State.crashed(), force=True)
+        assert (await client.propose(task, State.running())).accepted
+        await client.set_limit(name="gpu", concurrency_limit=None)
+    assert await deployment.fetch("SELECT * FROM concurrency_slot") == []
+
+
+async def test_a_deployments_limit_is_on_its_flow_runs(deployment: Deployment) -> None:
+    async with deployment.worker(), deployment.client() as client:
+        nightly = ids.new()
+        await client.set_limit(deployment_id=nightly, concurrency_limit=1, lease=30)
+        runs = [await client.create_flow_run("nightly", deployment_id=nightly, tags=["t"]) for _ in range(2)]
+        other = await client.create_flow_run("other", deployment_id=ids.new())
+        verdicts = [await client.propose(run, State.running()) for run in (*runs, other)]
+        assert [verdict.status for verdict in verdicts] == ["ACCEPT", "WAIT", "ACCEPT"]
+        held = await client.read_limit(deployment_id=str(nightly))
+        assert held is not None
+        assert (held.lease_seconds, held.active_slots) == (30, (runs[0].id,))
+        await client.propose(runs[0], State.completed())
+        assert (await client.propose(runs[1], State.running())).accepted

@@ -7,6 +7,7 @@ import pytest
 
 from statewright import State
 from statewright.ids import IdSource, partition_of, partition_of_tag
+from statewright.limits import LimitName, LimitScope
 from statewright.messages import (
     CreateFlowRun,
     CreateTaskRun,
@@ -19,7 +20,6 @@ from statewright.messages import (
 )
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration import Engine
-from statewright_worker.orchestration.records import LimitName, LimitScope
 from statewright_worker.requests.answering import asked_by
 from statewright_worker.requests.base import Incoming
 from statewright_worker.requests.kinds import kind_of

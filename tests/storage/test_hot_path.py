@@ -11,11 +11,12 @@ import pytest
 
 from statewright import ProposedState, State
 from statewright.ids import IdSource
+from statewright.limits import LimitName, LimitScope
 from statewright.messages import Propose
 from statewright_worker.facts import batch, cache, changes, histories, ledger, limits, runs
 from statewright_worker.facts.batch import Asked, Batch
 from statewright_worker.orchestration import Engine, Proposal
-from statewright_worker.orchestration.records import FlowRunRecord, LimitName, LimitScope, TaskRunRecord
+from statewright_worker.orchestration.records import FlowRunRecord, TaskRunRecord
 from statewright_worker.storage import database, statements
 from statewright_worker.storage.transactions import Fence, Storage
 from statewright_worker.storage.writing import Part, write

@@ -1,24 +1,24 @@
 """The unit of work: the facts of a batch and the decisions on them, which every later proposal of the batch sees."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from statewright.ids import IdSource
+from statewright.limits import LimitName
 from statewright.states import State, StateType
 from statewright.verdicts import Verdict
 from statewright_worker.orchestration.records import (
     Answer,
     AnyRunRecord,
     CacheEntry,
-    LimitName,
     LimitRecord,
-    LimitScope,
+    NameOfLimit,
     RunRecord,
     StateChange,
     TaskRunRecord,
+    limits_on_tags,
 )
 
 
@@ -46,9 +46,9 @@ class UnitOfWork:
         """The database's clock when the batch was taken up; the only clock that decides."""
         self.ids = ids
         self.runs: dict[UUID, AnyRunRecord] = {}
-        self.limits: dict[tuple[LimitScope, str], LimitRecord] = {}
-        """The limits by name. A plain tuple finds the same entry as a LimitName, and is faster to make."""
-        self.limit_ids: dict[tuple[LimitScope, str], int] = {}
+        self.limits: dict[NameOfLimit, LimitRecord] = {}
+        """The limits by name."""
+        self.limit_ids: dict[NameOfLimit, int] = {}
         """The ids of limits that do not exist and may be set."""
         self.cache: dict[str, list[CacheEntry]] = {}
         self.verdicts: dict[UUID, tuple[Verdict, int | None]] = {}
@@ -64,6 +64,7 @@ class UnitOfWork:
         self.state_changes: list[StateChange] = []
         self.limits_set: dict[int, LimitRecord] = {}
         self.limits_removed: set[int] = set()
+        self.rates_used: dict[int, LimitRecord] = {}
         self.slots_taken: set[tuple[int, UUID]] = set()
         self.slots_released: set[tuple[int, UUID]] = set()
         self.cache_added: list[CacheEntry] = []
@@ -121,7 +122,7 @@ class UnitOfWork:
         self.runs[run.id] = self.created_runs[run.id] = run
 
     def write_state(self, run: AnyRunRecord, state: State) -> State:
-        """Let the run enter `state`, and return it."""
+        """Let the run enter `state`, and return it. A run that is not RUNNING any more gives its slots back."""
         run.state_count += 1
         self.state_changes.append(StateChange(run, run.state_count, state, previous=run.state))
         self._undo.append(self.state_changes.pop)
@@ -130,6 +131,10 @@ class UnitOfWork:
                 page.append((run.state_count, state))
                 self._undo.append(page.pop)
         run.state = state
+        # Here, so that slots do not depend on a rule: no policy, and no forced or nested transition, keeps them.
+        if self.limits and state.type is not StateType.RUNNING:
+            for limit in self.limits_of(run):
+                self.release_slot(limit, run.id)
         return state
 
     def instrument(self, run: RunRecord, state: State) -> None:
@@ -143,19 +148,28 @@ class UnitOfWork:
 
     def limits_on(self, tags: Iterable[str]) -> list[LimitRecord]:
         """Return the limits on `tags`, each once, in ascending order of the tag."""
-        if not self.limits:
-            return []
-        named = [self.limits.get((LimitScope.TAG, tag)) for tag in sorted(set(tags))]
-        return [limit for limit in named if limit is not None]
+        return self._known(limits_on_tags(tags)) if self.limits else []
 
-    def set_limit(self, name: LimitName, concurrency_limit: int) -> None:
-        """Set the limit of the name; runs that hold its slots keep them. A new limit takes its id from `limit_ids`."""
-        limit = self.limits.get(name)
-        self._keep_limit(name, self.limit_ids[name] if limit is None else limit.id)
-        if limit is None:
-            limit = LimitRecord(self.limit_ids[name], name.scope, name.key, concurrency_limit)
-        else:
-            limit = replace(limit, concurrency_limit=concurrency_limit)
+    def limits_of(self, run: AnyRunRecord) -> list[LimitRecord]:
+        """Return the limits of which the run takes a slot each while it is RUNNING, in the order of `limit_names`."""
+        return self._known(run.limit_names()) if self.limits else []
+
+    def _known(self, names: Iterable[NameOfLimit]) -> list[LimitRecord]:
+        found = map(self.limits.get, names)
+        return [limit for limit in found if limit is not None]
+
+    def set_limit(
+        self,
+        name: LimitName,
+        concurrency_limit: int,
+        *,
+        period: timedelta | None = None,
+        lease_seconds: float | None = None,
+    ) -> None:
+        """Set the limit of the name; what is used of it stays used. A new limit takes its id from `limit_ids`."""
+        limit = self.limits.get(name) or LimitRecord(self.limit_ids[name], name.scope, name.key, concurrency_limit)
+        self._keep_limit(name, limit.id)
+        limit = limit.changed(concurrency_limit, period, lease_seconds)
         self.limits[name] = self.limits_set[limit.id] = limit
         self.limits_removed.discard(limit.id)
 
@@ -188,12 +202,34 @@ class UnitOfWork:
         """Give the run a slot; return whether it is a new one, False when it held one already."""
         if run_id in limit.holders:
             return False
+        if limit.period is not None:
+            self._use_rate(limit, limit.interval)
+            return True
         self._move_slot(limit, run_id, self.slots_taken, self.slots_released, +1)
         self._undo.append(lambda: self._move_slot(limit, run_id, self.slots_released, self.slots_taken, -1))
         return True
 
+    def return_slot(self, limit: LimitRecord, run_id: UUID) -> None:
+        """Take back the slot that the run has just been given, because it does not enter RUNNING after all."""
+        if limit.period is not None:
+            self._use_rate(limit, -limit.interval)
+        else:
+            self.release_slot(limit, run_id)
+
+    def _use_rate(self, limit: LimitRecord, time: timedelta) -> None:
+        was_used = limit.id in self.rates_used
+        self.rates_used[limit.id] = limit
+        limit.used += time
+
+        def undo() -> None:
+            limit.used -= time
+            if not was_used:
+                del self.rates_used[limit.id]
+
+        self._undo.append(undo)
+
     def release_slot(self, limit: LimitRecord, run_id: UUID) -> None:
-        """Take the run's slot back, if it has one."""
+        """Take the run's slot back, if it has one. What it has used of a rate comes back by time alone."""
         if run_id in limit.holders:
             self._move_slot(limit, run_id, self.slots_released, self.slots_taken, -1)
             self._undo.append(lambda: self._move_slot(limit, run_id, self.slots_taken, self.slots_released, +1))
