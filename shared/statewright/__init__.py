@@ -25,7 +25,7 @@ from statewright.errors import (
     UnreadableAnswer,
 )
 from statewright.events import Event
-from statewright.limits import ConcurrencyLimit, LimitScope
+from statewright.limits import ConcurrencyLimit, LimitScope, SlotHolder, Waiter
 from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.states import TERMINAL_STATES, ProposedState, State, StateDetails, StateType
 from statewright.subscription import Subscription
@@ -64,6 +64,7 @@ __all__ = [
     "Sent",
     "SentRun",
     "SetStateStatus",
+    "SlotHolder",
     "State",
     "StateDetails",
     "StateType",
@@ -72,4 +73,5 @@ __all__ = [
     "TaskRun",
     "UnreadableAnswer",
     "Verdict",
+    "Waiter",
 ]

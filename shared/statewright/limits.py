@@ -1,11 +1,12 @@
-"""Limits: what a limit is on, and how it stands."""
+"""Limits: what a limit is on, who holds its slots, and who waits for them."""
 
 from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
 from statewright.ids import partition_of_limit
-from statewright.values import Frozen, Name
+from statewright.runs import RunKind
+from statewright.values import Frozen, Moment, Name
 
 
 class LimitScope(StrEnum):
@@ -33,11 +34,31 @@ class LimitName(NamedTuple):
         return partition_of_limit(self.scope, self.key, partitions)
 
 
-class ConcurrencyLimit(Frozen):
-    """At most `concurrency_limit` runs that the limit is on are RUNNING; `active_slots` are those that are.
+class SlotHolder(Frozen):
+    """A run that holds a slot, since when, and until when its lease is good, if it has one."""
 
-    With `period_seconds` it is a rate: as many may become RUNNING in a period. `lease_seconds` is the lease of its runs
-    that ask for none.
+    run_id: UUID
+    kind: RunKind
+    name: Name
+    since: Moment
+    lease_ends: Moment | None = None
+
+
+class Waiter(Frozen):
+    """A parked proposal that waits for a slot, and its priority: of those with a higher one, it is behind all."""
+
+    proposal_id: UUID
+    run_id: UUID
+    name: Name
+    priority: int
+    since: Moment
+
+
+class ConcurrencyLimit(Frozen):
+    """At most `concurrency_limit` of the runs that the limit is on are RUNNING.
+
+    With `period_seconds` it is a rate: as many of them may become RUNNING in a period, and nobody holds its slots.
+    `lease_seconds` is the lease of its runs that ask for none.
     """
 
     scope: LimitScope
@@ -45,9 +66,23 @@ class ConcurrencyLimit(Frozen):
     concurrency_limit: int
     period_seconds: float | None = None
     lease_seconds: float | None = None
-    active_slots: tuple[UUID, ...] = ()
+    free: int
+    """How many slots are free now."""
+    held: int = 0
+    """How many runs hold a slot."""
+    holders: tuple[SlotHolder, ...] = ()
+    """Those that hold a slot, in the order in which they took it; the first 1,000, and none in a list of limits."""
+    waiting: int = 0
+    """How many parked proposals wait for a slot."""
+    waiters: tuple[Waiter, ...] = ()
+    """Those that wait for a slot, in the order in which they will get it; the first 100, and none in a list."""
 
     @property
     def tag(self) -> str | None:
         """The tag that the limit is on, None for a limit of another scope."""
         return self.key if self.scope is LimitScope.TAG else None
+
+    @property
+    def active_slots(self) -> tuple[UUID, ...]:
+        """The runs of `holders`."""
+        return tuple(holder.run_id for holder in self.holders)

@@ -149,11 +149,23 @@ class ReadLimit(_OfLimit):
     type: Literal["read_limit"] = "read_limit"
 
 
+class ReadLimits(_Request):
+    """Read all limits without their holders, a page at a time; any partition answers.
+
+    A page holds the limits behind the place `after`, where the page before it has ended.
+    """
+
+    type: Literal["read_limits"] = "read_limits"
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    after: Position = 0
+
+
 CreateRun = CreateFlowRun | CreateTaskRun
 RunRequest = CreateFlowRun | CreateTaskRun | Propose | ReadRun
 LimitRequest = SetLimit | ReadLimit
 Request = Annotated[
-    CreateFlowRun | CreateTaskRun | Propose | ReadRun | ReadEvents | SetLimit | ReadLimit, Field(discriminator="type")
+    CreateFlowRun | CreateTaskRun | Propose | ReadRun | ReadEvents | SetLimit | ReadLimit | ReadLimits,
+    Field(discriminator="type"),
 ]
 REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Request)
 MESSAGE: Final[TypeAdapter[str]] = TypeAdapter(Message)
@@ -213,6 +225,15 @@ class LimitReply(Frozen):
     limit: ConcurrencyLimit | None = None
 
 
+class LimitsReply(Frozen):
+    """A page of all limits, each without its holders and waiters."""
+
+    type: Literal["limits"] = "limits"
+    limits: tuple[ConcurrencyLimit, ...]
+    next: int | None = None
+    """Where to read on; None when there are no more."""
+
+
 class ErrorReply(Frozen):
     """A request that was not carried out, why, and which field was to blame. Nothing was written for it."""
 
@@ -222,7 +243,7 @@ class ErrorReply(Frozen):
     field: Message | None = None
 
 
-Reply = VerdictReply | RunReply | HistoryReply | EventsReply | LimitReply | ErrorReply
+Reply = VerdictReply | RunReply | HistoryReply | EventsReply | LimitReply | LimitsReply | ErrorReply
 REPLY: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])
 
 

@@ -14,6 +14,7 @@ from statewright.messages import (
     Propose,
     ReadEvents,
     ReadLimit,
+    ReadLimits,
     ReadRun,
     Request,
     SetLimit,
@@ -38,6 +39,7 @@ EVERY: list[Any] = [
     ReadEvents(partition=3, after=5),
     SetLimit(tag="database", concurrency_limit=1),
     ReadLimit(tag="database"),
+    ReadLimits(partition=3, after=5),
 ]
 
 
@@ -59,6 +61,7 @@ def test_every_message_has_a_kind() -> None:
 def test_a_request_belongs_to_the_partition_of_what_it_is_about(request_: Any) -> None:
     expected = {
         "read_events": ("partition", 3),
+        "read_limits": ("partition", 3),
         "set_limit": ("tag", partition_of_tag("database", PARTITIONS)),
         "read_limit": ("tag", partition_of_tag("database", PARTITIONS)),
     }.get(request_.type, ("run_id", partition_of(RUN, PARTITIONS)))
@@ -84,10 +87,12 @@ def test_requests_ask_for_runs_histories_events_and_limits() -> None:
     def runs(request: Any) -> set[UUID]:
         return asked(incoming(request)).runs.ids
 
-    assert [runs(request) for request in EVERY] == [{RUN}, {RUN, OTHER}, {RUN, OTHER}, {RUN}, set(), set(), set()]
+    assert [runs(request) for request in EVERY] == [{RUN}, {RUN, OTHER}, {RUN, OTHER}, {RUN}, *[set()] * 4]
     wanted = asked(*map(incoming, EVERY))
     assert wanted.histories.pages == {(RUN, 3)}
     assert wanted.changes.after == {5}
     assert (wanted.limits.read, wanted.limits.to_set) == ({LIMIT}, {LIMIT})
+    assert (wanted.limits.to_remove, wanted.limits.pages) == (set(), {5})
     removing = asked(incoming(SetLimit(tag="database", concurrency_limit=None)))
     assert (removing.limits.read, removing.limits.to_set) == ({LIMIT}, set())
+    assert removing.limits.to_remove == {LIMIT}

@@ -22,7 +22,7 @@ from statewright.connection import connection_pool
 from statewright.errors import NotOpen, StatewrightError
 from statewright.ids import IdSource, partition_of
 from statewright.limits import ConcurrencyLimit
-from statewright.messages import EventsReply, HistoryReply, LimitRequest, Request, RunRequest
+from statewright.messages import EventsReply, HistoryReply, LimitRequest, LimitsReply, Request, RunRequest
 from statewright.runs import FlowRun, RunHistory, RunPolicy, TaskRun
 from statewright.settings import ClientSettings
 from statewright.states import ProposedState
@@ -256,6 +256,23 @@ class Client:
         """Read a limit and the runs that hold its slots; None when there is no limit."""
         return self._send_to_limit(requests.read_limit(tag, name=name, deployment_id=deployment_id))
 
+    async def list_limits(self) -> list[ConcurrencyLimit]:
+        """Return all limits as they stand, by scope and key, each without its holders and waiters.
+
+        Many come in several answers, each of which may take `answer_timeout` seconds; a limit that is set meanwhile
+        may be among them or not. Raises what awaiting an answer does.
+        """
+        self._check_that_it_is_open()
+        # Any partition will do, so that all share the work.
+        partition = partition_of(self._ids.new(), self._partitions)
+        found: list[ConcurrencyLimit] = []
+        after: int | None = 0
+        while after is not None:
+            page = await self._read_limits(partition, after)
+            found += page.limits
+            after = page.next
+        return sorted(found, key=lambda limit: (limit.scope, limit.key))
+
     async def subscribe(self, *, since: Mapping[int, int] | Mapping[str, int] | None = None) -> Subscription:
         """Return a subscription to all events from now on, or after the sequence numbers `since` per partition.
 
@@ -292,6 +309,10 @@ class Client:
         home = self._check_that_it_is_open()
         message = requests.read_events(partition, after)
         return Sent(self._send(home, message, partition, timeout=seconds), lambda reply: reply)
+
+    def _read_limits(self, partition: int, after: int) -> Sent[LimitsReply]:
+        home = self._check_that_it_is_open()
+        return Sent(self._send(home, requests.read_limits(partition, after), partition), lambda reply: reply)
 
     def _send_to_limit(self, message: LimitRequest) -> Sent[ConcurrencyLimit | None]:
         home = self._check_that_it_is_open()

@@ -18,6 +18,7 @@ from statewright.messages import (
     Propose,
     ReadEvents,
     ReadLimit,
+    ReadLimits,
     ReadRun,
     Request,
     SetLimit,
@@ -132,6 +133,11 @@ def set_limit(
 def read_limit(tag: str | None, *, name: str | None = None, deployment_id: UUID | str | None = None) -> ReadLimit:
     """Return the request for the limit on one of the three. Raises InvalidRequest."""
     return _checked(ReadLimit, **_name_of(tag, name, deployment_id))
+
+
+def read_limits(partition: int, after: int) -> ReadLimits:
+    """Return the request for the limits behind a place."""
+    return ReadLimits(partition=partition, after=after)
 
 
 def _name_of(tag: str | None, name: str | None, deployment_id: UUID | str | None) -> dict[str, object]:

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from asyncpg import Record
+from asyncpg import Connection, Record
 
-from statewright.limits import LimitName, LimitScope
+from statewright.limits import LimitName, LimitScope, SlotHolder, Waiter
 from statewright.messages import Propose
 from statewright.runs import RunKind
 from statewright.states import StateType
@@ -16,9 +16,12 @@ from statewright_worker.facts.base import Reading, Subject
 from statewright_worker.orchestration.facts import Fact, Need
 from statewright_worker.orchestration.records import AnyRunRecord, LimitRecord, NameOfLimit, limits_on_tags
 from statewright_worker.orchestration.rules.base import ALL_ORCHESTRATION_STATES
-from statewright_worker.orchestration.unit_of_work import UnitOfWork
+from statewright_worker.orchestration.unit_of_work import HOLDERS_TOLD, LimitPage, UnitOfWork
 from statewright_worker.storage.columns import Columns
 from statewright_worker.storage.writing import Part, Row, columns_of, delete, insert, update
+
+LIMITS_PER_PAGE: Final = 100
+WAITERS_TOLD: Final = 100
 
 SLOT_COLUMNS: Final[Columns] = (("limit_id", "bigint"), ("run_id", "uuid"))
 LIMIT_COLUMNS: Final[Columns] = (
@@ -57,6 +60,37 @@ READ_SLOTS: Final = """
         array_agg(run_id) FILTER (WHERE run_id = ANY ($2) OR limit_id = ANY ($3)) AS holders
     FROM concurrency_slot WHERE limit_id = ANY ($1) GROUP BY limit_id
 """
+_NAMED_RUN: Final = """
+    SELECT 'flow-run' AS kind, name FROM flow_run WHERE id = {run}
+    UNION ALL SELECT 'task-run', name FROM task_run WHERE id = {run}
+"""
+READ_HOLDERS: Final = f"""
+    SELECT wanted.limit_id, slot.run_id, slot.taken, run.kind, run.name, coalesce(executor.ends, lease.ends) AS ends
+    FROM unnest($1::bigint[]) AS wanted (limit_id)
+    CROSS JOIN LATERAL (
+        SELECT run_id, taken FROM concurrency_slot WHERE limit_id = wanted.limit_id ORDER BY taken, run_id LIMIT $2
+    ) AS slot
+    CROSS JOIN LATERAL ({_NAMED_RUN.format(run="slot.run_id")}) AS run
+    LEFT JOIN lease ON lease.run_id = slot.run_id
+    LEFT JOIN executor ON executor.partition = lease.partition AND executor.name = lease.executor
+    ORDER BY slot.taken, slot.run_id
+"""
+READ_WAITERS: Final = f"""
+    SELECT wanted.limit_id, waiter.proposal_id, waiter.run_id, waiter.priority, waiter.since, run.name,
+        (SELECT count(*) FROM waiter WHERE limit_id = wanted.limit_id) AS waiting
+    FROM unnest($1::bigint[]) AS wanted (limit_id)
+    CROSS JOIN LATERAL (
+        SELECT proposal_id, run_id, priority, ticket, since FROM waiter WHERE limit_id = wanted.limit_id
+        ORDER BY priority DESC, ticket LIMIT $2
+    ) AS waiter
+    CROSS JOIN LATERAL ({_NAMED_RUN.format(run="waiter.run_id")}) AS run
+    ORDER BY waiter.priority DESC, waiter.ticket
+"""
+LIST_LIMITS: Final = """
+    SELECT listed.*, (SELECT count(*) FROM concurrency_slot WHERE limit_id = listed.id) AS held,
+        (SELECT count(*) FROM waiter WHERE limit_id = listed.id) AS waiting
+    FROM (SELECT * FROM concurrency_limit WHERE id > $1 ORDER BY id LIMIT $2) AS listed ORDER BY listed.id
+"""
 # Nobody else creates the limit meanwhile, because one partition administers it.
 RESERVE_IDS: Final = """
     SELECT scope, key, nextval(pg_get_serial_sequence('concurrency_limit', 'id')) AS id
@@ -71,9 +105,13 @@ class Limits(Subject):
 
     def __init__(self) -> None:
         self.read: set[LimitName] = set()
-        """Limits that are loaded with all runs that hold their slots."""
+        """Limits that are told, with the first of those that hold their slots or wait for them."""
         self.to_set: set[LimitName] = set()
         """Those of `read` that will be set, and so need an id if they do not exist yet."""
+        self.to_remove: set[LimitName] = set()
+        """Those of `read` that will be removed."""
+        self.pages: set[int] = set()
+        """Places; a page of all limits is read behind each."""
         self._created: list[tuple[RunKind, UUID, Sequence[str], Sequence[NameOfLimit]]] = []
         self._proposed: defaultdict[tuple[Fact, RunKind], set[UUID]] = defaultdict(set)
         """Runs whose limits are loaded whatever state the run is in."""
@@ -94,18 +132,28 @@ class Limits(Subject):
             self._created.append((kind, run_id, tags, names))
 
     async def load(self, reading: Reading, work: UnitOfWork) -> None:
+        for after in self.pages:
+            found = await reading.driver.fetch(LIST_LIMITS, after, LIMITS_PER_PAGE + 1)
+            page = [_listed(row, work.now) for row in found[:LIMITS_PER_PAGE]]
+            work.limit_pages[after] = LimitPage(page, page[-1].id if len(found) > LIMITS_PER_PAGE else None)
         names = self._names(work)
-        if not names:
-            return
+        if names:
+            await self._load_limits(reading, work, names)
+
+    async def _load_limits(self, reading: Reading, work: UnitOfWork, names: set[NameOfLimit]) -> None:
         limits: dict[int, LimitRecord] = {}
         for row in await reading.driver.fetch(LOCK_LIMITS, *columns_of(names)):
             limits[row["id"]] = limit_from(row, work.now)
         if limits:
-            complete = [limit.id for limit in limits.values() if limit.name in self.read]
+            # A limit that is removed takes its slots with it, unless its row stays, because it is set again.
+            emptied = self.to_remove & self.to_set
+            complete = [limit.id for limit in limits.values() if limit.name in emptied]
             for row in await reading.driver.fetch(READ_SLOTS, list(limits), list(work.runs), complete):
                 limits[row["limit_id"]].slots_held = row["held"]
                 limits[row["limit_id"]].holders = set(row["holders"] or ())
             work.limits = {limit.name: limit for limit in limits.values()}
+            if told := [limit.id for limit in limits.values() if limit.name in self.read]:
+                await _load_told(reading.driver, limits, told)
         if new := self.to_set - work.limits.keys():
             for row in await reading.driver.fetch(RESERVE_IDS, *columns_of(new)):
                 work.limit_ids[LimitName(LimitScope(row["scope"]), row["key"])] = row["id"]
@@ -141,8 +189,44 @@ class Limits(Subject):
         yield LIMITS_REMOVED, [(limit_id,) for limit_id in sorted(work.limits_removed)]
 
 
+async def _load_told(driver: Connection, limits: dict[int, LimitRecord], told: list[int]) -> None:
+    """Load who holds slots of these limits, and who waits for them, to tell it."""
+    holders: defaultdict[int, list[SlotHolder]] = defaultdict(list)
+    for row in await driver.fetch(READ_HOLDERS, told, HOLDERS_TOLD):
+        holders[row["limit_id"]].append(
+            SlotHolder(
+                run_id=row["run_id"],
+                kind=RunKind(row["kind"]),
+                name=row["name"],
+                since=row["taken"],
+                lease_ends=row["ends"],
+            )
+        )
+    waiters: defaultdict[int, list[Waiter]] = defaultdict(list)
+    for row in await driver.fetch(READ_WAITERS, told, WAITERS_TOLD):
+        limits[row["limit_id"]].waiting = row["waiting"]
+        waiters[row["limit_id"]].append(
+            Waiter(
+                proposal_id=row["proposal_id"],
+                run_id=row["run_id"],
+                name=row["name"],
+                priority=row["priority"],
+                since=row["since"],
+            )
+        )
+    for limit_id in told:
+        limits[limit_id].shown = tuple(holders[limit_id])
+        limits[limit_id].waiters = tuple(waiters[limit_id])
+
+
+def _listed(row: Record, now: datetime) -> LimitRecord:
+    limit = limit_from(row, now)
+    limit.slots_held, limit.waiting = row["held"], row["waiting"]
+    return limit
+
+
 def limit_from(row: Record, now: datetime) -> LimitRecord:
-    """Return the limit of a row of LOCK_LIMITS as it is at `now`, without its slots."""
+    """Return the limit of a row of LOCK_LIMITS or LIST_LIMITS as it is at `now`, without its holders."""
     until = row["used_until"]
     return LimitRecord(
         row["id"],

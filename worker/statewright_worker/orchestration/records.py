@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import ClassVar, Final
 from uuid import UUID
 
-from statewright.limits import ConcurrencyLimit, LimitName, LimitScope
+from statewright.limits import ConcurrencyLimit, LimitName, LimitScope, SlotHolder, Waiter
 from statewright.runs import FlowRun, RunKind, RunPolicy, TaskRun
 from statewright.states import State, StateType
 
@@ -120,6 +120,12 @@ class LimitRecord:
     """Of a rate: in how much time all of its slots are free again."""
     lease_seconds: float | None = None
     """The lease of runs that hold the limit and ask for none."""
+    shown: tuple[SlotHolder, ...] = ()
+    """The first of those that held a slot before this batch, if the limit is to be told."""
+    waiting: int = 0
+    """How many parked proposals wait for a slot, if the limit is to be told."""
+    waiters: tuple[Waiter, ...] = ()
+    """The first of these, in the order in which they will get it."""
 
     @property
     def name(self) -> LimitName:
@@ -161,15 +167,19 @@ class LimitRecord:
             other.used = min(others, concurrency_limit * other.interval)
         return other
 
-    def as_limit(self) -> ConcurrencyLimit:
-        """Return the limit as a producer reads it; complete only when every holder was loaded."""
+    def as_limit(self, holders: Iterable[SlotHolder] = ()) -> ConcurrencyLimit:
+        """Return the limit as a producer reads it, with these holders."""
         return ConcurrencyLimit(
             scope=self.scope,
             key=self.key,
             concurrency_limit=self.concurrency_limit,
             period_seconds=None if self.period is None else self.period.total_seconds(),
             lease_seconds=self.lease_seconds,
-            active_slots=tuple(sorted(self.holders)),
+            free=self.free,
+            held=self.slots_held,
+            holders=tuple(holders),
+            waiting=self.waiting,
+            waiters=self.waiters,
         )
 
 

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from statewright.ids import IdSource
-from statewright.limits import LimitName
+from statewright.limits import ConcurrencyLimit, LimitName, SlotHolder
 from statewright.states import State, StateType
 from statewright.verdicts import Verdict
 from statewright_worker.orchestration.records import (
@@ -29,8 +29,18 @@ class ChangePage(NamedTuple):
     up_to: int
 
 
+class LimitPage(NamedTuple):
+    """Limits in the order in which they were made, and where to read on; None when there are no more."""
+
+    limits: list[LimitRecord]
+    next: int | None
+
+
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+
+HOLDERS_TOLD: Final = 1_000
+"""How many of a limit's holders are told to whoever reads it."""
 
 _NO_PAGES: Final[dict[int, list[tuple[int, State]]]] = {}
 
@@ -58,6 +68,8 @@ class UnitOfWork:
         """Pages of runs' histories, each by the ordinal behind which it was read: states with their ordinals."""
         self.events: dict[int, ChangePage] = {}
         """Changes of the partition, by the number behind which they were read back."""
+        self.limit_pages: dict[int, LimitPage] = {}
+        """Pages of all limits, by the place behind which they were read, as they were before this batch."""
 
         self.created_runs: dict[UUID, AnyRunRecord] = {}
         self.changed_runs: dict[UUID, AnyRunRecord] = {}
@@ -174,7 +186,10 @@ class UnitOfWork:
         self.limits_removed.discard(limit.id)
 
     def remove_limit(self, name: LimitName) -> None:
-        """Remove the limit of the name, if there is one, and free its slots; all their holders must be loaded."""
+        """Remove the limit of the name, if there is one, and free its slots.
+
+        When it is set again in this batch, it is the same row without holders: then all of these must be loaded.
+        """
         limit = self.limits.get(name)
         if limit is None:
             return
@@ -197,6 +212,17 @@ class UnitOfWork:
             (self.limits_removed.add if was_removed else self.limits_removed.discard)(limit_id)
 
         self._undo.append(undo)
+
+    def told_limit(self, name: NameOfLimit) -> ConcurrencyLimit | None:
+        """Return the limit as a producer reads it, None when there is none; it must have been loaded to be told."""
+        limit = self.limits.get(name)
+        if limit is None:
+            return None
+        holders = [holder for holder in limit.shown if (limit.id, holder.run_id) not in self.slots_released]
+        for run_id in sorted(run_id for limit_id, run_id in self.slots_taken if limit_id == limit.id):
+            run = self.runs[run_id]
+            holders.append(SlotHolder(run_id=run_id, kind=run.kind, name=run.name, since=self.now))
+        return limit.as_limit(holders[:HOLDERS_TOLD])
 
     def take_slot(self, limit: LimitRecord, run_id: UUID) -> bool:
         """Give the run a slot; return whether it is a new one, False when it held one already."""

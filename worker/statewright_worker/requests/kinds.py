@@ -8,13 +8,14 @@ from statewright.messages import (
     Propose,
     ReadEvents,
     ReadLimit,
+    ReadLimits,
     ReadRun,
     Request,
     SetLimit,
 )
 from statewright_worker.requests.base import Kind
 from statewright_worker.requests.create_run import CreateRunKind
-from statewright_worker.requests.limits import ReadLimitKind, SetLimitKind
+from statewright_worker.requests.limits import ReadLimitKind, ReadLimitsKind, SetLimitKind
 from statewright_worker.requests.propose import ProposeKind
 from statewright_worker.requests.read_events import ReadEventsKind
 from statewright_worker.requests.read_run import ReadRunKind
@@ -28,6 +29,7 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     ReadEvents: ReadEventsKind(),
     SetLimit: SetLimitKind(),
     ReadLimit: ReadLimitKind(),
+    ReadLimits: ReadLimitsKind(),
 }
 
 
