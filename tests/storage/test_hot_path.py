@@ -75,6 +75,7 @@ INDEXES: dict[str | Part, set[str]] = {
     runs.TASK_RUNS_CHANGED: {"pk_partition", "pk_task_run"},
     limits.SLOTS_RELEASED: {"pk_partition", "ix_concurrency_slot__run_id"},
     limits.LIMITS_SET: {"pk_partition"},
+    limits.RATES_USED: {"pk_partition", "pk_concurrency_limit"},
     limits.LIMITS_REMOVED: {"pk_partition", "pk_concurrency_limit"},
 }
 

@@ -162,9 +162,13 @@ class LimitRecord:
         other = replace(self, concurrency_limit=concurrency_limit, period=period, lease_seconds=lease_seconds)
         other.used = timedelta()
         if self.period is not None and period is not None:
-            # Exact: the slots used, whole and in part, each of which now takes another time to come back.
-            others = -(-self.used * (other.interval // _MICROSECOND) // (self.interval // _MICROSECOND))
-            other.used = min(others, concurrency_limit * other.interval)
+            # The slots used, whole and in part, each of which now takes another time to come back. In integers, because
+            # products of such durations are beyond what a timedelta holds.
+            used, before, now = (time // _MICROSECOND for time in (self.used, self.interval, other.interval))
+            if concurrency_limit and self.concurrency_limit:
+                used = -(-used * now // before)
+            # A limit of 0 has no slots to count: while it stands, the time goes on.
+            other.used = timedelta(microseconds=min(used, max(concurrency_limit, 1) * now))
         return other
 
     def as_limit(self, holders: Iterable[SlotHolder] = ()) -> ConcurrencyLimit:

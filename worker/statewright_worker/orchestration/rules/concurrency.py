@@ -47,6 +47,9 @@ class SecureTaskConcurrencySlots(BaseOrchestrationRule):
     ) -> None:
         run_id, work = context.run.id, context.unit_of_work
         limits = work.limits_of(context.run)
+        if initial_state is not None and initial_state.is_running():
+            # A rate counts starts, and a run that goes on does not start.
+            limits = [limit for limit in limits if limit.period is None]
         for limit in limits:
             if limit.concurrency_limit == 0:
                 which = _ZERO[limit.scope].format(limit.key)
