@@ -11,11 +11,12 @@ import pytest
 
 from statewright import ProposedState, State
 from statewright.ids import IdSource
+from statewright.limits import LimitName, LimitScope
 from statewright.messages import Propose
 from statewright_worker.facts import batch, cache, changes, histories, ledger, limits, parked, runs, timers
 from statewright_worker.facts.batch import Asked, Batch
 from statewright_worker.orchestration import Engine, Proposal
-from statewright_worker.orchestration.records import FlowRunRecord, LimitName, LimitScope, TaskRunRecord
+from statewright_worker.orchestration.records import FlowRunRecord, TaskRunRecord
 from statewright_worker.storage import database, statements
 from statewright_worker.storage.transactions import Fence, Storage
 from statewright_worker.storage.writing import Part, write
@@ -80,6 +81,7 @@ INDEXES: dict[str | Part, set[str]] = {
     runs.TASK_RUNS_CHANGED: {"pk_partition", "pk_task_run"},
     limits.SLOTS_RELEASED: {"pk_partition", "ix_concurrency_slot__run_id"},
     limits.LIMITS_SET: {"pk_partition"},
+    limits.RATES_USED: {"pk_partition", "pk_concurrency_limit"},
     limits.LIMITS_REMOVED: {"pk_partition", "pk_concurrency_limit"},
     timers.READ_TIMERS: {"ix_timer__partition_due", "pk_parked"},
     timers.TIMERS_CLEARED: {"pk_partition", "pk_timer"},

@@ -10,6 +10,7 @@ from statewright.messages import (
     Propose,
     ReadEvents,
     ReadLimit,
+    ReadLimits,
     ReadRun,
     SetLimit,
     Withdraw,
@@ -17,7 +18,7 @@ from statewright.messages import (
 from statewright_worker.orchestration.records import TimerKind
 from statewright_worker.requests.base import Kind
 from statewright_worker.requests.create_run import CreateRunKind
-from statewright_worker.requests.limits import ReadLimitKind, SetLimitKind
+from statewright_worker.requests.limits import ReadLimitKind, ReadLimitsKind, SetLimitKind
 from statewright_worker.requests.parking import DropParked, DropParkedKind, TellParked, TellParkedKind, WithdrawKind
 from statewright_worker.requests.propose import ProposeKind
 from statewright_worker.requests.read_events import ReadEventsKind
@@ -32,6 +33,7 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     ReadEvents: ReadEventsKind(),
     SetLimit: SetLimitKind(),
     ReadLimit: ReadLimitKind(),
+    ReadLimits: ReadLimitsKind(),
     Withdraw: WithdrawKind(),
     TellParked: TellParkedKind(),
     DropParked: DropParkedKind(),
