@@ -94,8 +94,8 @@ def test_requests_ask_for_runs_histories_events_and_limits() -> None:
     wanted = asked(*map(incoming, EVERY))
     assert wanted.histories.pages == {(RUN, 3)}
     assert wanted.changes.after == {5}
-    assert (wanted.limits.read, wanted.limits.to_set) == ({LIMIT}, {LIMIT})
+    assert (wanted.limits.read, wanted.limits.to_set) == ({LIMIT}, {LIMIT: [1]})
     assert (wanted.limits.to_remove, wanted.limits.pages) == (set(), {5})
     removing = asked(incoming(SetLimit(tag="database", concurrency_limit=None)))
-    assert (removing.limits.read, removing.limits.to_set) == ({LIMIT}, set())
+    assert (removing.limits.read, removing.limits.to_set) == ({LIMIT}, {})
     assert removing.limits.to_remove == {LIMIT}

@@ -76,7 +76,7 @@ INDEXES: dict[str | Part, set[str]] = {
         "pk_task_run_state",
     },
     limits.LOCK_LIMITS: {"uq_concurrency_limit__scope_key"},
-    limits.READ_SLOTS: {"pk_concurrency_slot"},
+    limits.READ_SLOTS: {"pk_concurrency_slot", "ix_waiter__limit_id_priority_ticket"},
     runs.FLOW_RUNS_CHANGED: {"pk_partition", "pk_flow_run"},
     runs.TASK_RUNS_CHANGED: {"pk_partition", "pk_task_run"},
     limits.SLOTS_RELEASED: {"pk_partition", "ix_concurrency_slot__run_id"},
@@ -139,7 +139,7 @@ async def statements_for(opened: Storage, fence: Fence, size: int, *tags: str, s
         asked = Asked()
         names = [LimitName(LimitScope.TAG, tag) for tag in tags]
         asked.limits.read.update(names)
-        asked.limits.to_set.update(names)
+        asked.limits.to_set.update({key: [size] for key in names})
         work = await batch.load(asked, ids)
         flow_run = FlowRunRecord(id=ids.new(), name="f", created=work.now)
         fields: dict[str, Any] = {"created": work.now, "tags": tags, "flow_run_id": flow_run.id}

@@ -111,6 +111,7 @@ class Batch:
 
     async def write(self, work: UnitOfWork) -> None:
         """Write all that was decided, in one statement. Every change of state advances the sequence by one."""
+        work.waiting.call_waiters()
         parts = (part for subject in self._asked.subjects for part in subject.parts(work, self.sequence))
         written = {part: rows for part, rows in parts if rows}
         if written:

@@ -1,9 +1,8 @@
 """The unit of work: the facts of a batch and the decisions on them, which every later proposal of the batch sees."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from statewright.ids import IdSource
@@ -16,15 +15,12 @@ from statewright_worker.orchestration.records import (
     CacheEntry,
     LimitRecord,
     NameOfLimit,
-    ParkedProposal,
     RunRecord,
     StateChange,
     TaskRunRecord,
-    Timer,
-    TimerKind,
-    TimerName,
     limits_on_tags,
 )
+from statewright_worker.orchestration.waiting import Waiting, put_back
 
 
 class ChangePage(NamedTuple):
@@ -41,11 +37,6 @@ class LimitPage(NamedTuple):
     next: int | None
 
 
-Key = TypeVar("Key")
-Value = TypeVar("Value")
-
-ANSWER_IS_SENT_WITHIN: Final = timedelta(seconds=1)
-"""After this long, the answer to a parked proposal was sent, or its worker is gone."""
 HOLDERS_TOLD: Final = 1_000
 """How many of a limit's holders are told to whoever reads it."""
 
@@ -62,8 +53,6 @@ class UnitOfWork:
         self.now = now
         """The database's clock when the batch was taken up; the only clock that decides."""
         self.ids = ids
-        self.partition = partition
-        """The partition whose batch this is."""
         self.runs: dict[UUID, AnyRunRecord] = {}
         self.limits: dict[NameOfLimit, LimitRecord] = {}
         """The limits by name."""
@@ -91,18 +80,10 @@ class UnitOfWork:
         self.cache_added: list[CacheEntry] = []
         self.new_verdicts: list[tuple[Verdict, int | None]] = []
         self.new_answers: list[Answer] = []
-        self.parked: dict[UUID, ParkedProposal] = {}
-        """The parked proposals that this batch has asked for, and those that it parks."""
-        self.parked_added: dict[UUID, ParkedProposal] = {}
-        self.parked_changed: dict[UUID, ParkedProposal] = {}
-        self.parked_removed: set[UUID] = set()
-        self.parked_answered: list[UUID] = []
-        self.wait_until: datetime | None = None
-        """When the proposal that is told to WAIT may be looked at again; None when nobody can know that."""
-        self.timers_set: dict[TimerName, Timer] = {}
-        self.timers_cleared: set[TimerName] = set()
 
         self._undo: list[Callable[[], object]] = []
+        self.waiting = Waiting(now, partition, self.limits, self._undo)
+        """What waits and what comes due."""
         self._before: dict[UUID, dict[str, object]] = {}
 
     # -- one proposal ------------------------------------------------------------------------------------------------
@@ -111,7 +92,7 @@ class UnitOfWork:
         """Start a proposal, which can be rolled back as a whole."""
         self._undo.clear()
         self._before.clear()
-        self.wait_until = None
+        self.waiting.begin()
 
     def commit(self) -> None:
         """Keep what the proposal did."""
@@ -203,6 +184,7 @@ class UnitOfWork:
         self._keep_limit(name, limit.id)
         limit = limit.changed(concurrency_limit, period, lease_seconds)
         self.limits[name] = self.limits_set[limit.id] = limit
+        self.waiting.touch(limit)
         self.limits_removed.discard(limit.id)
 
     def remove_limit(self, name: LimitName) -> None:
@@ -226,9 +208,9 @@ class UnitOfWork:
         was_set, was_removed = self.limits_set.get(limit_id), limit_id in self.limits_removed
 
         def undo() -> None:
-            _put_back(self.limits, name, limit)
-            _put_back(self.limit_ids, name, reserved)
-            _put_back(self.limits_set, limit_id, was_set)
+            put_back(self.limits, name, limit)
+            put_back(self.limit_ids, name, reserved)
+            put_back(self.limits_set, limit_id, was_set)
             (self.limits_removed.add if was_removed else self.limits_removed.discard)(limit_id)
 
         self._undo.append(undo)
@@ -259,6 +241,7 @@ class UnitOfWork:
         """Take back the slot that the run has just been given, because it does not enter RUNNING after all."""
         if limit.period is not None:
             self._use_rate(limit, -limit.interval)
+            self.waiting.touch(limit)
         else:
             self.release_slot(limit, run_id)
 
@@ -278,6 +261,7 @@ class UnitOfWork:
         """Take the run's slot back, if it has one. What it has used of a rate comes back by time alone."""
         if run_id in limit.holders:
             self._move_slot(limit, run_id, self.slots_released, self.slots_taken, -1)
+            self.waiting.touch(limit)
             self._undo.append(lambda: self._move_slot(limit, run_id, self.slots_taken, self.slots_released, +1))
 
     @staticmethod
@@ -308,71 +292,6 @@ class UnitOfWork:
         self.cache_added.append(entry)
         self._undo += [entries.pop, self.cache_added.pop]
 
-    # -- parked proposals --------------------------------------------------------------------------------------------
-
-    def park(self, parked: ParkedProposal) -> None:
-        """Keep a proposal until it can be decided."""
-        if parked.proposal_id not in self.parked:
-            self.parked[parked.proposal_id] = self.parked_added[parked.proposal_id] = parked
-
-    def change_parked(self, parked: ParkedProposal, **changes: object) -> None:
-        """Change what is kept of a parked proposal."""
-        parked = replace(parked, **changes)  # type: ignore[arg-type]
-        self.parked[parked.proposal_id] = parked
-        changed = self.parked_added if parked.proposal_id in self.parked_added else self.parked_changed
-        changed[parked.proposal_id] = parked
-
-    def answer_parked(self, parked: ParkedProposal) -> None:
-        """Take note that a parked proposal has its answer; its row stays until the answer was sent."""
-        self.change_parked(parked, decided=True)
-        self.parked_answered.append(parked.proposal_id)
-        self.set_timer(TimerKind.PARKED, parked.proposal_id, self.now + ANSWER_IS_SENT_WITHIN)
-
-    def forget_parked(self, proposal_id: UUID) -> None:
-        """Delete a parked proposal, whose answer was sent."""
-        self.parked.pop(proposal_id, None)
-        self.parked_changed.pop(proposal_id, None)
-        self.parked_removed.add(proposal_id)
-        self.clear_timer(TimerKind.PARKED, proposal_id)
-
-    # -- timers ------------------------------------------------------------------------------------------------------
-
-    def set_timer(self, kind: TimerKind, timer_id: UUID, due: datetime, partition: int | None = None) -> None:
-        """Let the partition's holder (without one, this partition's) look at something again, no later than at `due`.
-
-        It is carried out as `requests/kinds.py` says for its kind.
-        """
-        name = TimerName(kind, timer_id)
-        self._keep_timer(name)
-        self.timers_set[name] = Timer(self.partition if partition is None else partition, due)
-        self.timers_cleared.discard(name)
-
-    def clear_timer(self, kind: TimerKind, timer_id: UUID) -> None:
-        """Let nobody look any more."""
-        name = TimerName(kind, timer_id)
-        self._keep_timer(name)
-        self.timers_set.pop(name, None)
-        self.timers_cleared.add(name)
-
-    def _keep_timer(self, name: TimerName) -> None:
-        was_set, was_cleared = self.timers_set.get(name), name in self.timers_cleared
-
-        def undo() -> None:
-            _put_back(self.timers_set, name, was_set)
-            (self.timers_cleared.add if was_cleared else self.timers_cleared.discard)(name)
-
-        self._undo.append(undo)
-
-    @property
-    def next_due(self) -> datetime | None:
-        """The first moment at which this partition must look at something that this batch has set, or None."""
-        return min((timer.due for timer in self.timers_set.values() if timer.partition == self.partition), default=None)
-
-    @property
-    def woken(self) -> set[int]:
-        """The other partitions whose holders must look now."""
-        return {timer.partition for timer in self.timers_set.values()} - {self.partition}
-
     # -- the ledger --------------------------------------------------------------------------------------------------
 
     def record_verdict(self, verdict: Verdict, digest: int | None = None) -> None:
@@ -384,10 +303,3 @@ class UnitOfWork:
         """Keep an answer that is no verdict for ever, as for verdicts."""
         self.answers[answer.request_id] = answer
         self.new_answers.append(answer)
-
-
-def _put_back(mapping: dict[Key, Value], key: Key, value: Value | None) -> None:
-    if value is None:
-        mapping.pop(key, None)
-    else:
-        mapping[key] = value

@@ -8,7 +8,7 @@ from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.errors import OrchestrationError, RuleFailed
 from statewright_worker.requests.base import BatchSpoiled, InBatch, Incoming, OfRun, failure, verdict_reply
-from statewright_worker.requests.parking import park
+from statewright_worker.requests.parking import park, withdraw_those_of
 from statewright_worker.storage.errors import NotWritable
 
 log = structlog.get_logger()
@@ -22,10 +22,22 @@ class ProposeKind(OfRun[Propose]):
     def ask(self, request: Propose, asked: Asked, engine: Engine) -> None:
         asked.runs.ids.add(request.run_id)
         asked.foretell(request, engine.needs(request.state.type, request.force))
+        if request.state.is_cancelled():
+            asked.parked.of_runs.add(request.run_id)
 
     async def carry_out(self, request: Propose, incoming: Incoming, batch: InBatch) -> Reply:
+        state, entered = request.state, incoming.entered
+        if incoming.timer is not None:
+            # What was parked is entered now, and not when it was asked for.
+            state, entered = state.replaced(timestamp=None), batch.work.now
         proposal = Proposal(
-            incoming.id, request.run_id, request.state, incoming.entered, request.force, request.api_version
+            incoming.id,
+            request.run_id,
+            state,
+            entered,
+            request.force,
+            request.api_version,
+            request.priority,
         )
         work, sessions = batch.work, batch.sessions
         work.begin()
@@ -42,6 +54,8 @@ class ProposeKind(OfRun[Propose]):
                 return parked
         work.commit()
         work.record_verdict(verdict, incoming.digest)
+        if verdict.state is not None and verdict.state.is_cancelled():
+            withdraw_those_of(request.run_id, incoming.id, batch)
         return verdict_reply(verdict)
 
 
