@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from statewright.events import Era, Event
 from statewright.runs import ConcurrencyLimit, FlowRun, RunHistory, RunPolicy, TaskRun
 from statewright.states import ProposedState
-from statewright.values import MAX_PARTITIONS, MAX_POSITION, Frozen, Message, Name, Tags
+from statewright.values import MAX_PARTITIONS, MAX_POSITION, Frozen, Labels, Message, Name, Tags
 from statewright.verdicts import Verdict
 
 PROTOCOL_VERSION: Final = 1
@@ -33,6 +33,9 @@ class _CreateRun(_Request):
     name: Name
     tags: Tags = ()
     policy: RunPolicy = RunPolicy()
+    labels: Labels = Field(default_factory=dict)
+    state: ProposedState | None = None
+    """What the run is proposed to enter when this request creates it."""
 
 
 class CreateFlowRun(_CreateRun):
@@ -62,8 +65,19 @@ class Propose(_Request):
     api_version: ApiVersion | None = None
 
 
+class UpdateRun(_Request):
+    """Change a run that is not terminal; what is None stays. Answered with the run as it is then."""
+
+    type: Literal["update_run"] = "update_run"
+    run_id: UUID
+    name: Name | None = None
+    tags: Tags | None = None
+    policy: RunPolicy | None = None
+    """Replaces the old policy, but for the marks that pausing leaves on it."""
+
+
 class ReadRun(_Request):
-    """Read a run and its history, as they are after everything pushed before.
+    """Read a run and its history, or the run alone, as they are after everything pushed before.
 
     A long history comes in pages: each holds states whose ordinal (1 for the run's first state, then 2, 3 …) is above
     `after`.
@@ -72,6 +86,7 @@ class ReadRun(_Request):
     type: Literal["read_run"] = "read_run"
     run_id: UUID
     after: Position = 0
+    history: bool = True
 
 
 class ReadEvents(_Request):
@@ -98,10 +113,11 @@ class ReadLimit(_Request):
 
 
 CreateRun = CreateFlowRun | CreateTaskRun
-RunRequest = CreateFlowRun | CreateTaskRun | Propose | ReadRun
+RunRequest = CreateFlowRun | CreateTaskRun | UpdateRun | Propose | ReadRun
 LimitRequest = SetLimit | ReadLimit
 Request = Annotated[
-    CreateFlowRun | CreateTaskRun | Propose | ReadRun | ReadEvents | SetLimit | ReadLimit, Field(discriminator="type")
+    CreateFlowRun | CreateTaskRun | UpdateRun | Propose | ReadRun | ReadEvents | SetLimit | ReadLimit,
+    Field(discriminator="type"),
 ]
 REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Request)
 MESSAGE: Final[TypeAdapter[str]] = TypeAdapter(Message)
@@ -127,10 +143,12 @@ class VerdictReply(Frozen):
 
 
 class RunReply(Frozen):
-    """The run that a create request asked for."""
+    """The run that a request creates, changes or reads."""
 
     type: Literal["run"] = "run"
     run: Annotated[FlowRun | TaskRun, Field(discriminator="kind")]
+    created: bool = False
+    """Whether the run is new: this request has created it just now."""
 
 
 class HistoryReply(Frozen):

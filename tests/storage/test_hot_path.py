@@ -72,6 +72,9 @@ INDEXES: dict[str | Part, set[str]] = {
     limits.READ_SLOTS: {"pk_concurrency_slot"},
     runs.FLOW_RUNS_CHANGED: {"pk_partition", "pk_flow_run"},
     runs.TASK_RUNS_CHANGED: {"pk_partition", "pk_task_run"},
+    runs.FLOW_RUNS_REDESCRIBED: {"pk_partition", "pk_flow_run"},
+    runs.TASK_RUNS_REDESCRIBED: {"pk_partition", "pk_task_run"},
+    runs.READ_LABELS: {"pk_flow_run", "pk_task_run"},
     limits.SLOTS_RELEASED: {"pk_partition", "ix_concurrency_slot__run_id"},
     limits.LIMITS_SET: {"pk_partition"},
     limits.LIMITS_REMOVED: {"pk_partition", "pk_concurrency_limit"},
@@ -161,6 +164,12 @@ async def test_a_batch_takes_the_same_number_of_statements_whatever_its_size(dep
     assert limited == {6}
     # Nobody asks for limits when a run that does not run is not to run either.
     assert unconcerned == {4}
+
+
+def test_no_hot_statement_touches_what_no_transition_changes() -> None:
+    assert "labels" not in batch.LOAD
+    for part in (runs.FLOW_RUNS_CHANGED, runs.TASK_RUNS_CHANGED):
+        assert {"labels", "name", "tags"}.isdisjoint(name for name, _ in part.columns)
 
 
 @pytest.fixture

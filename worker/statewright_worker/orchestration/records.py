@@ -9,8 +9,8 @@ from uuid import UUID
 from statewright.runs import ConcurrencyLimit, FlowRun, RunKind, RunPolicy, TaskRun
 from statewright.states import State, StateType
 
-_FLOW_RUN_FIELDS: Final = tuple(FlowRun.model_fields)
-_TASK_RUN_FIELDS: Final = tuple(TaskRun.model_fields)
+_FLOW_RUN_FIELDS: Final = tuple(name for name in FlowRun.model_fields if name != "labels")
+_TASK_RUN_FIELDS: Final = tuple(name for name in TaskRun.model_fields if name != "labels")
 
 
 @dataclass(kw_only=True)
@@ -47,9 +47,9 @@ class FlowRunRecord(RunRecord):
     deployment_id: UUID | None = None
     parent_task_run_id: UUID | None = None
 
-    def as_run(self) -> FlowRun:
-        """Return the run as a producer reads it."""
-        return FlowRun.trusted(**{name: getattr(self, name) for name in _FLOW_RUN_FIELDS})
+    def as_run(self, labels: dict[str, str]) -> FlowRun:
+        """Return the run as a producer reads it, with the labels, which no rule sees."""
+        return FlowRun.trusted(**{name: getattr(self, name) for name in _FLOW_RUN_FIELDS}, labels=labels)
 
 
 @dataclass(kw_only=True)
@@ -62,12 +62,17 @@ class TaskRunRecord(RunRecord):
     task_key: str | None = None
     flow_run_run_count: int = 0
 
-    def as_run(self) -> TaskRun:
-        """Return the run as a producer reads it."""
-        return TaskRun.trusted(**{name: getattr(self, name) for name in _TASK_RUN_FIELDS})
+    def as_run(self, labels: dict[str, str]) -> TaskRun:
+        """Return the run as a producer reads it, with the labels, which no rule sees."""
+        return TaskRun.trusted(**{name: getattr(self, name) for name in _TASK_RUN_FIELDS}, labels=labels)
 
 
 AnyRunRecord = FlowRunRecord | TaskRunRecord
+
+
+def with_marks_of(policy: RunPolicy, marked: RunPolicy) -> RunPolicy:
+    """Return the policy with the marks that pausing has left on the other one."""
+    return policy.replaced(pause_keys=marked.pause_keys, resuming=marked.resuming)
 
 
 class LimitScope(StrEnum):

@@ -33,6 +33,7 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 _NO_PAGES: Final[dict[int, list[tuple[int, State]]]] = {}
+NO_LABELS: Final[dict[str, str]] = {}
 
 
 class UnitOfWork:
@@ -46,6 +47,8 @@ class UnitOfWork:
         """The database's clock when the batch was taken up; the only clock that decides."""
         self.ids = ids
         self.runs: dict[UUID, AnyRunRecord] = {}
+        self.labels: dict[UUID, dict[str, str]] = {}
+        """The labels of the runs that are created, or whose labels a request asks for."""
         self.limits: dict[tuple[LimitScope, str], LimitRecord] = {}
         """The limits by name. A plain tuple finds the same entry as a LimitName, and is faster to make."""
         self.limit_ids: dict[tuple[LimitScope, str], int] = {}
@@ -61,6 +64,8 @@ class UnitOfWork:
 
         self.created_runs: dict[UUID, AnyRunRecord] = {}
         self.changed_runs: dict[UUID, AnyRunRecord] = {}
+        self.redescribed_runs: set[UUID] = set()
+        """Those of the changed runs that have another name or other tags, which no transition changes."""
         self.state_changes: list[StateChange] = []
         self.limits_set: dict[int, LimitRecord] = {}
         self.limits_removed: set[int] = set()
@@ -91,10 +96,11 @@ class UnitOfWork:
 
     def roll_back(self) -> None:
         """Undo everything since `begin`."""
-        for undo in reversed(self._undo):
-            undo()
+        # Before anything else: a run that was created since is at hand no more once that is undone.
         for run_id, before in self._before.items():
             self.runs[run_id].__dict__.update(before)
+        for undo in reversed(self._undo):
+            undo()
         self.begin()
 
     # -- runs and states ---------------------------------------------------------------------------------------------
@@ -116,9 +122,23 @@ class UnitOfWork:
         found = [self.run(run_id) for run_id in sorted(failed)]
         return [run for run in found if isinstance(run, TaskRunRecord)]
 
-    def create_run(self, run: AnyRunRecord) -> None:
+    def create_run(self, run: AnyRunRecord, labels: dict[str, str] = NO_LABELS) -> None:
         """Add a run that does not exist yet."""
-        self.runs[run.id] = self.created_runs[run.id] = run
+        run_id = run.id
+        self.runs[run_id] = self.created_runs[run_id] = run
+        self.labels[run_id] = labels
+        self._undo += [
+            lambda: self.runs.pop(run_id),
+            lambda: self.created_runs.pop(run_id),
+            lambda: self.labels.pop(run_id),
+        ]
+
+    def redescribe_run(self, run: AnyRunRecord, name: str, tags: tuple[str, ...]) -> None:
+        """Give the run, which was taken from `run`, this name and these tags."""
+        run.name, run.tags = name, tags
+        if run.id not in self.redescribed_runs:
+            self.redescribed_runs.add(run.id)
+            self._undo.append(lambda: self.redescribed_runs.discard(run.id))
 
     def write_state(self, run: AnyRunRecord, state: State) -> State:
         """Let the run enter `state`, and return it."""

@@ -11,6 +11,7 @@ from statewright.messages import (
     ReadRun,
     Request,
     SetLimit,
+    UpdateRun,
 )
 from statewright_worker.requests.base import Kind
 from statewright_worker.requests.create_run import CreateRunKind
@@ -18,12 +19,14 @@ from statewright_worker.requests.limits import ReadLimitKind, SetLimitKind
 from statewright_worker.requests.propose import ProposeKind
 from statewright_worker.requests.read_events import ReadEventsKind
 from statewright_worker.requests.read_run import ReadRunKind
+from statewright_worker.requests.update_run import UpdateRunKind
 
 _CREATE: Final = CreateRunKind()
 _KINDS: Final[dict[type, Kind[Any]]] = {
     Propose: ProposeKind(),
     CreateFlowRun: _CREATE,
     CreateTaskRun: _CREATE,
+    UpdateRun: UpdateRunKind(),
     ReadRun: ReadRunKind(),
     ReadEvents: ReadEventsKind(),
     SetLimit: SetLimitKind(),

@@ -13,6 +13,24 @@ from statewright_worker.storage.errors import NotWritable
 log = structlog.get_logger()
 
 
+async def decide(proposal: Proposal, incoming: Incoming, batch: InBatch) -> Verdict | ErrorReply:
+    """Govern the proposal that was begun in the batch's unit of work, and keep its verdict or undo what it did.
+
+    An ErrorReply means that everything since `begin` is undone. Raises BatchSpoiled when the proposal has cost the
+    batch its transaction, and StorageError.
+    """
+    work, sessions = batch.work, batch.sessions
+    try:
+        verdict = await batch.engine.decide(proposal, work, sessions)
+        await sessions.keep()
+    except (OrchestrationError, NotWritable) as error:
+        work.roll_back()
+        return await _failed(proposal, incoming, batch, error)
+    work.commit()
+    work.record_verdict(verdict, incoming.digest)
+    return verdict
+
+
 class ProposeKind(OfRun[Propose]):
     """Lets a run enter a state, if its rules agree."""
 
@@ -26,17 +44,9 @@ class ProposeKind(OfRun[Propose]):
         proposal = Proposal(
             incoming.id, request.run_id, request.state, incoming.entered, request.force, request.api_version
         )
-        work, sessions = batch.work, batch.sessions
-        work.begin()
-        try:
-            verdict = await batch.engine.decide(proposal, work, sessions)
-            await sessions.keep()
-        except (OrchestrationError, NotWritable) as error:
-            work.roll_back()
-            return await _failed(request, incoming, batch, error)
-        work.commit()
-        work.record_verdict(verdict, incoming.digest)
-        return verdict_reply(verdict)
+        batch.work.begin()
+        decided = await decide(proposal, incoming, batch)
+        return verdict_reply(decided) if isinstance(decided, Verdict) else decided
 
 
 def verdict_reply(verdict: Verdict) -> VerdictReply:
@@ -45,12 +55,12 @@ def verdict_reply(verdict: Verdict) -> VerdictReply:
 
 
 async def _failed(
-    request: Propose, incoming: Incoming, batch: InBatch, error: OrchestrationError | NotWritable
+    proposal: Proposal, incoming: Incoming, batch: InBatch, error: OrchestrationError | NotWritable
 ) -> ErrorReply:
     reply = failure(error)
     if isinstance(error, RuleFailed):
         batch.sessions.raise_what_is_not_the_rules(error.__cause__)
-        told = {"rule": error.rule, "run": str(request.run_id), "proposal": str(incoming.id)}
+        told = {"rule": error.rule, "run": str(proposal.run_id), "proposal": str(proposal.id)}
         log.error("a rule failed", **told, exc_info=error.__cause__ or error)
         if error.blocked:
             # PostgreSQL has waited as long, and may have ended the transaction.
