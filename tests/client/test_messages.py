@@ -299,7 +299,7 @@ def test_an_unknown_type_is_refused_as_such(fields: dict[str, Any]) -> None:
         ({"type": "update_run", "run_id": str(ID), "tags": ["t"] * 101}, "update_run.tags"),
         ({"type": "update_run", "run_id": str(ID), "policy": {"retries": -1}}, "update_run.policy.retries"),
         ({"type": "update_run", "run_id": str(ID), "labels": {}}, "update_run.labels"),
-        ({"type": "read_run", "run_id": str(ID), "history": 1}, "read_run.history"),
+        ({"type": "read_run", "run_id": str(ID), "history": "later"}, "read_run.history"),
         ({"type": "set_limit", "tag": "db"}, "set_limit.concurrency_limit"),
         ({"type": "set_limit", "tag": "db", "concurrency_limit": -1}, "set_limit.concurrency_limit"),
         ({"type": "read_limit", "tag": "x" * 201}, "read_limit.tag"),

@@ -94,13 +94,13 @@ def test_rolling_back_takes_a_created_run_and_its_first_state_back() -> None:
 
 
 def test_a_run_is_described_anew_until_that_is_rolled_back() -> None:
-    run = flow_run(name="old", tags=("a",))
+    run = flow_run(tags=("a",))
     work = work_with(run)
     for undo in (True, False):
         work.begin()
         work.redescribe_run(found(work, run), "new", ("b",))
         (work.roll_back if undo else work.commit)()
-        assert (run.name, run.tags) == (("old", ("a",)) if undo else ("new", ("b",)))
+        assert (run.name, run.tags) == (("a flow run", ("a",)) if undo else ("new", ("b",)))
         assert work.redescribed_runs == set(work.changed_runs) == (set() if undo else {run.id})
     # What was kept before stays when a later one is rolled back.
     work.begin()
