@@ -52,9 +52,14 @@ async def test_a_run_is_made_with_its_first_state(deployment: Deployment) -> Non
 async def test_a_first_state_is_governed_like_a_proposal(deployment: Deployment) -> None:
     async with deployment.worker(), deployment.client() as client:
         await client.set_limit("database", 1)
-        make = {"tags": ["database"], "state": State.running()}
-        # In one batch, most likely: the second must see the slot that the first has taken.
-        first, second = await asyncio.gather(*(client.create_task_run("load", **make) for _ in range(2)))  # type: ignore[arg-type]
+        # In one partition, and so in order; in one batch, most likely, where the second must see the slot taken.
+        flow_run = client.create_flow_run("nightly")
+        first, second = await asyncio.gather(
+            *(
+                client.create_task_run("load", flow_run=flow_run, tags=["database"], state=State.running())
+                for _ in range(2)
+            )
+        )
         limit = await client.read_limit("database")
         verdict = await client.propose(second, State.running())
 
