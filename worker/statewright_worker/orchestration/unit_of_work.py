@@ -124,14 +124,12 @@ class UnitOfWork:
 
     def create_run(self, run: AnyRunRecord, labels: dict[str, str] = NO_LABELS) -> None:
         """Add a run that does not exist yet."""
-        run_id = run.id
-        self.runs[run_id] = self.created_runs[run_id] = run
-        self.labels[run_id] = labels
-        self._undo += [
-            lambda: self.runs.pop(run_id),
-            lambda: self.created_runs.pop(run_id),
-            lambda: self.labels.pop(run_id),
-        ]
+        self.runs[run.id] = self.created_runs[run.id] = run
+        self.labels[run.id] = labels
+        self._undo.append(lambda: self._forget_run(run.id))
+
+    def _forget_run(self, run_id: UUID) -> None:
+        del self.runs[run_id], self.created_runs[run_id], self.labels[run_id]
 
     def redescribe_run(self, run: AnyRunRecord, name: str, tags: tuple[str, ...]) -> None:
         """Give the run, which was taken from `run`, this name and these tags."""

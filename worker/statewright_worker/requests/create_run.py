@@ -58,23 +58,22 @@ class CreateRunKind(OfRun[CreateRun]):
             work.begin()
             run = _new_run(request, work)
             work.create_run(run, request.labels)
-            problem = await _enter(request.state, run, incoming, batch)
-            if problem is not None:
+            if request.state is None:
+                work.commit()
+            elif problem := await _enter(request.state, run, incoming, batch):
                 return problem
         elif difference := _difference(_as_created(run, work), request):
             return difference
         return RunReply.trusted(type="run", run=run.as_run(work.labels[run.id]), created=is_new)
 
 
-async def _enter(
-    state: ProposedState | None, run: AnyRunRecord, incoming: Incoming, batch: InBatch
-) -> ErrorReply | None:
+async def _enter(state: ProposedState, run: AnyRunRecord, incoming: Incoming, batch: InBatch) -> ErrorReply | None:
     """Keep the new run, and let it enter its first state, if the rules agree; return why nothing was done.
 
     A proposal that is decided already belonged to a run of the same id that was deleted since. It has its verdict.
     """
     work, proposal_id = batch.work, first_proposal(run.id)
-    if state is None or proposal_id in work.verdicts or proposal_id in work.answers:
+    if proposal_id in work.verdicts or proposal_id in work.answers:
         work.commit()
         return None
     decided = await decide(Proposal(proposal_id, run.id, state, incoming.entered), incoming, batch)
