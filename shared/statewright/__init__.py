@@ -25,7 +25,8 @@ from statewright.errors import (
     UnreadableAnswer,
 )
 from statewright.events import Event
-from statewright.runs import ConcurrencyLimit, FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
+from statewright.limits import ConcurrencyLimit, LimitScope, SlotHolder, Waiter
+from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.states import TERMINAL_STATES, ProposedState, State, StateDetails, StateType
 from statewright.subscription import Subscription
 from statewright.verdicts import SetStateStatus, Verdict
@@ -42,6 +43,7 @@ __all__ = [
     "FlowRun",
     "InvalidMessage",
     "InvalidRequest",
+    "LimitScope",
     "MessageTooLarge",
     "NoAnswer",
     "NotOpen",
@@ -63,6 +65,7 @@ __all__ = [
     "SentCreation",
     "SentRun",
     "SetStateStatus",
+    "SlotHolder",
     "State",
     "StateDetails",
     "StateType",
@@ -71,4 +74,5 @@ __all__ = [
     "TaskRun",
     "UnreadableAnswer",
     "Verdict",
+    "Waiter",
 ]

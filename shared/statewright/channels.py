@@ -37,6 +37,8 @@ from typing import Final
 REQUEST_ID: Final = b"id"
 REQUEST_REPLY_TO: Final = b"reply_to"
 REQUEST_MESSAGE: Final = b"message"
+WAKE: Final = b"wake"
+"""The only field of an entry that is no request: it asks the partition's holder to look at what has come due."""
 EVENT_BODY: Final = b"event"
 ERA_BODY: Final = b"era"
 """An entry of an event stream carries one of the two."""

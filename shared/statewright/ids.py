@@ -33,6 +33,11 @@ def partition_of_tag(tag: str, partitions: int) -> int:
     return int.from_bytes(hashlib.sha256(tag.encode()).digest()[:2], "big") % partitions
 
 
+def partition_of_limit(scope: str, key: str, partitions: int) -> int:
+    """Return the partition in which a limit is administered: that of the tag, or of the tag `scope:key`."""
+    return partition_of_tag(key if scope == "tag" else f"{scope}:{key}", partitions)
+
+
 class IdSource:
     """Makes UUIDv7 ids; the clock (seconds since 1970) and the entropy (an integer of so many bits) are injected.
 

@@ -339,6 +339,45 @@ async def test_tags_stay_while_the_run_is_running(deployment: Deployment) -> Non
     assert limit.active_slots == ()
 
 
+async def test_named_limits_stay_while_the_run_is_running(deployment: Deployment) -> None:
+    async with deployment.worker(), deployment.client() as client:
+        await client.set_limit(name="gpu", concurrency_limit=1)
+        limited = RunPolicy(limits=("gpu",))
+        run = await client.create_flow_run("nightly", policy=limited, state=State.running())
+        with pytest.raises(RunConflict, match=r"give the new policy the same ones \(gpu\)") as refused:
+            await client.update_run(run, policy=RunPolicy(retries=1))
+        learnt = await client.update_run(run, policy=RunPolicy(retries=1, limits=("gpu",)))
+        await client.propose(run, State.failed())
+        freed = await client.update_run(run, policy=RunPolicy(retries=1))
+
+    assert refused.value.field == "policy.limits"
+    assert (learnt.policy.limits, freed.policy.limits) == (("gpu",), ())
+
+
+async def test_named_limits_that_are_given_later_hold_within_the_same_batch(deployment: Deployment) -> None:
+    async with deployment.worker(), deployment.client() as client:
+        await client.set_limit(name="gpu", concurrency_limit=1)
+        limited = RunPolicy(limits=("gpu",))
+        await client.create_flow_run("holder", policy=limited, state=State.running())
+        run = await client.create_flow_run("nightly")
+        _, waiting = await asyncio.gather(client.update_run(run, policy=limited), client.propose(run, State.running()))
+    assert waiting.status is SetStateStatus.WAIT
+
+
+async def test_a_parked_proposal_is_decided_when_its_run_asks_for_the_full_limit_no_more(
+    deployment: Deployment,
+) -> None:
+    async with deployment.worker(), deployment.client() as client:
+        await client.set_limit("database", 1)
+        await client.create_task_run("holder", tags=["database"], state=State.running())
+        run = await client.create_task_run("load", tags=["database"])
+        parked = client.propose(run, State.running(), on_wait="park")
+        changed = await client.update_run(run, tags=[])
+        verdict = await asyncio.wait_for(parked.answer(), 20)
+    assert changed.state is None
+    assert verdict.accepted
+
+
 async def test_nothing_changes_after_a_terminal_state(deployment: Deployment) -> None:
     async with deployment.worker(), deployment.client() as client:
         run = await client.create_flow_run("nightly", state=State.running())

@@ -7,21 +7,23 @@ import pytest
 
 from statewright import State
 from statewright.ids import IdSource, partition_of, partition_of_tag
+from statewright.limits import LimitName, LimitScope
 from statewright.messages import (
     CreateFlowRun,
     CreateTaskRun,
     Propose,
     ReadEvents,
     ReadLimit,
+    ReadLimits,
     ReadRun,
     Request,
     SetLimit,
     UpdateRun,
+    Withdraw,
 )
 from statewright_worker.facts.batch import Asked
 from statewright_worker.facts.ledger import as_created, first_proposal
 from statewright_worker.orchestration import Engine
-from statewright_worker.orchestration.records import LimitName, LimitScope
 from statewright_worker.requests.answering import asked_by
 from statewright_worker.requests.base import Incoming
 from statewright_worker.requests.kinds import kind_of
@@ -41,6 +43,8 @@ EVERY: list[Any] = [
     ReadEvents(partition=3, after=5),
     SetLimit(tag="database", concurrency_limit=1),
     ReadLimit(tag="database"),
+    Withdraw(partition=3, proposal_id=OTHER),
+    ReadLimits(partition=3, after=5),
 ]
 
 
@@ -62,6 +66,8 @@ def test_every_message_has_a_kind() -> None:
 def test_a_request_belongs_to_the_partition_of_what_it_is_about(request_: Any) -> None:
     expected = {
         "read_events": ("partition", 3),
+        "withdraw": ("partition", 3),
+        "read_limits": ("partition", 3),
         "set_limit": ("tag", partition_of_tag("database", PARTITIONS)),
         "read_limit": ("tag", partition_of_tag("database", PARTITIONS)),
     }.get(request_.type, ("run_id", partition_of(RUN, PARTITIONS)))
@@ -71,7 +77,14 @@ def test_a_request_belongs_to_the_partition_of_what_it_is_about(request_: Any) -
 @pytest.mark.parametrize("request_", EVERY, ids=lambda request: request.type)
 def test_what_changes_something_is_looked_up_in_the_ledger(request_: Any) -> None:
     one = incoming(request_)
-    changes = request_.type in {"propose", "create_flow_run", "create_task_run", "update_run", "set_limit"}
+    changes = request_.type in {
+        "propose",
+        "create_flow_run",
+        "create_task_run",
+        "update_run",
+        "set_limit",
+        "withdraw",
+    }
     assert kind_of(request_).changes is changes
     own = [as_created(RUN)] * (request_.type == "update_run")
     assert asked(one).ledger.request_ids == [one.id] * changes + own
@@ -88,19 +101,21 @@ def test_requests_ask_for_runs_histories_events_and_limits() -> None:
     def runs(request: Any) -> set[UUID]:
         return asked(incoming(request)).runs.ids
 
-    named = [{RUN}, {RUN, OTHER}, {RUN, OTHER}, {RUN}, {RUN}, set(), set(), set()]
+    named = [{RUN}, {RUN, OTHER}, {RUN, OTHER}, {RUN}, {RUN}, *[set()] * 5]
     assert [runs(request) for request in EVERY] == named
     wanted = asked(*map(incoming, EVERY))
     assert wanted.histories.pages == {(RUN, 3)}
     assert wanted.changes.after == {5}
     assert (wanted.limits.read, wanted.limits.to_set) == ({LIMIT}, {LIMIT})
+    assert (wanted.limits.to_remove, wanted.limits.pages) == (set(), {5})
     removing = asked(incoming(SetLimit(tag="database", concurrency_limit=None)))
     assert (removing.limits.read, removing.limits.to_set) == ({LIMIT}, set())
+    assert removing.limits.to_remove == {LIMIT}
 
 
 def test_labels_are_asked_for_where_an_answer_tells_them() -> None:
     labelled = [asked(incoming(request)).runs.labelled for request in EVERY]
-    assert labelled == [set(), {RUN}, {RUN}, {RUN}, {RUN}, set(), set(), set()]
+    assert labelled == [set(), {RUN}, {RUN}, {RUN}, {RUN}, *[set()] * 5]
 
 
 def test_a_run_that_is_read_alone_asks_for_no_history() -> None:

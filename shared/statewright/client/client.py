@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Any, Literal, Self, overload
 from uuid import UUID
 
@@ -15,14 +15,15 @@ from statewright.client.home import Home
 from statewright.client.inbox import Inbox
 from statewright.client.outbox import Outbox
 from statewright.client.partitions import announced_partitions
-from statewright.client.requests import Identity, Proposal, RunReference
+from statewright.client.requests import Identity, OnWait, Proposal, RunReference
 from statewright.client.room import Bound
-from statewright.client.sent import Answer, Sent, SentCreation, SentHistory, SentRun, UnderWay
+from statewright.client.sent import Answer, Sent, SentCreation, SentHistory, SentParking, SentRun, UnderWay
 from statewright.connection import connection_pool
 from statewright.errors import NotOpen, StatewrightError
-from statewright.ids import IdSource, partition_of, partition_of_tag
-from statewright.messages import EventsReply, HistoryReply, LimitRequest, Request, RunRequest
-from statewright.runs import ConcurrencyLimit, FlowRun, RunHistory, RunPolicy, TaskRun
+from statewright.ids import IdSource, partition_of
+from statewright.limits import ConcurrencyLimit
+from statewright.messages import EventsReply, HistoryReply, LimitRequest, LimitsReply, Request, RunRequest
+from statewright.runs import FlowRun, RunHistory, RunPolicy, TaskRun
 from statewright.settings import ClientSettings
 from statewright.states import ProposedState
 from statewright.subscription import Subscription, positions_from
@@ -210,8 +211,8 @@ class Client:
 
         A policy replaces the whole old one, but for the marks that pausing leaves on it, and governs every proposal
         that is sent from now on. Refused with RunConflict, whose `field` says what, when the run is in a terminal
-        state, and for its tags while it is RUNNING, because it may hold slots by them; with RunNotFound when there is
-        no such run.
+        state, and for its tags and the limits that its policy names while it is RUNNING, because it may hold slots by
+        them; with RunNotFound when there is no such run.
         """
         message = requests.update_run(run, name=name, tags=tags, policy=policy)
         return self._send_to_run(message, lambda reply: reply.run)
@@ -225,17 +226,51 @@ class Client:
         api_version: str | None = None,
         proposal_id: UUID | str | None = None,
         timeout: Duration | None = None,
+        on_wait: OnWait = "answer",
+        priority: int = 0,
+        park_timeout: Duration | None = None,
     ) -> SentRun[Verdict]:
         """Propose that `run` enter `state`.
 
         `force` applies the minimal policy only. `proposal_id` is the proposal's idempotency key: sent again, it gets
         the verdict that it got before. `timeout` is in seconds, or a duration, from when the answer is awaited; 0 does
         not wait; the setting `answer_timeout` is the default.
+
+        With `on_wait="park"` the engine keeps a proposal that it would tell to WAIT, and answers it when it can be
+        decided: at its scheduled time, or when the limits have room, first come, first served within a `priority` (the
+        greatest first). After `park_timeout` (seconds or a duration) it is answered WAIT after all. Then the answer is
+        awaited as long as the engine says that the proposal is parked, unless there is a `timeout`; `withdraw` ends it.
         """
-        message = requests.propose(run, state, force=force, api_version=api_version)
+        message = requests.propose(
+            run,
+            state,
+            force=force,
+            api_version=api_version,
+            on_wait=on_wait,
+            priority=priority,
+            park_timeout=park_timeout,
+        )
         request_id = None if proposal_id is None else requests.id_of_proposal(proposal_id)
         seconds = None if timeout is None else requests.seconds_of(timeout)
-        return self._send_to_run(message, lambda reply: reply.verdict, request_id, seconds)
+        if on_wait == "answer":
+            return self._send_to_run(message, _verdict_of, request_id, seconds)
+        under_way = self._send_in_its_tree(message, request_id, seconds)
+        ask_again = partial(self._send_in_its_tree, message, under_way.request_id)
+        return SentParking(under_way, _verdict_of, message.run_id, ask_again, seconds)
+
+    async def withdraw(self, proposal: SentRun[Verdict] | UUID | str) -> bool:
+        """Withdraw a parked proposal, which is answered with ABORT; return False when it is not parked (any more).
+
+        Where only its id is known, every partition is asked. Raises what awaiting an answer raises.
+        """
+        if isinstance(proposal, SentRun):
+            proposal_id, partitions = proposal.request_id, [partition_of(proposal.run_id, self.partitions)]
+        else:
+            proposal_id, partitions = requests.id_of_proposal(proposal), list(range(self.partitions))
+        home = self._check_that_it_is_open()
+        sent = [self._send(home, requests.withdraw(partition, proposal_id), partition) for partition in partitions]
+        answers = await asyncio.gather(*(Sent(under_way, _withdrawn_of).answer() for under_way in sent))
+        return any(answers)
 
     async def propose_many(
         self,
@@ -244,6 +279,9 @@ class Client:
         force: bool = False,
         api_version: str | None = None,
         timeout: Duration | None = None,
+        on_wait: OnWait = "answer",
+        priority: int = 0,
+        park_timeout: Duration | None = None,
     ) -> list[Verdict | StatewrightError]:
         """Propose many states in one round trip; return a verdict or an error for each, in the order given.
 
@@ -252,6 +290,7 @@ class Client:
         """
         self._check_that_it_is_open()
         options = {"force": force, "api_version": api_version, "timeout": timeout}
+        options |= {"on_wait": on_wait, "priority": priority, "park_timeout": park_timeout}
         sent = [self._proposed(number, proposal, options) for number, proposal in enumerate(list(proposals))]
         answers = iter(await asyncio.gather(*(one for one in sent if isinstance(one, Sent)), return_exceptions=True))
         return [_verdict_or_error(next(answers)) if isinstance(one, Sent) else one for one in sent]
@@ -274,16 +313,51 @@ class Client:
         first = self._send_in_its_tree(message)
         return SentHistory(first, message.run_id, partial(self._page_of_history, message.run_id))
 
-    def set_limit(self, tag: str, concurrency_limit: int | None) -> Sent[ConcurrencyLimit | None]:
-        """Set how many task runs with `tag` may be RUNNING at once; None removes the limit.
+    def set_limit(
+        self,
+        tag: str | None = None,
+        concurrency_limit: int | EllipsisType | None = ...,
+        *,
+        name: str | None = None,
+        deployment_id: UUID | str | None = None,
+        period: Duration | None = None,
+        lease: Duration | None = None,
+    ) -> Sent[ConcurrencyLimit | None]:
+        """Set how many runs may be RUNNING at once; None removes the limit and frees its slots.
+
+        A limit is on task runs with a `tag`, on runs of either kind that ask for its `name` (`RunPolicy.limits`), or on
+        flow runs of a deployment. With a `period` it is a rate: so many runs may become RUNNING in a period, whose
+        slots come back one by one. `lease` is the lease of its runs that ask for none. Both are seconds, or durations.
 
         Lowering a limit below its current use stops nobody; it holds from the next proposal on.
         """
-        return self._send_to_limit(requests.set_limit(tag, concurrency_limit))
+        message = requests.set_limit(
+            tag, concurrency_limit, name=name, deployment_id=deployment_id, period=period, lease=lease
+        )
+        return self._send_to_limit(message)
 
-    def read_limit(self, tag: str) -> Sent[ConcurrencyLimit | None]:
-        """Read the limit on `tag` and the runs that hold its slots; None when there is no limit."""
-        return self._send_to_limit(requests.read_limit(tag))
+    def read_limit(
+        self, tag: str | None = None, *, name: str | None = None, deployment_id: UUID | str | None = None
+    ) -> Sent[ConcurrencyLimit | None]:
+        """Read a limit and the runs that hold its slots; None when there is no limit."""
+        return self._send_to_limit(requests.read_limit(tag, name=name, deployment_id=deployment_id))
+
+    async def list_limits(self) -> list[ConcurrencyLimit]:
+        """Return all limits as they stand, by scope and key, each without its holders and waiters.
+
+        Many come in several answers, each of which may take `answer_timeout` seconds; a limit that is set meanwhile
+        may be among them or not. Raises what awaiting an answer does.
+        """
+        self._check_that_it_is_open()
+        # Any partition will do, so that all share the work.
+        partition = partition_of(self._ids.new(), self._partitions)
+        found: list[ConcurrencyLimit] = []
+        after: int | None = 0
+        while after is not None:
+            page = await self._read_limits(partition, after)
+            found += page.limits
+            after = page.next
+        return sorted(found, key=lambda limit: (limit.scope, limit.key))
 
     async def subscribe(self, *, since: Mapping[int, int] | Mapping[str, int] | None = None) -> Subscription:
         """Return a subscription to all events from now on, or after the sequence numbers `since` per partition.
@@ -322,10 +396,13 @@ class Client:
         message = requests.read_events(partition, after)
         return Sent(self._send(home, message, partition, timeout=seconds), lambda reply: reply)
 
+    def _read_limits(self, partition: int, after: int) -> Sent[LimitsReply]:
+        home = self._check_that_it_is_open()
+        return Sent(self._send(home, requests.read_limits(partition, after), partition), lambda reply: reply)
+
     def _send_to_limit(self, message: LimitRequest) -> Sent[ConcurrencyLimit | None]:
         home = self._check_that_it_is_open()
-        partition = partition_of_tag(message.tag, self._partitions)
-        return Sent(self._send(home, message, partition), lambda reply: reply.limit)
+        return Sent(self._send(home, message, message.limit.partition(self._partitions)), lambda reply: reply.limit)
 
     def _send(
         self, home: Home, message: Request, partition: int, request_id: UUID | None = None, timeout: float | None = None
@@ -371,6 +448,16 @@ class Client:
         if self._process != os.getpid():
             return " in another process"
         return "" if self._home is not None and self._home.is_here() else " in another event loop"
+
+
+def _verdict_of(reply: Any) -> Verdict:
+    verdict: Verdict = reply.verdict
+    return verdict
+
+
+def _withdrawn_of(reply: Any) -> bool:
+    withdrawn: bool = reply.withdrawn
+    return withdrawn
 
 
 def _verdict_or_error(answer: Verdict | BaseException) -> Verdict | StatewrightError:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Final, NamedTuple, TypeVar
+from types import EllipsisType
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -11,15 +12,18 @@ from statewright.client.sent import SentRun
 from statewright.errors import InvalidRequest, MessageTooLarge
 from statewright.ids import IdSource, id_from_key, partition_of, tree_tag
 from statewright.messages import (
+    ONE_OF_THREE,
     CreateFlowRun,
     CreateTaskRun,
     Propose,
     ReadEvents,
     ReadLimit,
+    ReadLimits,
     ReadRun,
     Request,
     SetLimit,
     UpdateRun,
+    Withdraw,
     encode,
 )
 from statewright.runs import Run, RunPolicy
@@ -28,6 +32,9 @@ from statewright.values import MAX_IDEMPOTENCY_KEY_LENGTH, Duration
 
 RunReference = UUID | str | Run | SentRun[Any]
 """A run, its id (also as text), or a request about it that is still under way."""
+
+OnWait = Literal["answer", "park"]
+"""What becomes of a proposal where the verdict would be WAIT."""
 
 MAX_TEXT_SHOWN: Final = 100
 
@@ -43,6 +50,9 @@ class Proposal(NamedTuple):
     api_version: str | None = None
     proposal_id: UUID | str | None = None
     timeout: Duration | None = None
+    on_wait: OnWait | None = None
+    priority: int | None = None
+    park_timeout: Duration | None = None
 
 
 class Identity(NamedTuple):
@@ -118,9 +128,32 @@ def update_run(
     return _checked(UpdateRun, run_id=id_of_run(run), name=name, tags=tags_or_none, policy=policy)
 
 
-def propose(run: RunReference, state: ProposedState, *, force: bool, api_version: str | None) -> Propose:
+def propose(
+    run: RunReference,
+    state: ProposedState,
+    *,
+    force: bool,
+    api_version: str | None,
+    on_wait: OnWait = "answer",
+    priority: int = 0,
+    park_timeout: Duration | None = None,
+) -> Propose:
     """Return the request that a run enter a state. Raises InvalidRequest."""
-    return _checked(Propose, run_id=id_of_run(run), state=state, force=force, api_version=api_version)
+    return _checked(
+        Propose,
+        run_id=id_of_run(run),
+        state=state,
+        force=force,
+        api_version=api_version,
+        on_wait=on_wait,
+        priority=priority,
+        park_seconds=None if park_timeout is None else seconds_of(park_timeout, "park_timeout"),
+    )
+
+
+def withdraw(partition: int, proposal_id: UUID) -> Withdraw:
+    """Return the request that a parked proposal of the partition be withdrawn."""
+    return Withdraw(partition=partition, proposal_id=proposal_id)
 
 
 def read_run(run: RunReference, *, after: int = 0, history: bool = True) -> ReadRun:
@@ -133,14 +166,44 @@ def read_events(partition: int, after: int) -> ReadEvents:
     return ReadEvents(partition=partition, after=after)
 
 
-def set_limit(tag: str, concurrency_limit: int | None) -> SetLimit:
-    """Return the request that a tag have a limit, or none. Raises InvalidRequest."""
-    return _checked(SetLimit, tag=tag, concurrency_limit=concurrency_limit)
+def set_limit(
+    tag: str | None,
+    concurrency_limit: int | EllipsisType | None,
+    *,
+    name: str | None = None,
+    deployment_id: UUID | str | None = None,
+    period: Duration | None = None,
+    lease: Duration | None = None,
+) -> SetLimit:
+    """Return the request that there be a limit on one of the three, or none. Raises InvalidRequest."""
+    if concurrency_limit is ...:
+        raise InvalidRequest("concurrency_limit", "must be given; None removes the limit")
+    if concurrency_limit is None:
+        for argument, given in {"period": period, "lease": lease}.items():
+            if given is not None:
+                raise InvalidRequest(argument, "a limit that is removed, because concurrency_limit is None, has none")
+    named = _name_of(tag, name, deployment_id)
+    return _checked(SetLimit, **named, concurrency_limit=concurrency_limit, period_seconds=period, lease_seconds=lease)
 
 
-def read_limit(tag: str) -> ReadLimit:
-    """Return the request for a tag's limit. Raises InvalidRequest."""
-    return _checked(ReadLimit, tag=tag)
+def read_limit(tag: str | None, *, name: str | None = None, deployment_id: UUID | str | None = None) -> ReadLimit:
+    """Return the request for the limit on one of the three. Raises InvalidRequest."""
+    return _checked(ReadLimit, **_name_of(tag, name, deployment_id))
+
+
+def read_limits(partition: int, after: int) -> ReadLimits:
+    """Return the request for the limits behind a place."""
+    return ReadLimits(partition=partition, after=after)
+
+
+def _name_of(tag: str | None, name: str | None, deployment_id: UUID | str | None) -> dict[str, object]:
+    limit = {"tag": tag, "name": name, "deployment_id": deployment_id}
+    given = [argument for argument, value in limit.items() if value is not None]
+    if len(given) != 1:
+        raise InvalidRequest(given[-1] if given else "tag", ONE_OF_THREE)
+    if deployment_id is not None:
+        return {"deployment_id": _uuid_of(deployment_id, "deployment_id")}
+    return {given[0]: limit[given[0]]}
 
 
 def options_of(number: int, proposal: Any) -> dict[str, Any]:
@@ -174,12 +237,12 @@ def id_of_proposal(proposal_id: UUID | str) -> UUID:
     return _uuid_of(proposal_id, "proposal_id")
 
 
-def seconds_of(timeout: Duration) -> float:
-    """Return the seconds of a timeout. Raises InvalidRequest unless they are 0 or more."""
+def seconds_of(timeout: Duration, argument: str = "timeout") -> float:
+    """Return the seconds of a timeout. Raises InvalidRequest, naming the argument, unless they are 0 or more."""
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     if isinstance(seconds, int | float) and seconds >= 0:
         return seconds
-    raise InvalidRequest("timeout", f"must be 0 seconds or more, not {_shown(timeout)}")
+    raise InvalidRequest(argument, f"must be 0 seconds or more, not {_shown(timeout)}")
 
 
 def _id_of_new_run(ids: IdSource, identity: Identity, parent_id: UUID | None) -> UUID:

@@ -10,7 +10,7 @@ from uuid import UUID
 import orjson
 from pydantic import ValidationError
 
-from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
+from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, WAKE
 from statewright.messages import ErrorCode, ErrorReply, Request, request_from
 from statewright_worker.requests.base import Incoming
 from statewright_worker.requests.kinds import kind_of
@@ -19,6 +19,7 @@ from statewright_worker.streams.proposals import Entry
 _REPLY_TO: Final = re.compile(rb"^[A-Za-z0-9_.-]{1,64}\Z")
 _PLAIN: Final = re.compile(rb"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 _KNOWN: Final = frozenset({REQUEST_ID, REQUEST_REPLY_TO, REQUEST_MESSAGE})
+_NUDGE: Final = frozenset({WAKE})
 
 
 class Malformed(NamedTuple):
@@ -28,6 +29,13 @@ class Malformed(NamedTuple):
     id: UUID | None
     reply_to: str | None
     problem: ErrorReply
+    timer: None = None
+
+
+class Nudge(NamedTuple):
+    """An entry that is no request, but says that something has come due."""
+
+    entry: Entry
 
 
 class _BadEntry(Exception):
@@ -44,7 +52,15 @@ class Place:
     max_message_bytes: int
 
 
-def decode(entry: Entry, place: Place) -> Incoming | Malformed:
+def decode(entry: Entry, place: Place) -> Incoming | Malformed | Nudge:
+    """Return what an entry is: a request, one with something wrong, or a nudge; never raises."""
+    decoded = decode_request(entry, place)
+    if isinstance(decoded, Malformed) and entry.fields.keys() == _NUDGE:
+        return Nudge(entry)
+    return decoded
+
+
+def decode_request(entry: Entry, place: Place) -> Incoming | Malformed:
     """Return the request that an entry carries, or what is wrong with it; never raises."""
     request_id: UUID | None = None
     reply_to: str | None = None

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
+from uuid import UUID
 
 import structlog
 from pydantic_core import to_json
@@ -13,18 +14,21 @@ from pydantic_core import to_json
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE
 from statewright.ids import IdSource
 from statewright.messages import Reply
+from statewright_worker.drain.agenda import Agenda, due_request
 from statewright_worker.drain.attempts import Attempts, Decoded, HoldEnded
-from statewright_worker.drain.decoding import Malformed, Place, decode
+from statewright_worker.drain.decoding import Malformed, Nudge, Place, decode
 from statewright_worker.drain.feed import Feed
 from statewright_worker.drain.flood import Flood
 from statewright_worker.drain.suspicion import Suspicion
 from statewright_worker.facts.batch import Batch
+from statewright_worker.facts.timers import due_timers
 from statewright_worker.holding.hold import Hold
 from statewright_worker.observing.outages import Outage
 from statewright_worker.orchestration.engine import Engine
+from statewright_worker.orchestration.records import TimerKind
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.requests.answering import answer, asked_by
-from statewright_worker.requests.base import InBatch, Incoming
+from statewright_worker.requests.base import InBatch, Incoming, LateAnswer
 from statewright_worker.requests.kinds import kind_of
 from statewright_worker.storage.errors import HoldLost
 from statewright_worker.storage.transactions import Fence, Storage
@@ -43,19 +47,22 @@ SEGMENT_BYTES: Final = 16 * 1024 * 1024
 YIELD_BYTES: Final = 128 * 1024
 """After decoding so many bytes, a drain lets the event loop turn."""
 FEED_PAUSE_SECONDS: Final = 1.0
+DUE_AT_ONCE: Final = 128
+"""How many due things a drain reads at once: parked proposals have messages, which take memory."""
 LOOK_AFTER_SECONDS: Final = 1.0
 """How often a drain looks at the sizes of its streams while there is work."""
 
 log = structlog.get_logger()
 
-Answered = tuple[Decoded, Reply]
+Answered = tuple[Decoded, Reply | None]
 
 
 class Outcome(NamedTuple):
-    """What comes out of a transaction: what to publish, and how many requests it has answered."""
+    """What comes out of a transaction: what to publish, how many requests it has answered, and which parked ones."""
 
     publication: Publication
     done: int
+    told: Sequence[UUID]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +114,9 @@ class Drain:
         self._count = min(tools.batch_size, self._fit)
         """How many requests the next read takes; it grows while requests are small."""
         self._bring_at = self._look_at = 0.0
+        self._agenda = Agenda(self._clock)
+        self._told: set[UUID] = set()
+        """Parked proposals whose answers were published, and whose rows are still there."""
         self._fence: Fence
         self._feed: Feed
 
@@ -120,6 +130,8 @@ class Drain:
         await self._attempts.until_postgresql_takes_it(self._take_up)
         suspicion = Suspicion(self._streams.proposals, self._attempts) if self._hold.vanished else None
         while self._hold.held:
+            if self._agenda.is_due():
+                await self._work_through_what_is_due()
             entries = await self._read()
             if entries:
                 if suspicion is not None:
@@ -139,9 +151,9 @@ class Drain:
         await self._attempts.until_redis_takes_it(self._feed.begin)
 
     async def _read(self) -> list[Entry]:
-        waits = BLOCK_MILLISECONDS
+        waits = self._agenda.milliseconds(BLOCK_MILLISECONDS)
         if self._streams.owes:
-            waits = OWING_MILLISECONDS
+            waits = min(waits, OWING_MILLISECONDS)
         elif self._feed.is_behind and self._clock() >= self._bring_at:
             waits = 1
         with self._hold.waiting():
@@ -170,14 +182,31 @@ class Drain:
             await self._work_through(some)
 
     async def _work_through(self, entries: Sequence[Entry]) -> None:
-        decoded = await self._decode(entries)
+        await self._carry_through(await self._decode(entries))
+        # The last entries may be nudges.
+        self._answered = entries[-1].id
+
+    async def _work_through_what_is_due(self) -> None:
+        """Carry out what is due as one reads it: before the requests that were pushed meanwhile."""
+        self._hold.busy()
+        partition, count = self._hold.partition, min(self._fit, DUE_AT_ONCE)
+        look = partial(due_timers, self._tools.storage, partition, count)
+        due, again_seconds = await self._attempts.until_postgresql_takes_it(look)
+        self._agenda.looked(again_seconds)
+        await self._carry_through([due_request(timer, self._place, self._told) for timer in due])
+        self._told.difference_update([timer.name.id for timer in due if timer.decided])
+
+    async def _carry_through(self, decoded: Sequence[Decoded]) -> None:
         for segment in segments(decoded):
             rest = segment
             while rest:
                 outcome = await self._attempts.carry_through(rest, self._transact)
-                last = rest[outcome.done - 1].entry.id
-                await self._publish(outcome.publication, last)
-                self._answered = last
+                last = rest[outcome.done - 1]
+                # What has come due stands in no stream.
+                answered = last.entry.id if last.timer is None else self._answered
+                await self._publish(outcome.publication, answered)
+                self._told.update(outcome.told)
+                self._answered = answered
                 self._adapt(outcome.publication.largest_reply)
                 for one in rest[: outcome.done]:
                     self._attempts.condemned.pop(one.entry.id, None)
@@ -189,7 +218,11 @@ class Drain:
         decoded: list[Decoded] = []
         size = 0
         for entry in entries:
-            decoded.append(decode(entry, self._place))
+            one = decode(entry, self._place)
+            if isinstance(one, Nudge):
+                self._agenda.nudged()
+                continue
+            decoded.append(one)
             size += len(entry.fields.get(REQUEST_MESSAGE, b""))
             if size > YIELD_BYTES:
                 self._hold.progressed()
@@ -203,17 +236,21 @@ class Drain:
         asked = asked_by(requests, self._tools.engine, condemned)
         async with self._tools.storage.transaction(self._fence.partition) as transaction:
             batch = Batch(transaction, self._fence)
+            read_at = self._clock()
             work = await batch.load(asked, self._tools.ids)
             self._hold.progressed()
             if batch.sequence >= self._feed.committed:
-                answered = await self._carry_out(decoded, batch, work)
+                answered, late = await self._carry_out(decoded, batch, work)
                 await batch.write(work)
         if batch.sequence < self._feed.committed:
             await self._feed.went_back(batch.sequence)
             return await self._transact(decoded)
-        return self._outcome(answered, batch.sequence, work)
+        self._agenda.set(work.next_due, work.now, read_at)
+        return self._outcome(answered, late, batch.sequence, work)
 
-    async def _carry_out(self, decoded: Sequence[Decoded], batch: Batch, work: UnitOfWork) -> list[Answered]:
+    async def _carry_out(
+        self, decoded: Sequence[Decoded], batch: Batch, work: UnitOfWork
+    ) -> tuple[list[Answered], list[LateAnswer]]:
         condemned = self._attempts.condemned
         engine, eras = self._tools.engine, self._feed.eras
         within = InBatch(engine, work, batch.sessions, self._hold.partition, batch.sequence, eras)
@@ -221,7 +258,7 @@ class Drain:
         answered: list[Answered] = []
         for one in decoded:
             if isinstance(one, Malformed):
-                reply: Reply = one.problem
+                reply: Reply | None = one.problem
             else:
                 reply = await answer(one, within, condemned.get(one.entry.id) if condemned else None)
             answered.append((one, reply))
@@ -229,10 +266,13 @@ class Drain:
             self._hold.progressed()
             if self._clock() > closes:
                 break
-        return answered
+        return answered, within.late
 
-    def _outcome(self, answered: Sequence[Answered], sequence: int, work: UnitOfWork) -> Outcome:
-        publication = _publication(answered)
+    def _outcome(
+        self, answered: Sequence[Answered], late: Sequence[LateAnswer], sequence: int, work: UnitOfWork
+    ) -> Outcome:
+        publication = _publication(answered, late)
+        publication.wakes = work.woken
         feed, changes = self._feed, work.state_changes
         # Any numbers between come from our own transaction, the answer to whose commit was lost.
         follows_on = sequence == feed.committed and not feed.is_behind
@@ -240,7 +280,7 @@ class Drain:
         if changes and follows_on:
             publication.follows = feed.ends_with or 0
             publication.events = feed.events_of(changes, sequence)
-        return Outcome(publication, len(answered))
+        return Outcome(publication, len(answered), work.parked_answered)
 
     async def _publish(self, publication: Publication, last: str) -> None:
         appended = await self._attempts.until_redis_takes_it(partial(self._streams.publish, publication))
@@ -290,13 +330,18 @@ def segments(decoded: Sequence[Decoded]) -> Iterator[Sequence[Decoded]]:
     yield decoded[start:]
 
 
-def _publication(answered: Sequence[Answered]) -> Publication:
+def _publication(answered: Sequence[Answered], late: Sequence[LateAnswer]) -> Publication:
     publication = Publication()
+    for reply_to, request_id, told in late:
+        body = to_json(told, exclude_none=True)
+        publication.replies.setdefault(reply_to, []).append((str(request_id).encode(), body))
     for one, reply in answered:
+        if reply is None:
+            continue
         if one.reply_to is not None and one.id is not None:
             body = to_json(reply, exclude_none=True)
             publication.largest_reply = max(publication.largest_reply, len(body))
             publication.replies.setdefault(one.reply_to, []).append((one.entry.fields[REQUEST_ID], body))
-        if reply.type == "error":
+        if reply.type == "error" and (one.timer is None or one.timer.kind is TimerKind.PARKED):
             publication.dead_letters.append(DeadLetter(one.entry, reply.message, reply.field))
     return publication

@@ -12,7 +12,9 @@ from statewright_worker.facts.changes import Changes
 from statewright_worker.facts.histories import Histories
 from statewright_worker.facts.ledger import KNOWN, Ledger
 from statewright_worker.facts.limits import Limits
+from statewright_worker.facts.parked import Parked
 from statewright_worker.facts.runs import FLOW_RUNS, TASK_RUNS, Runs
+from statewright_worker.facts.timers import Timers
 from statewright_worker.orchestration.facts import Need
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.storage.columns import Source, read_together
@@ -46,16 +48,20 @@ class Asked:
         self.runs = Runs()
         self.ledger = Ledger()
         self.limits = Limits()
+        self.parked = Parked(self.limits)
         self.cache = Cache()
         self.histories = Histories()
         self.changes = Changes()
+        self.timers = Timers()
         self.subjects: tuple[Subject, ...] = (
             self.runs,
             self.ledger,
+            self.parked,
             self.limits,
             self.cache,
             self.histories,
             self.changes,
+            self.timers,
         )
 
     def foretell(self, proposal: Propose, needs: tuple[Need, ...]) -> None:
@@ -64,7 +70,7 @@ class Asked:
             self.subjects[_FORETOLD[need.fact]].foretell(proposal, need)
 
 
-_FORETOLD: Final = {subject.FORETOLD: n for n, subject in enumerate(Asked().subjects) if subject.FORETOLD is not None}
+_FORETOLD: Final = {fact: n for n, subject in enumerate(Asked().subjects) for fact in subject.FORETOLD}
 """Where in `Asked.subjects` the subject of each declared fact stands."""
 
 
@@ -95,7 +101,7 @@ class Batch:
         if not fence or fence[0]["epoch"] != self._fence.epoch:
             raise HoldLost(f"partition {partition} was taken up by another drain")
         self.sequence = fence[0]["sequence"]
-        work = UnitOfWork(fence[0]["now"], ids)
+        work = UnitOfWork(fence[0]["now"], ids, partition)
         reading = Reading(self._driver, partition, self.sequence, found)
         for subject in asked.subjects:
             await subject.load(reading, work)

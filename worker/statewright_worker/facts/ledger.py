@@ -39,6 +39,7 @@ KNOWN: Final = Source(
     """
         SELECT proposal_id AS id FROM verdict WHERE proposal_id = ANY ($3)
         UNION ALL SELECT request_id FROM answer WHERE request_id = ANY ($3)
+        UNION ALL SELECT proposal_id FROM parked WHERE proposal_id = ANY ($3)
     """,
 )
 READ_VERDICTS: Final = f"""

@@ -2,23 +2,28 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from statewright.ids import IdSource
+from statewright.limits import ConcurrencyLimit, LimitName, SlotHolder
 from statewright.states import State, StateType
 from statewright.verdicts import Verdict
 from statewright_worker.orchestration.records import (
     Answer,
     AnyRunRecord,
     CacheEntry,
-    LimitName,
     LimitRecord,
-    LimitScope,
+    NameOfLimit,
+    ParkedProposal,
     RunRecord,
     StateChange,
     TaskRunRecord,
+    Timer,
+    TimerKind,
+    TimerName,
+    limits_on_tags,
 )
 
 
@@ -29,8 +34,20 @@ class ChangePage(NamedTuple):
     up_to: int
 
 
+class LimitPage(NamedTuple):
+    """Limits in the order in which they were made, and where to read on; None when there are no more."""
+
+    limits: list[LimitRecord]
+    next: int | None
+
+
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+
+ANSWER_IS_SENT_WITHIN: Final = timedelta(seconds=1)
+"""After this long, the answer to a parked proposal was sent, or its worker is gone."""
+HOLDERS_TOLD: Final = 1_000
+"""How many of a limit's holders are told to whoever reads it."""
 
 _NO_PAGES: Final[dict[int, list[tuple[int, State]]]] = {}
 NO_LABELS: Final[dict[str, str]] = {}
@@ -42,16 +59,18 @@ class UnitOfWork:
     Between `begin` and `commit` or `roll_back` lies one proposal: rolling back undoes all that it did.
     """
 
-    def __init__(self, now: datetime, ids: IdSource) -> None:
+    def __init__(self, now: datetime, ids: IdSource, partition: int = 0) -> None:
         self.now = now
         """The database's clock when the batch was taken up; the only clock that decides."""
         self.ids = ids
+        self.partition = partition
+        """The partition whose batch this is."""
         self.runs: dict[UUID, AnyRunRecord] = {}
         self.labels: dict[UUID, dict[str, str]] = {}
         """The labels of the runs that are created, or whose labels a request asks for."""
-        self.limits: dict[tuple[LimitScope, str], LimitRecord] = {}
-        """The limits by name. A plain tuple finds the same entry as a LimitName, and is faster to make."""
-        self.limit_ids: dict[tuple[LimitScope, str], int] = {}
+        self.limits: dict[NameOfLimit, LimitRecord] = {}
+        """The limits by name."""
+        self.limit_ids: dict[NameOfLimit, int] = {}
         """The ids of limits that do not exist and may be set."""
         self.cache: dict[str, list[CacheEntry]] = {}
         self.verdicts: dict[UUID, tuple[Verdict, int | None]] = {}
@@ -61,6 +80,8 @@ class UnitOfWork:
         """Pages of runs' histories, each by the ordinal behind which it was read: states with their ordinals."""
         self.events: dict[int, ChangePage] = {}
         """Changes of the partition, by the number behind which they were read back."""
+        self.limit_pages: dict[int, LimitPage] = {}
+        """Pages of all limits, by the place behind which they were read, as they were before this batch."""
 
         self.created_runs: dict[UUID, AnyRunRecord] = {}
         self.changed_runs: dict[UUID, AnyRunRecord] = {}
@@ -69,11 +90,22 @@ class UnitOfWork:
         self.state_changes: list[StateChange] = []
         self.limits_set: dict[int, LimitRecord] = {}
         self.limits_removed: set[int] = set()
+        self.rates_used: dict[int, LimitRecord] = {}
         self.slots_taken: set[tuple[int, UUID]] = set()
         self.slots_released: set[tuple[int, UUID]] = set()
         self.cache_added: list[CacheEntry] = []
         self.new_verdicts: list[tuple[Verdict, int | None]] = []
         self.new_answers: list[Answer] = []
+        self.parked: dict[UUID, ParkedProposal] = {}
+        """The parked proposals that this batch has asked for, and those that it parks."""
+        self.parked_added: dict[UUID, ParkedProposal] = {}
+        self.parked_changed: dict[UUID, ParkedProposal] = {}
+        self.parked_removed: set[UUID] = set()
+        self.parked_answered: list[UUID] = []
+        self.wait_until: datetime | None = None
+        """When the proposal that is told to WAIT may be looked at again; None when nobody can know that."""
+        self.timers_set: dict[TimerName, Timer] = {}
+        self.timers_cleared: set[TimerName] = set()
 
         self._undo: list[Callable[[], object]] = []
         self._before: dict[UUID, dict[str, object]] = {}
@@ -84,6 +116,7 @@ class UnitOfWork:
         """Start a proposal, which can be rolled back as a whole."""
         self._undo.clear()
         self._before.clear()
+        self.wait_until = None
 
     def commit(self) -> None:
         """Keep what the proposal did."""
@@ -139,7 +172,7 @@ class UnitOfWork:
             self._undo.append(lambda: self.redescribed_runs.discard(run.id))
 
     def write_state(self, run: AnyRunRecord, state: State) -> State:
-        """Let the run enter `state`, and return it."""
+        """Let the run enter `state`, and return it. A run that is not RUNNING any more gives its slots back."""
         run.state_count += 1
         self.state_changes.append(StateChange(run, run.state_count, state, previous=run.state))
         self._undo.append(self.state_changes.pop)
@@ -148,6 +181,10 @@ class UnitOfWork:
                 page.append((run.state_count, state))
                 self._undo.append(page.pop)
         run.state = state
+        # Here, so that slots do not depend on a rule: no policy, and no forced or nested transition, keeps them.
+        if self.limits and state.type is not StateType.RUNNING:
+            for limit in self.limits_of(run):
+                self.release_slot(limit, run.id)
         return state
 
     def instrument(self, run: RunRecord, state: State) -> None:
@@ -161,24 +198,36 @@ class UnitOfWork:
 
     def limits_on(self, tags: Iterable[str]) -> list[LimitRecord]:
         """Return the limits on `tags`, each once, in ascending order of the tag."""
-        if not self.limits:
-            return []
-        named = [self.limits.get((LimitScope.TAG, tag)) for tag in sorted(set(tags))]
-        return [limit for limit in named if limit is not None]
+        return self._known(limits_on_tags(tags)) if self.limits else []
 
-    def set_limit(self, name: LimitName, concurrency_limit: int) -> None:
-        """Set the limit of the name; runs that hold its slots keep them. A new limit takes its id from `limit_ids`."""
-        limit = self.limits.get(name)
-        self._keep_limit(name, self.limit_ids[name] if limit is None else limit.id)
-        if limit is None:
-            limit = LimitRecord(self.limit_ids[name], name.scope, name.key, concurrency_limit)
-        else:
-            limit = replace(limit, concurrency_limit=concurrency_limit)
+    def limits_of(self, run: AnyRunRecord) -> list[LimitRecord]:
+        """Return the limits of which the run takes a slot each while it is RUNNING, in the order of `limit_names`."""
+        return self._known(run.limit_names()) if self.limits else []
+
+    def _known(self, names: Iterable[NameOfLimit]) -> list[LimitRecord]:
+        found = map(self.limits.get, names)
+        return [limit for limit in found if limit is not None]
+
+    def set_limit(
+        self,
+        name: LimitName,
+        concurrency_limit: int,
+        *,
+        period: timedelta | None = None,
+        lease_seconds: float | None = None,
+    ) -> None:
+        """Set the limit of the name; what is used of it stays used. A new limit takes its id from `limit_ids`."""
+        limit = self.limits.get(name) or LimitRecord(self.limit_ids[name], name.scope, name.key, concurrency_limit)
+        self._keep_limit(name, limit.id)
+        limit = limit.changed(concurrency_limit, period, lease_seconds)
         self.limits[name] = self.limits_set[limit.id] = limit
         self.limits_removed.discard(limit.id)
 
     def remove_limit(self, name: LimitName) -> None:
-        """Remove the limit of the name, if there is one, and free its slots; all their holders must be loaded."""
+        """Remove the limit of the name, if there is one, and free its slots.
+
+        When it is set again in this batch, it is the same row without holders: then all of these must be loaded.
+        """
         limit = self.limits.get(name)
         if limit is None:
             return
@@ -202,16 +251,49 @@ class UnitOfWork:
 
         self._undo.append(undo)
 
+    def told_limit(self, name: NameOfLimit) -> ConcurrencyLimit | None:
+        """Return the limit as a producer reads it, None when there is none; it must have been loaded to be told."""
+        limit = self.limits.get(name)
+        if limit is None:
+            return None
+        holders = [holder for holder in limit.shown if (limit.id, holder.run_id) not in self.slots_released]
+        for run_id in sorted(run_id for limit_id, run_id in self.slots_taken if limit_id == limit.id):
+            run = self.runs[run_id]
+            holders.append(SlotHolder(run_id=run_id, kind=run.kind, name=run.name, since=self.now))
+        return limit.as_limit(holders[:HOLDERS_TOLD])
+
     def take_slot(self, limit: LimitRecord, run_id: UUID) -> bool:
         """Give the run a slot; return whether it is a new one, False when it held one already."""
         if run_id in limit.holders:
             return False
+        if limit.period is not None:
+            self._use_rate(limit, limit.interval)
+            return True
         self._move_slot(limit, run_id, self.slots_taken, self.slots_released, +1)
         self._undo.append(lambda: self._move_slot(limit, run_id, self.slots_released, self.slots_taken, -1))
         return True
 
+    def return_slot(self, limit: LimitRecord, run_id: UUID) -> None:
+        """Take back the slot that the run has just been given, because it does not enter RUNNING after all."""
+        if limit.period is not None:
+            self._use_rate(limit, -limit.interval)
+        else:
+            self.release_slot(limit, run_id)
+
+    def _use_rate(self, limit: LimitRecord, time: timedelta) -> None:
+        was_used = limit.id in self.rates_used
+        self.rates_used[limit.id] = limit
+        limit.used += time
+
+        def undo() -> None:
+            limit.used -= time
+            if not was_used:
+                del self.rates_used[limit.id]
+
+        self._undo.append(undo)
+
     def release_slot(self, limit: LimitRecord, run_id: UUID) -> None:
-        """Take the run's slot back, if it has one."""
+        """Take the run's slot back, if it has one. What it has used of a rate comes back by time alone."""
         if run_id in limit.holders:
             self._move_slot(limit, run_id, self.slots_released, self.slots_taken, -1)
             self._undo.append(lambda: self._move_slot(limit, run_id, self.slots_taken, self.slots_released, +1))
@@ -243,6 +325,71 @@ class UnitOfWork:
         entries.append(entry)
         self.cache_added.append(entry)
         self._undo += [entries.pop, self.cache_added.pop]
+
+    # -- parked proposals --------------------------------------------------------------------------------------------
+
+    def park(self, parked: ParkedProposal) -> None:
+        """Keep a proposal until it can be decided."""
+        if parked.proposal_id not in self.parked:
+            self.parked[parked.proposal_id] = self.parked_added[parked.proposal_id] = parked
+
+    def change_parked(self, parked: ParkedProposal, **changes: object) -> None:
+        """Change what is kept of a parked proposal."""
+        parked = replace(parked, **changes)  # type: ignore[arg-type]
+        self.parked[parked.proposal_id] = parked
+        changed = self.parked_added if parked.proposal_id in self.parked_added else self.parked_changed
+        changed[parked.proposal_id] = parked
+
+    def answer_parked(self, parked: ParkedProposal) -> None:
+        """Take note that a parked proposal has its answer; its row stays until the answer was sent."""
+        self.change_parked(parked, decided=True)
+        self.parked_answered.append(parked.proposal_id)
+        self.set_timer(TimerKind.PARKED, parked.proposal_id, self.now + ANSWER_IS_SENT_WITHIN)
+
+    def forget_parked(self, proposal_id: UUID) -> None:
+        """Delete a parked proposal, whose answer was sent."""
+        self.parked.pop(proposal_id, None)
+        self.parked_changed.pop(proposal_id, None)
+        self.parked_removed.add(proposal_id)
+        self.clear_timer(TimerKind.PARKED, proposal_id)
+
+    # -- timers ------------------------------------------------------------------------------------------------------
+
+    def set_timer(self, kind: TimerKind, timer_id: UUID, due: datetime, partition: int | None = None) -> None:
+        """Let the partition's holder (without one, this partition's) look at something again, no later than at `due`.
+
+        It is carried out as `requests/kinds.py` says for its kind.
+        """
+        name = TimerName(kind, timer_id)
+        self._keep_timer(name)
+        self.timers_set[name] = Timer(self.partition if partition is None else partition, due)
+        self.timers_cleared.discard(name)
+
+    def clear_timer(self, kind: TimerKind, timer_id: UUID) -> None:
+        """Let nobody look any more."""
+        name = TimerName(kind, timer_id)
+        self._keep_timer(name)
+        self.timers_set.pop(name, None)
+        self.timers_cleared.add(name)
+
+    def _keep_timer(self, name: TimerName) -> None:
+        was_set, was_cleared = self.timers_set.get(name), name in self.timers_cleared
+
+        def undo() -> None:
+            _put_back(self.timers_set, name, was_set)
+            (self.timers_cleared.add if was_cleared else self.timers_cleared.discard)(name)
+
+        self._undo.append(undo)
+
+    @property
+    def next_due(self) -> datetime | None:
+        """The first moment at which this partition must look at something that this batch has set, or None."""
+        return min((timer.due for timer in self.timers_set.values() if timer.partition == self.partition), default=None)
+
+    @property
+    def woken(self) -> set[int]:
+        """The other partitions whose holders must look now."""
+        return {timer.partition for timer in self.timers_set.values()} - {self.partition}
 
     # -- the ledger --------------------------------------------------------------------------------------------------
 

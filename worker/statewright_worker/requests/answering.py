@@ -1,17 +1,25 @@
 """Answering: from the ledger, if the request was answered before, else by carrying it out; the ledger keeps answers."""
 
 from collections.abc import Container, Iterable
+from datetime import timedelta
+from typing import Final
 
+import structlog
 from pydantic_core import to_json
 
 from statewright.messages import REPLY, ErrorCode, ErrorReply, Propose, Reply
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine
-from statewright_worker.orchestration.records import Answer
+from statewright_worker.orchestration.records import Answer, TimerKind, TimerName
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
-from statewright_worker.requests.base import InBatch, Incoming, refusal
+from statewright_worker.requests.base import InBatch, Incoming, refusal, verdict_reply
 from statewright_worker.requests.kinds import kind_of
-from statewright_worker.requests.propose import verdict_reply
+from statewright_worker.requests.parking import parked_reply
+
+AGAIN_AFTER: Final = timedelta(minutes=1)
+"""After this long, what has come due and could not be done is tried again."""
+
+log = structlog.get_logger()
 
 
 def asked_by(requests: Iterable[Incoming], engine: Engine, condemned: Container[str]) -> Asked:
@@ -20,15 +28,18 @@ def asked_by(requests: Iterable[Incoming], engine: Engine, condemned: Container[
     for incoming in requests:
         request = incoming.request
         kind = kind_of(request)
-        if kind.changes:
+        if incoming.timer is not None:
+            if incoming.timer.kind is TimerKind.PARKED:
+                asked.parked.ids.add(incoming.id)
+        elif kind.changes:
             asked.ledger.request_ids.append(incoming.id)
         if not condemned or incoming.entry.id not in condemned:
             kind.ask(request, asked, engine)
     return asked
 
 
-async def answer(incoming: Incoming, batch: InBatch, condemned: ErrorReply | None) -> Reply:
-    """Return the answer that the request has already, or carry it out and return its answer.
+async def answer(incoming: Incoming, batch: InBatch, condemned: ErrorReply | None) -> Reply | None:
+    """Return the answer that the request has already, or carry it out and return its answer, None without one.
 
     An ErrorReply means that nothing of it was done. If there is an answer in `condemned`, the request gets that
     one and is not carried out.
@@ -36,19 +47,39 @@ async def answer(incoming: Incoming, batch: InBatch, condemned: ErrorReply | Non
     Raises BatchSpoiled when the request has cost the batch its transaction, and StorageError.
     """
     work = batch.work
-    known = _known(incoming, work)
-    if known is not None:
-        return known
+    if incoming.timer is None:
+        known = _known(incoming, work)
+        if known is not None:
+            return known
     request = incoming.request
     kind = kind_of(request)
     reply = condemned or await kind.carry_out(request, incoming, batch)
-    if kind.changes and (kind.keeps_answer or reply.type == "error"):
+    if kind.changes and reply is not None and (kind.keeps_answer or reply.type == "error"):
         text = to_json(reply, exclude_none=True).decode()
         work.record_answer(Answer(incoming.id, incoming.digest, text))
+    if incoming.timer is not None:
+        _done_with(incoming.timer, reply, work)
     return reply
 
 
+def _done_with(timer: TimerName, reply: Reply | None, work: UnitOfWork) -> None:
+    """See that what has come due is over with its answer, or comes due again."""
+    parked = work.parked.get(timer.id) if timer.kind is TimerKind.PARKED else None
+    if parked is not None and reply is not None and reply.type != "parked":
+        work.answer_parked(parked)
+    elif parked is None and reply is not None and reply.type == "error":
+        log.error("what has come due could not be done", timer=timer.kind, id=str(timer.id), reason=reply.message)
+        work.set_timer(*timer, work.now + AGAIN_AFTER)
+
+
 def _known(incoming: Incoming, work: UnitOfWork) -> Reply | None:
+    parked = work.parked.get(incoming.id)
+    if parked is not None and not parked.decided:
+        if incoming.digest != parked.digest:
+            return _conflict(incoming)
+        if incoming.reply_to != parked.reply_to:
+            work.change_parked(parked, reply_to=incoming.reply_to)
+        return parked_reply(parked)
     verdict = work.verdicts.get(incoming.id)
     if verdict is not None:
         told, digest = verdict

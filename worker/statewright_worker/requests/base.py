@@ -2,17 +2,19 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import ClassVar, Final, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from statewright.events import Era
 from statewright.ids import partition_of
-from statewright.messages import ErrorCode, ErrorReply, Reply, Request, RunRequest
+from statewright.messages import REPLY, ErrorCode, ErrorReply, Reply, RunRequest, VerdictReply
+from statewright.verdicts import Verdict
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine
 from statewright_worker.orchestration.errors import OrchestrationError, RuleFailed, RunNotFound
+from statewright_worker.orchestration.records import TimerName
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.storage.errors import NotWritable
 from statewright_worker.storage.sessions import RuleSessions
@@ -27,9 +29,12 @@ class Incoming(NamedTuple):
     entry: Entry
     id: UUID
     reply_to: str | None
-    request: Request
+    request: Any
+    """One of `statewright.messages.Request`, or what a timer asks for."""
     digest: int
     """Shows whether another request with the same id asks for the same."""
+    timer: TimerName | None = None
+    """What has come due, where the request was not pushed just now."""
 
     @property
     def entered(self) -> datetime:
@@ -47,6 +52,14 @@ class BatchSpoiled(Exception):
         self.reply = reply
 
 
+class LateAnswer(NamedTuple):
+    """The answer to an earlier request, and who waits for it."""
+
+    reply_to: str
+    request_id: UUID
+    reply: Reply
+
+
 @dataclass(frozen=True, slots=True)
 class InBatch:
     """What a request is carried out with: the batch and its unit of work."""
@@ -58,6 +71,8 @@ class InBatch:
     sequence: int
     """The partition's last sequence number before this batch."""
     eras: Sequence[Era]
+    late: list[LateAnswer] = field(default_factory=list)
+    """Answers to requests that were not answered when they were pushed: carrying out adds to them."""
 
 
 AnyRequest = TypeVar("AnyRequest")
@@ -83,11 +98,12 @@ class Kind(ABC, Generic[AnyRequest]):
         """Ask for every fact that carrying out the request needs."""
 
     @abstractmethod
-    async def carry_out(self, request: AnyRequest, incoming: Incoming, batch: InBatch) -> Reply:
+    async def carry_out(self, request: AnyRequest, incoming: Incoming, batch: InBatch) -> Reply | None:
         """Carry the request out and return its answer; an ErrorReply means that nothing of it was done.
 
-        A kind that has more to say ("wake that partition after the commit", "the answer comes later") will return it
-        here: `answering.answer` hands it on to the drain, which publishes after the commit.
+        None means that nobody is answered now. A kind that answers an earlier request adds to `batch.late`; one that
+        wants another partition's holder, or this one's, to look at something sets a timer in `batch.work`, for now or
+        for later. All of that leaves after the commit.
 
         Raises BatchSpoiled when the request has cost the batch its transaction, and StorageError.
         """
@@ -101,6 +117,19 @@ class OfRun(Kind[AboutRun]):
 
     def place(self, request: AboutRun, partitions: int) -> tuple[str, int]:
         return "run_id", partition_of(request.run_id, partitions)
+
+
+def verdict_reply(verdict: Verdict) -> VerdictReply:
+    """Return the answer that tells a verdict."""
+    return VerdictReply.trusted(type="verdict", verdict=verdict)
+
+
+def known_reply(request_id: UUID, work: UnitOfWork) -> Reply | None:
+    """Return the answer that the ledger has for a request, None without one."""
+    verdict, answer = work.verdicts.get(request_id), work.answers.get(request_id)
+    if verdict is not None:
+        return verdict_reply(verdict[0])
+    return None if answer is None else REPLY.validate_json(answer.reply)
 
 
 def refusal(code: ErrorCode, field: str | None, message: str) -> ErrorReply:

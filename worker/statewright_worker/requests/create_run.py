@@ -19,10 +19,16 @@ from statewright.states import ProposedState
 from statewright_worker.facts.batch import Asked
 from statewright_worker.facts.ledger import as_created, first_proposal
 from statewright_worker.orchestration.engine import Engine, Proposal
-from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, TaskRunRecord, with_marks_of
+from statewright_worker.orchestration.records import (
+    AnyRunRecord,
+    FlowRunRecord,
+    TaskRunRecord,
+    limits_asked_for,
+    with_marks_of,
+)
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.requests.base import InBatch, Incoming, OfRun, refusal
-from statewright_worker.requests.propose import decide
+from statewright_worker.requests.propose import govern
 
 _NO_CONTENT: Final = frozenset({"v", "type", "run_id", "state"})
 """What may differ when a run is created again; its first state is proposed only once."""
@@ -40,8 +46,11 @@ class CreateRunKind(OfRun[CreateRun]):
         _, parent_id, _ = _parent_of(request)
         if parent_id is not None:
             asked.runs.ids.add(parent_id)
-        kind = RunKind.TASK_RUN if isinstance(request, CreateTaskRun) else RunKind.FLOW_RUN
-        asked.limits.created(kind, request.run_id, request.tags)
+        if isinstance(request, CreateTaskRun):
+            kind, limits = RunKind.TASK_RUN, limits_asked_for(request.policy, tags=request.tags)
+        else:
+            kind, limits = RunKind.FLOW_RUN, limits_asked_for(request.policy, deployment_id=request.deployment_id)
+        asked.limits.created(kind, request.run_id, request.tags, limits)
         if request.state is not None:
             asked.ledger.request_ids.append(first_proposal(request.run_id))
             proposal = Propose(run_id=request.run_id, state=request.state)
@@ -76,8 +85,12 @@ async def _enter(state: ProposedState, run: AnyRunRecord, incoming: Incoming, ba
     if proposal_id in work.verdicts or proposal_id in work.answers:
         work.commit()
         return None
-    decided = await decide(Proposal(proposal_id, run.id, state, incoming.entered), incoming, batch)
-    return decided if isinstance(decided, ErrorReply) else None
+    verdict = await govern(Proposal(proposal_id, run.id, state, incoming.entered), incoming, batch)
+    if isinstance(verdict, ErrorReply):
+        return verdict
+    work.commit()
+    work.record_verdict(verdict, incoming.digest)
+    return None
 
 
 def _parent_of(request: CreateRun) -> tuple[str, UUID | None, RunKind]:

@@ -1,6 +1,8 @@
 """Which message is which kind of request: the one place where the kind is asked."""
 
+from collections.abc import Callable
 from typing import Any, Final
+from uuid import UUID
 
 from statewright.messages import (
     CreateFlowRun,
@@ -8,14 +10,17 @@ from statewright.messages import (
     Propose,
     ReadEvents,
     ReadLimit,
+    ReadLimits,
     ReadRun,
-    Request,
     SetLimit,
     UpdateRun,
+    Withdraw,
 )
+from statewright_worker.orchestration.records import TimerKind
 from statewright_worker.requests.base import Kind
 from statewright_worker.requests.create_run import CreateRunKind
-from statewright_worker.requests.limits import ReadLimitKind, SetLimitKind
+from statewright_worker.requests.limits import ReadLimitKind, ReadLimitsKind, SetLimitKind
+from statewright_worker.requests.parking import DropParked, DropParkedKind, TellParked, TellParkedKind, WithdrawKind
 from statewright_worker.requests.propose import ProposeKind
 from statewright_worker.requests.read_events import ReadEventsKind
 from statewright_worker.requests.read_run import ReadRunKind
@@ -31,10 +36,16 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     ReadEvents: ReadEventsKind(),
     SetLimit: SetLimitKind(),
     ReadLimit: ReadLimitKind(),
+    ReadLimits: ReadLimitsKind(),
+    Withdraw: WithdrawKind(),
+    TellParked: TellParkedKind(),
+    DropParked: DropParkedKind(),
 }
+WHEN_DUE: Final[dict[TimerKind, Callable[[UUID], object]]] = {}
+"""What a timer asks for, by its kind: a request made of the timer's id. A parked proposal is its own request."""
 
 
-def kind_of(request: Request) -> Kind[Any]:
+def kind_of(request: object) -> Kind[Any]:
     """Return the kind of the request."""
     # By its exact type: isinstance takes long with pydantic's classes.
     return _KINDS[type(request)]

@@ -2,19 +2,20 @@
 
 import structlog
 
-from statewright.messages import ErrorReply, Propose, Reply, VerdictReply
-from statewright.verdicts import Verdict
+from statewright.messages import ErrorReply, Propose, Reply
+from statewright.verdicts import SetStateStatus, Verdict
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.errors import OrchestrationError, RuleFailed
-from statewright_worker.requests.base import BatchSpoiled, InBatch, Incoming, OfRun, failure
+from statewright_worker.requests.base import BatchSpoiled, InBatch, Incoming, OfRun, failure, verdict_reply
+from statewright_worker.requests.parking import park
 from statewright_worker.storage.errors import NotWritable
 
 log = structlog.get_logger()
 
 
-async def decide(proposal: Proposal, incoming: Incoming, batch: InBatch) -> Verdict | ErrorReply:
-    """Govern the proposal that was begun in the batch's unit of work, and keep its verdict or undo what it did.
+async def govern(proposal: Proposal, incoming: Incoming, batch: InBatch) -> Verdict | ErrorReply:
+    """Govern the proposal that was begun in the batch's unit of work, and return the verdict, which is not kept yet.
 
     An ErrorReply means that everything since `begin` is undone. Raises BatchSpoiled when the proposal has cost the
     batch its transaction, and StorageError.
@@ -26,8 +27,6 @@ async def decide(proposal: Proposal, incoming: Incoming, batch: InBatch) -> Verd
     except (OrchestrationError, NotWritable) as error:
         work.roll_back()
         return await _failed(proposal, incoming, batch, error)
-    work.commit()
-    work.record_verdict(verdict, incoming.digest)
     return verdict
 
 
@@ -44,14 +43,19 @@ class ProposeKind(OfRun[Propose]):
         proposal = Proposal(
             incoming.id, request.run_id, request.state, incoming.entered, request.force, request.api_version
         )
-        batch.work.begin()
-        decided = await decide(proposal, incoming, batch)
-        return verdict_reply(decided) if isinstance(decided, Verdict) else decided
-
-
-def verdict_reply(verdict: Verdict) -> VerdictReply:
-    """Return the answer that tells a verdict."""
-    return VerdictReply.trusted(type="verdict", verdict=verdict)
+        work = batch.work
+        work.begin()
+        verdict = await govern(proposal, incoming, batch)
+        if isinstance(verdict, ErrorReply):
+            return verdict
+        if verdict.status is SetStateStatus.WAIT and request.on_wait == "park":
+            parked = park(request, incoming, batch, verdict.reason)
+            if parked is not None:
+                work.commit()
+                return parked
+        work.commit()
+        work.record_verdict(verdict, incoming.digest)
+        return verdict_reply(verdict)
 
 
 async def _failed(

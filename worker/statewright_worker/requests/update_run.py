@@ -3,13 +3,13 @@
 from pydantic_core import to_json
 
 from statewright.messages import ErrorCode, ErrorReply, Reply, RunReply, UpdateRun
-from statewright.runs import RunKind
+from statewright.runs import RunKind, RunPolicy
 from statewright.states import TERMINAL_STATES, StateType
 from statewright_worker.facts.batch import Asked
 from statewright_worker.facts.ledger import as_created
 from statewright_worker.orchestration.engine import Engine
 from statewright_worker.orchestration.errors import RunNotFound
-from statewright_worker.orchestration.records import Answer, AnyRunRecord, with_marks_of
+from statewright_worker.orchestration.records import Answer, AnyRunRecord, TimerKind, limits_asked_for, with_marks_of
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.requests.base import InBatch, Incoming, OfRun, failure, refusal
 
@@ -24,10 +24,13 @@ class UpdateRunKind(OfRun[UpdateRun]):
         asked.runs.ids.add(request.run_id)
         asked.runs.labelled.add(request.run_id)
         asked.ledger.request_ids.append(as_created(request.run_id))
-        # Like those of a new run, its new tags are in no row yet when the limits are loaded. Nor is known which kind of
-        # run it is.
-        for kind in RunKind:
-            asked.limits.created(kind, request.run_id, request.tags or ())
+        # As for a new run, what it will ask for stands in no row yet when limits are loaded. Nor is known of which kind
+        # it is; only task runs ask for the limits on their tags.
+        tags, policy = request.tags or (), request.policy or RunPolicy()
+        asked.limits.created(RunKind.TASK_RUN, request.run_id, tags, limits_asked_for(policy, tags=tags))
+        asked.limits.created(RunKind.FLOW_RUN, request.run_id, tags, limits_asked_for(policy))
+        if _concerns_decisions(request):
+            asked.parked.of_runs.add(request.run_id)
 
     async def carry_out(self, request: UpdateRun, incoming: Incoming, batch: InBatch) -> Reply:
         work = batch.work
@@ -44,6 +47,8 @@ class UpdateRunKind(OfRun[UpdateRun]):
         if request.name is not None or request.tags is not None:
             tags = run.tags if request.tags is None else request.tags
             work.redescribe_run(run, run.name if request.name is None else request.name, tags)
+        if _concerns_decisions(request):
+            _look_at_parked(run, work)
         work.commit()
         return RunReply(run=run.as_run(work.labels[run.id]))
 
@@ -65,7 +70,27 @@ def _problem(run: AnyRunRecord, request: UpdateRun) -> ErrorReply | None:
             f"tags: the {run.kind} {run.id} is RUNNING, and may hold slots by its tags; change them before it is"
             " RUNNING, or once it has left that state, for example for its retry",
         )
+    policy = request.policy
+    if run.state_type is StateType.RUNNING and policy is not None and set(policy.limits) != set(run.policy.limits):
+        return refusal(
+            ErrorCode.RUN_CONFLICT,
+            "policy.limits",
+            f"policy.limits: the {run.kind} {run.id} is RUNNING, and may hold slots of the limits its policy names;"
+            f" give the new policy the same ones ({', '.join(run.policy.limits) or 'none'}), or change it once the run"
+            " has left that state",
+        )
     return None
+
+
+def _concerns_decisions(request: UpdateRun) -> bool:
+    return request.tags is not None or request.policy is not None
+
+
+def _look_at_parked(run: AnyRunRecord, work: UnitOfWork) -> None:
+    """Let the run's parked proposals be decided again now: they may wait for what the run does not ask for any more."""
+    for parked in list(work.parked.values()):
+        if parked.run_id == run.id and not parked.decided:
+            work.set_timer(TimerKind.PARKED, parked.proposal_id, work.now)
 
 
 def _keep_as_created(run: AnyRunRecord, work: UnitOfWork) -> None:

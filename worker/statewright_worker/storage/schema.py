@@ -241,7 +241,7 @@ class Parked(Base):
     digest: Mapped[int] = mapped_column(BigInteger)
     message: Mapped[str]
     reply_to: Mapped[str | None]
-    entered: Mapped[datetime]
+    entry_id: Mapped[str]
     since: Mapped[datetime]
     until: Mapped[datetime | None]
     decided: Mapped[bool] = mapped_column(server_default=text("false"))

@@ -9,7 +9,7 @@ import structlog
 from redis.asyncio import ConnectionPool
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from statewright.channels import Channels
+from statewright.channels import WAKE, Channels
 from statewright.connection import Command, HeldConnection, passing
 from statewright_worker.streams.bounds import StreamBounds
 from statewright_worker.streams.dead_letters import DeadLetter, DeadLetters
@@ -35,6 +35,8 @@ class Publication:
     replies: dict[str, list[Reply]] = field(default_factory=dict)
     """The answers by client."""
     dead_letters: list[DeadLetter] = field(default_factory=list)
+    wakes: set[int] = field(default_factory=set)
+    """The other partitions whose holders must look at what has come due."""
     largest_reply: int = 0
     """How many bytes the largest of the answers takes."""
 
@@ -49,6 +51,7 @@ class PartitionStreams:
     def __init__(self, pool: ConnectionPool, channels: Channels, partition: int, bounds: StreamBounds) -> None:
         """Make them for the event loop that runs; the connection is made when it is first used."""
         self._redis = redis = HeldConnection(pool)
+        self._channels = channels
         self.proposals = Proposals(redis, channels, partition)
         self.events = Events(redis, channels, partition, bounds)
         self._replies = Replies(channels, bounds)
@@ -67,7 +70,8 @@ class PartitionStreams:
         """Send events, dead letters and answers, in this order; return what became of the events, None without any.
 
         An answer that cannot be delivered, because its client's key is of another type, keeps no other answer back.
-        What a full Redis refuses is owed until `settle` has sent it; events are not owed: PostgreSQL has them.
+        What a full Redis refuses is owed until `settle` has sent it; events are not owed: PostgreSQL has them. Neither
+        is it owed to wake other partitions: their holders look by themselves now and then.
         """
         events, commands = publication.events, self._replies.sending(publication.replies)
         if publication.dead_letters:
@@ -75,7 +79,9 @@ class PartitionStreams:
         if self._owed:
             self._owed.add(command for _, command in commands if command[0] == "XADD")
             return Appended(False, None) if events else None
-        refused: list[Command] = []
+        woken = {self._channels.proposals(partition) for partition in publication.wakes}
+        if woken:
+            commands = chain(commands, [(0, ("XADD", stream, "*", WAKE, b"")) for stream in woken])
         if events:
             size = sum([len(event.body) for event in events])
             commands = chain([(size, self.events.appending(publication.follows, events))], commands)
@@ -87,12 +93,8 @@ class PartitionStreams:
                 appended = self.events.appended(answers.pop(0), events)
                 together.pop(0)
             for command, answer in zip(together, answers, strict=True):
-                if isinstance(answer, OutOfMemoryError):
-                    refused.append(command)
-                elif isinstance(answer, ResponseError):
-                    await self._refused(command, answer)
-        if refused:
-            self._owed.add(refused)
+                if isinstance(answer, ResponseError) and command[1] not in woken:
+                    await self._refused_once(command, answer)
         return appended
 
     @property
@@ -141,6 +143,12 @@ class PartitionStreams:
                 key=self.proposals.key,
                 entries=given_up,
             )
+
+    async def _refused_once(self, command: Command, refusal: ResponseError) -> None:
+        if isinstance(refusal, OutOfMemoryError):
+            self._owed.add([command])
+        else:
+            await self._refused(command, refusal)
 
     async def _refused(self, command: Command, refusal: ResponseError) -> None:
         if passing(refusal):

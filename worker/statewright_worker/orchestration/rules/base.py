@@ -3,6 +3,7 @@
 from abc import ABC
 from collections.abc import Collection, Coroutine
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, ClassVar, Final
 
@@ -250,6 +251,8 @@ class BaseOrchestrationRule(_Governing):
             delay_seconds, reason = checked_delay(delay_seconds), checked_reason(reason)
         details = StateWaitDetails(min(int(delay_seconds), MAX_DELAY_SECONDS), reason)
         self._decide(None, SetStateStatus.WAIT, details)
+        work = self.context.unit_of_work
+        work.wait_until = work.now + timedelta(seconds=min(max(delay_seconds, 0), MAX_DELAY_SECONDS))
 
     async def abort_transition(self, reason: str) -> None:
         """Write nothing and tell the producer to do nothing further.

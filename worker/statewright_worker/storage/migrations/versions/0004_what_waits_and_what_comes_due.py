@@ -32,7 +32,7 @@ def upgrade() -> None:
         sa.Column("digest", sa.BigInteger(), nullable=False),
         sa.Column("message", sa.Text(), nullable=False),
         sa.Column("reply_to", sa.Text(), nullable=True),
-        sa.Column("entered", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("entry_id", sa.Text(), nullable=False),
         sa.Column("since", sa.DateTime(timezone=True), nullable=False),
         sa.Column("until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("decided", sa.Boolean(), server_default=sa.text("false"), nullable=False),

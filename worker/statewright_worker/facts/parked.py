@@ -1,0 +1,100 @@
+"""Parked proposals: those that come due, that are asked for again, or that must go with their run."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+from uuid import UUID
+
+from asyncpg import Record
+
+from statewright.limits import LimitName, LimitScope
+from statewright_worker.facts.base import Reading, Subject
+from statewright_worker.facts.limits import Limits
+from statewright_worker.orchestration.records import ParkedProposal
+from statewright_worker.orchestration.unit_of_work import UnitOfWork
+from statewright_worker.storage.columns import Columns
+from statewright_worker.storage.writing import Part, Row, delete, insert
+
+PARKED_COLUMNS: Final[Columns] = (
+    ("proposal_id", "uuid"),
+    ("run_id", "uuid"),
+    ("digest", "bigint"),
+    ("message", "text"),
+    ("reply_to", "text"),
+    ("entry_id", "text"),
+    ("since", "timestamptz"),
+    ("until", "timestamptz"),
+    ("decided", "boolean"),
+)
+PARKED_ADDED: Final = insert("parked", PARKED_COLUMNS, partition="partition")
+PARKED_CHANGED: Final = Part(
+    "UPDATE parked SET reply_to = rows.reply_to, decided = rows.decided FROM {rows}"
+    " WHERE parked.proposal_id = rows.proposal_id",
+    (("proposal_id", "uuid"), ("reply_to", "text"), ("decided", "boolean")),
+)
+PARKED_REMOVED: Final = delete("parked", (("proposal_id", "uuid"),))
+
+READ_PARKED: Final = """
+    SELECT parked.*, (
+        SELECT array_agg(ARRAY[named.scope, named.key])
+        FROM waiter JOIN concurrency_limit AS named ON named.id = waiter.limit_id
+        WHERE waiter.proposal_id = parked.proposal_id
+    ) AS waits_on
+    FROM parked WHERE partition = $1 AND (proposal_id = ANY ($2) OR (run_id = ANY ($3) AND NOT decided))
+"""
+
+
+class Parked(Subject):
+    """The parked proposals that a batch decides, withdraws or is asked for again, and those that it parks."""
+
+    def __init__(self, limits: Limits) -> None:
+        """Take the subject that loads limits: those in whose queues the proposals stand are loaded as well."""
+        self.ids: set[UUID] = set()
+        self.of_runs: set[UUID] = set()
+        """Runs of which every parked proposal is loaded."""
+        self._limits = limits
+
+    async def load(self, reading: Reading, work: UnitOfWork) -> None:
+        ids = self.ids.union(row["id"] for row in reading.found["known"])
+        if not ids and not self.of_runs:
+            return
+        for row in await reading.driver.fetch(READ_PARKED, reading.partition, list(ids), list(self.of_runs)):
+            parked = parked_from(row)
+            work.parked[parked.proposal_id] = parked
+            self._limits.also.update(parked.waits_on)
+
+    def parts(self, work: UnitOfWork, sequence: int) -> Iterator[tuple[Part, Sequence[Row]]]:
+        yield PARKED_ADDED, [parked_values(parked) for parked in work.parked_added.values()]
+        changed = work.parked_changed.values()
+        yield PARKED_CHANGED, [(parked.proposal_id, parked.reply_to, parked.decided) for parked in changed]
+        yield PARKED_REMOVED, [(proposal_id,) for proposal_id in sorted(work.parked_removed)]
+
+
+def parked_from(row: Record) -> ParkedProposal:
+    """Return the parked proposal of a row of READ_PARKED."""
+    return ParkedProposal(
+        proposal_id=row["proposal_id"],
+        run_id=row["run_id"],
+        digest=row["digest"],
+        message=row["message"],
+        reply_to=row["reply_to"],
+        entry_id=row["entry_id"],
+        since=row["since"],
+        until=row["until"],
+        decided=row["decided"],
+        waits_on=tuple(LimitName(LimitScope(scope), key) for scope, key in row["waits_on"] or ()),
+    )
+
+
+def parked_values(parked: ParkedProposal) -> Row:
+    """Return the row of a parked proposal, in the order of PARKED_COLUMNS."""
+    return (
+        parked.proposal_id,
+        parked.run_id,
+        parked.digest,
+        parked.message,
+        parked.reply_to,
+        parked.entry_id,
+        parked.since,
+        parked.until,
+        parked.decided,
+    )

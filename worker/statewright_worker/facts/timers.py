@@ -1,0 +1,81 @@
+"""Timers: what a partition's holder must look at again, and when."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from statewright_worker.facts.base import Reading, Subject
+from statewright_worker.orchestration.records import TimerKind, TimerName
+from statewright_worker.orchestration.unit_of_work import UnitOfWork
+from statewright_worker.storage.columns import Columns
+from statewright_worker.storage.transactions import Storage
+from statewright_worker.storage.writing import Part, Row, delete, insert
+
+TIMER_COLUMNS: Final[Columns] = (
+    ("kind", "text"),
+    ("id", "uuid"),
+    ("partition", "smallint"),
+    ("due", "timestamptz"),
+)
+# Two partitions may wake the same waiters. Each sets the timers in order, so they do not deadlock.
+TIMERS_SET: Final = insert(
+    "timer",
+    TIMER_COLUMNS,
+    otherwise="ON CONFLICT (kind, id) DO UPDATE SET due = excluded.due, partition = excluded.partition",
+)
+TIMERS_CLEARED: Final = delete("timer", (("kind", "text"), ("id", "uuid")))
+
+# Timers that lie ahead are read as well: the first one of them says when to look next.
+READ_TIMERS: Final = """
+    SELECT timer.kind, timer.id, timer.due, statement_timestamp() AS now,
+        parked.message, parked.reply_to, parked.entry_id, parked.decided
+    FROM timer LEFT JOIN parked ON timer.kind = 'parked' AND parked.proposal_id = timer.id
+    WHERE timer.partition = $1 ORDER BY timer.due LIMIT $2
+"""
+
+
+class DueTimer(NamedTuple):
+    """A timer that is due; with the parked proposal, if it is one."""
+
+    name: TimerName
+    message: str | None
+    """The parked request as JSON."""
+    reply_to: str | None
+    entry_id: str | None
+    """The id of the entry in which the parked request came."""
+    decided: bool
+
+
+async def due_timers(storage: Storage, partition: int, count: int) -> tuple[list[DueTimer], float | None]:
+    """Return the partition's timers that are due, oldest first and up to `count` of them, and in how many seconds the
+    next one is due, None when there is none.
+
+    It takes a transaction of its own. Raises one of the errors of `storage.errors`.
+    """
+    async with storage.transaction(partition) as transaction:
+        rows = await transaction.driver.fetch(READ_TIMERS, partition, count + 1)
+    due = [
+        DueTimer(
+            TimerName(TimerKind(row["kind"]), row["id"]),
+            row["message"],
+            row["reply_to"],
+            row["entry_id"],
+            bool(row["decided"]),
+        )
+        for row in rows[:count]
+        if row["due"] <= row["now"]
+    ]
+    if len(due) < len(rows):
+        ahead = rows[len(due)]
+        return due, max((ahead["due"] - ahead["now"]).total_seconds(), 0.0)
+    return due, None
+
+
+class Timers(Subject):
+    """The timers that a batch sets and clears. It reads none: what is due comes as a request."""
+
+    async def load(self, reading: Reading, work: UnitOfWork) -> None:
+        return
+
+    def parts(self, work: UnitOfWork, sequence: int) -> Iterator[tuple[Part, Sequence[Row]]]:
+        yield TIMERS_CLEARED, sorted(work.timers_cleared)
+        yield TIMERS_SET, [(*name, timer.partition, timer.due) for name, timer in sorted(work.timers_set.items())]

@@ -1,0 +1,136 @@
+"""Parking: proposals that would be told WAIT are kept until they can be decided, and are answered then.
+
+A parked proposal has its answer in the ledger as soon as it is decided. Its row stays a little longer: if the worker
+dies before the answer is sent, the next holder of the partition finds the row and sends the answer.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from statewright.channels import REQUEST_MESSAGE
+from statewright.messages import ErrorReply, ParkedReply, Propose, Reply, Withdraw, WithdrawnReply
+from statewright.verdicts import SetStateStatus, Verdict
+from statewright_worker.facts.batch import Asked
+from statewright_worker.orchestration.engine import Engine
+from statewright_worker.orchestration.records import ParkedProposal, TimerKind
+from statewright_worker.requests.base import InBatch, Incoming, Kind, LateAnswer, known_reply, verdict_reply
+
+WITHDRAWN: Final = "The proposal was withdrawn."
+RUN_CANCELLED: Final = "The run was cancelled while the proposal was parked."
+
+
+@dataclass(frozen=True, slots=True)
+class TellParked:
+    """The answer to a parked proposal must be sent, unless it was, and its row can go."""
+
+    proposal_id: UUID
+    is_told: bool
+
+
+class TellParkedKind(Kind[TellParked]):
+    """Sends the answer to a parked proposal from the ledger, and deletes what was parked."""
+
+    def place(self, request: TellParked, partitions: int) -> tuple[str, int]:
+        raise NotImplementedError("no producer sends it")
+
+    def ask(self, request: TellParked, asked: Asked, engine: Engine) -> None:
+        if not request.is_told:
+            asked.ledger.request_ids.append(request.proposal_id)
+
+    async def carry_out(self, request: TellParked, incoming: Incoming, batch: InBatch) -> Reply | None:
+        batch.work.forget_parked(request.proposal_id)
+        return None if request.is_told else known_reply(request.proposal_id, batch.work)
+
+
+@dataclass(frozen=True, slots=True)
+class DropParked:
+    """A parked proposal that this version cannot read: it is answered with what is wrong."""
+
+    proposal_id: UUID
+    problem: ErrorReply
+
+
+class DropParkedKind(Kind[DropParked]):
+    """Answers a parked proposal that cannot be read."""
+
+    changes = True
+
+    def place(self, request: DropParked, partitions: int) -> tuple[str, int]:
+        raise NotImplementedError("no producer sends it")
+
+    def ask(self, request: DropParked, asked: Asked, engine: Engine) -> None:
+        asked.parked.ids.add(request.proposal_id)
+
+    async def carry_out(self, request: DropParked, incoming: Incoming, batch: InBatch) -> Reply:
+        return request.problem
+
+
+class WithdrawKind(Kind[Withdraw]):
+    """Withdraws a parked proposal: it is answered at once, with ABORT."""
+
+    changes = True
+    keeps_answer = True
+
+    def place(self, request: Withdraw, partitions: int) -> tuple[str, int]:
+        return "partition", request.partition
+
+    def ask(self, request: Withdraw, asked: Asked, engine: Engine) -> None:
+        asked.parked.ids.add(request.proposal_id)
+
+    async def carry_out(self, request: Withdraw, incoming: Incoming, batch: InBatch) -> Reply:
+        parked = batch.work.parked.get(request.proposal_id)
+        is_here = parked is not None and not parked.decided and batch.partition == request.partition
+        if parked is not None and is_here:
+            batch.work.begin()
+            withdraw(parked, WITHDRAWN, batch)
+            batch.work.commit()
+        return WithdrawnReply(withdrawn=is_here)
+
+
+def park(request: Propose, incoming: Incoming, batch: InBatch, reason: str | None) -> ParkedReply | None:
+    """Keep a proposal that is told to WAIT, and return what its producer hears meanwhile; None when it has waited as
+    long as it may.
+
+    It is looked at again when its time has come, or when a limit that it waits for has room.
+    """
+    work = batch.work
+    parked = work.parked.get(incoming.id)
+    if parked is None:
+        until = None if request.park_seconds is None else work.now + timedelta(seconds=request.park_seconds)
+        message = incoming.entry.fields[REQUEST_MESSAGE].decode()
+        parked = ParkedProposal(
+            incoming.id, request.run_id, incoming.digest, message, incoming.reply_to, incoming.entry.id, work.now, until
+        )
+    if parked.until is not None and parked.until <= work.now:
+        return None
+    work.park(parked)
+    due = min((moment for moment in (work.wait_until, parked.until) if moment is not None), default=None)
+    if due is not None:
+        work.set_timer(TimerKind.PARKED, incoming.id, due)
+    elif incoming.timer is not None:
+        work.clear_timer(TimerKind.PARKED, incoming.id)
+    return parked_reply(parked, reason)
+
+
+def parked_reply(parked: ParkedProposal, reason: str | None = None) -> ParkedReply:
+    """Return what is told of a proposal that is still parked."""
+    return ParkedReply(proposal_id=parked.proposal_id, run_id=parked.run_id, since=parked.since, reason=reason)
+
+
+def withdraw(parked: ParkedProposal, reason: str, batch: InBatch) -> None:
+    """Answer a parked proposal with ABORT for the reason, and take it out of its queues."""
+    work = batch.work
+    run = work.runs.get(parked.run_id)
+    verdict = Verdict(
+        proposal_id=parked.proposal_id,
+        run_id=parked.run_id,
+        status=SetStateStatus.ABORT,
+        reason=reason,
+        state=None if run is None else run.state,
+    )
+    work.record_verdict(verdict, parked.digest)
+    work.answer_parked(parked)
+    if parked.reply_to is not None:
+        batch.late.append(LateAnswer(parked.reply_to, parked.proposal_id, verdict_reply(verdict)))
