@@ -1,7 +1,7 @@
 """Statewright: propose states, await verdicts, hear of every change."""
 
 from statewright.client import Client, Proposal
-from statewright.client.sent import Sent, SentRun
+from statewright.client.sent import Sent, SentCreation, SentRun
 from statewright.errors import (
     ConfigurationError,
     Delivery,
@@ -62,6 +62,7 @@ __all__ = [
     "RunNotFound",
     "RunPolicy",
     "Sent",
+    "SentCreation",
     "SentRun",
     "SetStateStatus",
     "SlotHolder",

@@ -15,7 +15,17 @@ from statewright.events import Era, Event
 from statewright.limits import ConcurrencyLimit, LimitName, LimitScope
 from statewright.runs import FlowRun, RunHistory, RunPolicy, TaskRun
 from statewright.states import ProposedState
-from statewright.values import MAX_PARTITIONS, MAX_POSITION, TAKES_DURATIONS, Frozen, Message, Moment, Name, Tags
+from statewright.values import (
+    MAX_PARTITIONS,
+    MAX_POSITION,
+    TAKES_DURATIONS,
+    Frozen,
+    Labels,
+    Message,
+    Moment,
+    Name,
+    Tags,
+)
 from statewright.verdicts import Verdict
 
 PROTOCOL_VERSION: Final = 1
@@ -46,6 +56,9 @@ class _CreateRun(_Request):
     name: Name
     tags: Tags = ()
     policy: RunPolicy = RunPolicy()
+    labels: Labels = Field(default_factory=dict)
+    state: ProposedState | None = None
+    """What the run is proposed to enter when this request creates it."""
 
 
 class CreateFlowRun(_CreateRun):
@@ -81,8 +94,19 @@ class Propose(_Request):
     """How long it may be parked; then it is answered WAIT after all. None means for ever."""
 
 
+class UpdateRun(_Request):
+    """Change a run that is not terminal; what is None stays. Answered with the run as it is then."""
+
+    type: Literal["update_run"] = "update_run"
+    run_id: UUID
+    name: Name | None = None
+    tags: Tags | None = None
+    policy: RunPolicy | None = None
+    """Replaces the old policy, but for the marks that pausing leaves on it."""
+
+
 class ReadRun(_Request):
-    """Read a run and its history, as they are after everything pushed before.
+    """Read a run and its history, or the run alone, as they are after everything pushed before.
 
     A long history comes in pages: each holds states whose ordinal (1 for the run's first state, then 2, 3 …) is above
     `after`.
@@ -91,6 +115,7 @@ class ReadRun(_Request):
     type: Literal["read_run"] = "read_run"
     run_id: UUID
     after: Position = 0
+    history: bool = True
 
 
 class ReadEvents(_Request):
@@ -178,10 +203,19 @@ class ReadLimits(_Request):
 
 
 CreateRun = CreateFlowRun | CreateTaskRun
-RunRequest = CreateFlowRun | CreateTaskRun | Propose | ReadRun
+RunRequest = CreateFlowRun | CreateTaskRun | UpdateRun | Propose | ReadRun
 LimitRequest = SetLimit | ReadLimit
 Request = Annotated[
-    CreateFlowRun | CreateTaskRun | Propose | Withdraw | ReadRun | ReadEvents | SetLimit | ReadLimit | ReadLimits,
+    CreateFlowRun
+    | CreateTaskRun
+    | UpdateRun
+    | Propose
+    | Withdraw
+    | ReadRun
+    | ReadEvents
+    | SetLimit
+    | ReadLimit
+    | ReadLimits,
     Field(discriminator="type"),
 ]
 REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Request)
@@ -226,10 +260,12 @@ class WithdrawnReply(Frozen):
 
 
 class RunReply(Frozen):
-    """The run that a create request asked for."""
+    """The run that a request creates, changes or reads."""
 
     type: Literal["run"] = "run"
     run: Annotated[FlowRun | TaskRun, Field(discriminator="kind")]
+    created: bool = False
+    """Whether the run is new: this request has created it just now."""
 
 
 class HistoryReply(Frozen):

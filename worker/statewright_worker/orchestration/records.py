@@ -12,8 +12,8 @@ from statewright.messages import MAX_CONCURRENCY_LIMIT
 from statewright.runs import FlowRun, RunKind, RunPolicy, TaskRun
 from statewright.states import State, StateType
 
-_FLOW_RUN_FIELDS: Final = tuple(FlowRun.model_fields)
-_TASK_RUN_FIELDS: Final = tuple(TaskRun.model_fields)
+_FLOW_RUN_FIELDS: Final = tuple(name for name in FlowRun.model_fields if name != "labels")
+_TASK_RUN_FIELDS: Final = tuple(name for name in TaskRun.model_fields if name != "labels")
 
 
 CALLED_AT_ONCE: Final = 256
@@ -86,9 +86,9 @@ class FlowRunRecord(RunRecord):
         """Return which limits it asks for: its deployment's and those that its policy names, but none on its tags."""
         return limits_asked_for(self.policy, deployment_id=self.deployment_id)
 
-    def as_run(self) -> FlowRun:
-        """Return the run as a producer reads it."""
-        return FlowRun.trusted(**{name: getattr(self, name) for name in _FLOW_RUN_FIELDS})
+    def as_run(self, labels: dict[str, str]) -> FlowRun:
+        """Return the run as a producer reads it, with the labels, which no rule sees."""
+        return FlowRun.trusted(**{name: getattr(self, name) for name in _FLOW_RUN_FIELDS}, labels=labels)
 
 
 @dataclass(kw_only=True)
@@ -105,9 +105,9 @@ class TaskRunRecord(RunRecord):
         """Return which limits it asks for: those on its tags and those that its policy names."""
         return limits_asked_for(self.policy, tags=self.tags)
 
-    def as_run(self) -> TaskRun:
-        """Return the run as a producer reads it."""
-        return TaskRun.trusted(**{name: getattr(self, name) for name in _TASK_RUN_FIELDS})
+    def as_run(self, labels: dict[str, str]) -> TaskRun:
+        """Return the run as a producer reads it, with the labels, which no rule sees."""
+        return TaskRun.trusted(**{name: getattr(self, name) for name in _TASK_RUN_FIELDS}, labels=labels)
 
 
 AnyRunRecord = FlowRunRecord | TaskRunRecord
@@ -119,6 +119,11 @@ class Queued(NamedTuple):
     proposal_id: UUID
     partition: int
     priority: int
+
+
+def with_marks_of(policy: RunPolicy, marked: RunPolicy) -> RunPolicy:
+    """Return the policy with the marks that pausing has left on the other one."""
+    return policy.replaced(pause_keys=marked.pause_keys, resuming=marked.resuming)
 
 
 @dataclass(slots=True)

@@ -41,6 +41,7 @@ HOLDERS_TOLD: Final = 1_000
 """How many of a limit's holders are told to whoever reads it."""
 
 _NO_PAGES: Final[dict[int, list[tuple[int, State]]]] = {}
+NO_LABELS: Final[dict[str, str]] = {}
 
 
 class UnitOfWork:
@@ -54,6 +55,8 @@ class UnitOfWork:
         """The database's clock when the batch was taken up; the only clock that decides."""
         self.ids = ids
         self.runs: dict[UUID, AnyRunRecord] = {}
+        self.labels: dict[UUID, dict[str, str]] = {}
+        """The labels of the runs that are created, or whose labels a request asks for."""
         self.limits: dict[NameOfLimit, LimitRecord] = {}
         """The limits by name."""
         self.limit_ids: dict[NameOfLimit, int] = {}
@@ -71,6 +74,8 @@ class UnitOfWork:
 
         self.created_runs: dict[UUID, AnyRunRecord] = {}
         self.changed_runs: dict[UUID, AnyRunRecord] = {}
+        self.redescribed_runs: set[UUID] = set()
+        """Those of the changed runs that have another name or other tags, which no transition changes."""
         self.state_changes: list[StateChange] = []
         self.limits_set: dict[int, LimitRecord] = {}
         self.limits_removed: set[int] = set()
@@ -105,10 +110,11 @@ class UnitOfWork:
 
     def roll_back(self) -> None:
         """Undo everything since `begin`."""
-        for undo in reversed(self._undo):
-            undo()
+        # Before anything else: a run that was created since is at hand no more once that is undone.
         for run_id, before in self._before.items():
             self.runs[run_id].__dict__.update(before)
+        for undo in reversed(self._undo):
+            undo()
         self.begin()
 
     # -- runs and states ---------------------------------------------------------------------------------------------
@@ -130,9 +136,21 @@ class UnitOfWork:
         found = [self.run(run_id) for run_id in sorted(failed)]
         return [run for run in found if isinstance(run, TaskRunRecord)]
 
-    def create_run(self, run: AnyRunRecord) -> None:
+    def create_run(self, run: AnyRunRecord, labels: dict[str, str] = NO_LABELS) -> None:
         """Add a run that does not exist yet."""
         self.runs[run.id] = self.created_runs[run.id] = run
+        self.labels[run.id] = labels
+        self._undo.append(lambda: self._forget_run(run.id))
+
+    def _forget_run(self, run_id: UUID) -> None:
+        del self.runs[run_id], self.created_runs[run_id], self.labels[run_id]
+
+    def redescribe_run(self, run: AnyRunRecord, name: str, tags: tuple[str, ...]) -> None:
+        """Give the run, which was taken from `run`, this name and these tags."""
+        run.name, run.tags = name, tags
+        if run.id not in self.redescribed_runs:
+            self.redescribed_runs.add(run.id)
+            self._undo.append(lambda: self.redescribed_runs.discard(run.id))
 
     def write_state(self, run: AnyRunRecord, state: State) -> State:
         """Let the run enter `state`, and return it. A run that is not RUNNING any more gives its slots back."""

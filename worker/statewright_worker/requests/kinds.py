@@ -13,6 +13,7 @@ from statewright.messages import (
     ReadLimits,
     ReadRun,
     SetLimit,
+    UpdateRun,
     Withdraw,
 )
 from statewright_worker.orchestration.records import TimerKind
@@ -23,12 +24,14 @@ from statewright_worker.requests.parking import DropParked, DropParkedKind, Tell
 from statewright_worker.requests.propose import ProposeKind
 from statewright_worker.requests.read_events import ReadEventsKind
 from statewright_worker.requests.read_run import ReadRunKind
+from statewright_worker.requests.update_run import UpdateRunKind
 
 _CREATE: Final = CreateRunKind()
 _KINDS: Final[dict[type, Kind[Any]]] = {
     Propose: ProposeKind(),
     CreateFlowRun: _CREATE,
     CreateTaskRun: _CREATE,
+    UpdateRun: UpdateRunKind(),
     ReadRun: ReadRunKind(),
     ReadEvents: ReadEventsKind(),
     SetLimit: SetLimitKind(),

@@ -3,7 +3,7 @@
 import structlog
 
 from statewright.messages import ErrorReply, Propose, Reply
-from statewright.verdicts import SetStateStatus
+from statewright.verdicts import SetStateStatus, Verdict
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.errors import OrchestrationError, RuleFailed
@@ -12,6 +12,22 @@ from statewright_worker.requests.parking import park, withdraw_those_of
 from statewright_worker.storage.errors import NotWritable
 
 log = structlog.get_logger()
+
+
+async def govern(proposal: Proposal, incoming: Incoming, batch: InBatch) -> Verdict | ErrorReply:
+    """Govern the proposal that was begun in the batch's unit of work, and return the verdict, which is not kept yet.
+
+    An ErrorReply means that everything since `begin` is undone. Raises BatchSpoiled when the proposal has cost the
+    batch its transaction, and StorageError.
+    """
+    work, sessions = batch.work, batch.sessions
+    try:
+        verdict = await batch.engine.decide(proposal, work, sessions)
+        await sessions.keep()
+    except (OrchestrationError, NotWritable) as error:
+        work.roll_back()
+        return await _failed(proposal, incoming, batch, error)
+    return verdict
 
 
 class ProposeKind(OfRun[Propose]):
@@ -39,14 +55,11 @@ class ProposeKind(OfRun[Propose]):
             request.api_version,
             request.priority,
         )
-        work, sessions = batch.work, batch.sessions
+        work = batch.work
         work.begin()
-        try:
-            verdict = await batch.engine.decide(proposal, work, sessions)
-            await sessions.keep()
-        except (OrchestrationError, NotWritable) as error:
-            work.roll_back()
-            return await _failed(request, incoming, batch, error)
+        verdict = await govern(proposal, incoming, batch)
+        if isinstance(verdict, ErrorReply):
+            return verdict
         if verdict.status is SetStateStatus.WAIT and request.on_wait == "park":
             parked = park(request, incoming, batch, verdict.reason)
             if parked is not None:
@@ -60,12 +73,12 @@ class ProposeKind(OfRun[Propose]):
 
 
 async def _failed(
-    request: Propose, incoming: Incoming, batch: InBatch, error: OrchestrationError | NotWritable
+    proposal: Proposal, incoming: Incoming, batch: InBatch, error: OrchestrationError | NotWritable
 ) -> ErrorReply:
     reply = failure(error)
     if isinstance(error, RuleFailed):
         batch.sessions.raise_what_is_not_the_rules(error.__cause__)
-        told = {"rule": error.rule, "run": str(request.run_id), "proposal": str(incoming.id)}
+        told = {"rule": error.rule, "run": str(proposal.run_id), "proposal": str(proposal.id)}
         log.error("a rule failed", **told, exc_info=error.__cause__ or error)
         if error.blocked:
             # PostgreSQL has waited as long, and may have ended the transaction.
