@@ -90,6 +90,8 @@ class Propose(_Request):
     """What becomes of it where the verdict would be WAIT: it is answered so, or kept until it can be decided."""
     priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
     """Which of the parked proposals that wait for the same limit goes first: the greatest."""
+    cascade: bool = False
+    """Whether the runs below a flow run follow it when this lets it be CANCELLED or CRASHED."""
     park_seconds: ParkSeconds | None = None
     """How long it may be parked; then it is answered WAIT after all. None means for ever."""
 

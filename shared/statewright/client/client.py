@@ -229,6 +229,7 @@ class Client:
         on_wait: OnWait = "answer",
         priority: int = 0,
         park_timeout: Duration | None = None,
+        cascade: bool = False,
     ) -> SentRun[Verdict]:
         """Propose that `run` enter `state`.
 
@@ -240,6 +241,9 @@ class Client:
         decided: at its scheduled time, or when the limits have room, first come, first served within a `priority` (the
         greatest first). After `park_timeout` (seconds or a duration) it is answered WAIT after all. Then the answer is
         awaited as long as the engine says that the proposal is parked, unless there is a `timeout`; `withdraw` ends it.
+
+        With `cascade`, task runs and subflows below a flow run that becomes CANCELLED or CRASHED follow it by force, if
+        they have not come to an end themselves, each with an event of its own.
         """
         message = requests.propose(
             run,
@@ -249,6 +253,7 @@ class Client:
             on_wait=on_wait,
             priority=priority,
             park_timeout=park_timeout,
+            cascade=cascade,
         )
         request_id = None if proposal_id is None else requests.id_of_proposal(proposal_id)
         seconds = None if timeout is None else requests.seconds_of(timeout)

@@ -53,6 +53,7 @@ class Proposal(NamedTuple):
     on_wait: OnWait | None = None
     priority: int | None = None
     park_timeout: Duration | None = None
+    cascade: bool | None = None
 
 
 class Identity(NamedTuple):
@@ -137,6 +138,7 @@ def propose(
     on_wait: OnWait = "answer",
     priority: int = 0,
     park_timeout: Duration | None = None,
+    cascade: bool = False,
 ) -> Propose:
     """Return the request that a run enter a state. Raises InvalidRequest."""
     return _checked(
@@ -147,6 +149,7 @@ def propose(
         api_version=api_version,
         on_wait=on_wait,
         priority=priority,
+        cascade=cascade,
         park_seconds=None if park_timeout is None else seconds_of(park_timeout, "park_timeout"),
     )
 

@@ -7,6 +7,7 @@ from asyncpg import Record
 from statewright.ids import IdSource
 from statewright.messages import Propose
 from statewright_worker.facts.base import Reading, Subject
+from statewright_worker.facts.below import Below
 from statewright_worker.facts.cache import Cache
 from statewright_worker.facts.changes import Changes
 from statewright_worker.facts.histories import Histories
@@ -49,6 +50,7 @@ class Asked:
         self.ledger = Ledger()
         self.limits = Limits()
         self.parked = Parked(self.limits)
+        self.below = Below(self.parked)
         self.cache = Cache()
         self.histories = Histories()
         self.changes = Changes()
@@ -56,6 +58,7 @@ class Asked:
         self.subjects: tuple[Subject, ...] = (
             self.runs,
             self.ledger,
+            self.below,
             self.parked,
             self.limits,
             self.cache,

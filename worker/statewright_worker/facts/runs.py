@@ -106,6 +106,8 @@ TASK_RUNS: Final = Source("task", (*TASK_COLUMNS, *_LOADED_STATE), _locked("task
 LOCK_FAILED_TASK_RUNS: Final = _locked(
     "task_run", TASK_COLUMNS, "run.flow_run_id = ANY ($1) AND run.state_type = 'FAILED'"
 )
+LOCK_FLOW_RUNS: Final = _locked("flow_run", FLOW_COLUMNS, "run.id = ANY ($1)")
+LOCK_TASK_RUNS: Final = _locked("task_run", TASK_COLUMNS, "run.id = ANY ($1)")
 READ_FLOW_STATES: Final = f"SELECT {STATE} FROM flow_run_state AS s WHERE s.id = ANY ($1)"
 # Not part of LOAD: few requests ask for labels, and no rule does.
 READ_LABELS: Final = """
@@ -158,6 +160,14 @@ class Runs(Subject):
         yield TASK_RUNS_CHANGED, _values(changed, TaskRunRecord, TASK_CHANGES)
         for part, kind in ((FLOW_RUN_STATES, FlowRunRecord), (TASK_RUN_STATES, TaskRunRecord)):
             yield part, [change_values(change, number) for number, change in numbered if isinstance(change.run, kind)]
+
+
+async def lock_runs(reading: Reading, work: UnitOfWork, run_ids: Sequence[UUID]) -> None:
+    """Load more runs, found once those that the batch names are locked; so they are locked as LOCK_FAILED_TASK_RUNS."""
+    new = [run_id for run_id in run_ids if run_id not in work.runs]
+    if new:
+        await _take(reading, work, await reading.driver.fetch(LOCK_FLOW_RUNS, new), flow_run_from, READ_FLOW_STATES)
+        await _take(reading, work, await reading.driver.fetch(LOCK_TASK_RUNS, new), task_run_from, READ_TASK_STATES)
 
 
 async def _take(

@@ -263,6 +263,10 @@ class TimerKind(StrEnum):
     """A parked proposal is looked at again, or its answer was sent and it can go; the id is the proposal's."""
     LEASE = "lease"
     """A run's lease ends; the id is the run's."""
+    CASCADE = "cascade"
+    """The runs below a flow run follow it to its end; the id is the flow run's."""
+    PAUSE = "pause"
+    """A flow run was paused long enough; the id is the flow run's."""
     EXECUTOR = "executor"
     """An executor's lease ends; the id belongs to its name and partition."""
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from statewright.ids import IdSource
 from statewright.limits import ConcurrencyLimit, LimitName, SlotHolder
+from statewright.runs import RunKind
 from statewright.states import State, StateType
 from statewright.verdicts import Verdict
 from statewright_worker.orchestration.records import (
@@ -18,6 +19,7 @@ from statewright_worker.orchestration.records import (
     RunRecord,
     StateChange,
     TaskRunRecord,
+    TimerKind,
     limits_on_tags,
 )
 from statewright_worker.orchestration.waiting import Waiting, put_back
@@ -69,6 +71,8 @@ class UnitOfWork:
         """Pages of runs' histories, each by the ordinal behind which it was read: states with their ordinals."""
         self.events: dict[int, ChangePage] = {}
         """Changes of the partition, by the number behind which they were read back."""
+        self.below: dict[UUID, list[UUID]] = {}
+        """The first runs below flow runs that have not come to an end."""
         self.limit_pages: dict[int, LimitPage] = {}
         """Pages of all limits, by the place behind which they were read, as they were before this batch."""
 
@@ -162,6 +166,8 @@ class UnitOfWork:
                 page.append((run.state_count, state))
                 self._undo.append(page.pop)
         run.state = state
+        if state.state_details.pause_timeout is not None and run.kind is RunKind.FLOW_RUN and state.is_paused():
+            self.waiting.set_timer(TimerKind.PAUSE, run.id, state.state_details.pause_timeout)
         # Here, so that slots do not depend on a rule: no policy, and no forced or nested transition, keeps them.
         if self.limits and state.type is not StateType.RUNNING:
             for limit in self.limits_of(run):

@@ -18,9 +18,11 @@ from statewright.messages import (
 )
 from statewright_worker.orchestration.records import TimerKind
 from statewright_worker.requests.base import Kind
+from statewright_worker.requests.cascade import FollowDown, FollowDownKind
 from statewright_worker.requests.create_run import CreateRunKind
 from statewright_worker.requests.limits import ReadLimitKind, ReadLimitsKind, SetLimitKind
 from statewright_worker.requests.parking import DropParked, DropParkedKind, TellParked, TellParkedKind, WithdrawKind
+from statewright_worker.requests.pauses import EndPause, EndPauseKind
 from statewright_worker.requests.propose import ProposeKind
 from statewright_worker.requests.read_events import ReadEventsKind
 from statewright_worker.requests.read_run import ReadRunKind
@@ -40,8 +42,13 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     Withdraw: WithdrawKind(),
     TellParked: TellParkedKind(),
     DropParked: DropParkedKind(),
+    FollowDown: FollowDownKind(),
+    EndPause: EndPauseKind(),
 }
-WHEN_DUE: Final[dict[TimerKind, Callable[[UUID], object]]] = {}
+WHEN_DUE: Final[dict[TimerKind, Callable[[UUID], object]]] = {
+    TimerKind.CASCADE: FollowDown,
+    TimerKind.PAUSE: EndPause,
+}
 """What a timer asks for, by its kind: a request made of the timer's id. A parked proposal is its own request."""
 
 

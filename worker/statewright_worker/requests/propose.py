@@ -1,15 +1,22 @@
 """Proposals: governed by the engine, answered with a verdict."""
 
+from typing import Final
+
 import structlog
 
 from statewright.messages import ErrorReply, Propose, Reply
+from statewright.states import StateType
 from statewright.verdicts import SetStateStatus, Verdict
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.errors import OrchestrationError, RuleFailed
+from statewright_worker.orchestration.records import TimerKind
 from statewright_worker.requests.base import BatchSpoiled, InBatch, Incoming, OfRun, failure, verdict_reply
 from statewright_worker.requests.parking import park, withdraw_those_of
 from statewright_worker.storage.errors import NotWritable
+
+LEAD_DOWN: Final = frozenset({StateType.CANCELLED, StateType.CRASHED})
+"""The ends of a flow run in which those below may follow it."""
 
 log = structlog.get_logger()
 
@@ -69,6 +76,8 @@ class ProposeKind(OfRun[Propose]):
         work.record_verdict(verdict, incoming.digest)
         if verdict.state is not None and verdict.state.is_cancelled():
             withdraw_those_of(request.run_id, incoming.id, batch)
+        if request.cascade and verdict.accepted and request.state.type in LEAD_DOWN:
+            work.waiting.set_timer(TimerKind.CASCADE, request.run_id, work.now)
         return verdict_reply(verdict)
 
 
