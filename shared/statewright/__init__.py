@@ -1,6 +1,7 @@
 """Statewright: propose states, await verdicts, hear of every change."""
 
 from statewright.client import Client, Proposal
+from statewright.client.leases import Executor, KeepAlive
 from statewright.client.sent import Sent, SentRun
 from statewright.errors import (
     ConfigurationError,
@@ -9,6 +10,7 @@ from statewright.errors import (
     EventsMissed,
     InvalidMessage,
     InvalidRequest,
+    LeaseLost,
     MessageTooLarge,
     NoAnswer,
     NotOpen,
@@ -39,9 +41,12 @@ __all__ = [
     "EraBegan",
     "Event",
     "EventsMissed",
+    "Executor",
     "FlowRun",
     "InvalidMessage",
     "InvalidRequest",
+    "KeepAlive",
+    "LeaseLost",
     "MessageTooLarge",
     "NoAnswer",
     "NotOpen",

@@ -33,6 +33,11 @@ def partition_of_tag(tag: str, partitions: int) -> int:
     return int.from_bytes(hashlib.sha256(tag.encode()).digest()[:2], "big") % partitions
 
 
+def id_of_executor(name: str, partition: int) -> UUID:
+    """Return the id under which the end of an executor's lease in a partition is known."""
+    return id_from_key(f"executor {partition} {name}")
+
+
 class IdSource:
     """Makes UUIDv7 ids; the clock (seconds since 1970) and the entropy (an integer of so many bits) are injected.
 

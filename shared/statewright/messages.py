@@ -6,20 +6,21 @@ field of an entry on the producer's reply stream: its name is the request's id, 
 
 import json
 from enum import StrEnum
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 from uuid import UUID
 
-from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
 from statewright.events import Era, Event
 from statewright.runs import ConcurrencyLimit, FlowRun, RunHistory, RunPolicy, TaskRun
-from statewright.states import ProposedState
+from statewright.states import ProposedState, StateType
 from statewright.values import MAX_PARTITIONS, MAX_POSITION, Frozen, Message, Moment, Name, Tags
 from statewright.verdicts import Verdict
 
 PROTOCOL_VERSION: Final = 1
 MAX_CONCURRENCY_LIMIT: Final = 1_000_000
 MAX_PRIORITY: Final = 1_000_000
+MAX_RUNS_OF_HEARTBEAT: Final = 1_000
 MAX_PARK_SECONDS: Final = 10 * 365 * 86_400
 
 Position = Annotated[int, Field(ge=0, le=MAX_POSITION)]
@@ -99,6 +100,30 @@ class Withdraw(_Request):
     proposal_id: UUID
 
 
+class Heartbeat(_Request):
+    """Renew leases of one partition; answered with the runs whose leases are none of the sender's any more.
+
+    With an executor, its own lease is renewed, and the answer is about the runs that it believes to hold.
+    """
+
+    type: Literal["heartbeat"] = "heartbeat"
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    run_ids: Annotated[tuple[UUID, ...], Field(max_length=MAX_RUNS_OF_HEARTBEAT)] = ()
+    state_ids: Annotated[tuple[UUID | None, ...], Field(max_length=MAX_RUNS_OF_HEARTBEAT)] | None = None
+    """The state RUNNING of each run whose lease is meant; None means whichever it has."""
+    executor: Name | None = None
+    tell: bool = False
+    """Whether the answer says which leases were renewed as well."""
+
+    @model_validator(mode="after")
+    def _is_for_somebody(self) -> Self:
+        if not self.run_ids and self.executor is None:
+            raise ValueError("a heartbeat is for runs or for an executor")
+        if self.state_ids is not None and len(self.state_ids) != len(self.run_ids):
+            raise ValueError("state_ids must be as many as run_ids")
+        return self
+
+
 class SetLimit(_Request):
     """Set the concurrency limit on a tag; None removes it and frees its slots."""
 
@@ -118,7 +143,7 @@ CreateRun = CreateFlowRun | CreateTaskRun
 RunRequest = CreateFlowRun | CreateTaskRun | Propose | ReadRun
 LimitRequest = SetLimit | ReadLimit
 Request = Annotated[
-    CreateFlowRun | CreateTaskRun | Propose | Withdraw | ReadRun | ReadEvents | SetLimit | ReadLimit,
+    CreateFlowRun | CreateTaskRun | Propose | Withdraw | ReadRun | ReadEvents | SetLimit | ReadLimit | Heartbeat,
     Field(discriminator="type"),
 ]
 REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Request)
@@ -197,6 +222,33 @@ class LimitReply(Frozen):
     limit: ConcurrencyLimit | None = None
 
 
+class LostRun(Frozen):
+    """A run whose lease is none of the sender's any more, and what it is in now; all None when there is no such run."""
+
+    run_id: UUID
+    state_type: StateType | None = None
+    state_name: Name | None = None
+    state_message: Message | None = None
+    executor: Name | None = None
+    """The executor that holds it now, if one does."""
+
+
+class RenewedLease(Frozen):
+    """A lease that was renewed: the state RUNNING that it belongs to, and how long it is good now."""
+
+    run_id: UUID
+    state_id: UUID
+    seconds: float
+
+
+class HeartbeatReply(Frozen):
+    """What a heartbeat has not renewed, and what it has, if that was asked."""
+
+    type: Literal["heartbeat"] = "heartbeat"
+    lost: tuple[LostRun, ...] = ()
+    leases: tuple[RenewedLease, ...] = ()
+
+
 class ErrorReply(Frozen):
     """A request that was not carried out, why, and which field was to blame. Nothing was written for it."""
 
@@ -206,7 +258,17 @@ class ErrorReply(Frozen):
     field: Message | None = None
 
 
-Reply = VerdictReply | ParkedReply | WithdrawnReply | RunReply | HistoryReply | EventsReply | LimitReply | ErrorReply
+Reply = (
+    VerdictReply
+    | ParkedReply
+    | WithdrawnReply
+    | RunReply
+    | HistoryReply
+    | EventsReply
+    | LimitReply
+    | HeartbeatReply
+    | ErrorReply
+)
 REPLY: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -84,6 +85,19 @@ class Sent(Generic[Answer]):
             return REPLY.validate_json(body)
         except ValidationError as error:
             raise UnreadableAnswer(self.request_id, str(error)) from None
+
+    def when_answered(self, take: Callable[[Answer | None], object]) -> None:
+        """Hand the answer to `take` when it comes, whether or not anybody awaits it; None where it is an error."""
+
+        def heard(reply: "asyncio.Future[bytes]") -> None:
+            answer: Answer | None = None
+            if not reply.cancelled() and reply.exception() is None:
+                with suppress(UnreadableAnswer):
+                    decoded = self._decoded(reply.result())
+                    answer = None if decoded.type == "error" else self._read(decoded)
+            take(answer)
+
+        self._under_way.reply.add_done_callback(heard)
 
 
 class SentRun(Sent[Answer]):

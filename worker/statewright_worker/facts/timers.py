@@ -10,6 +10,8 @@ from statewright_worker.storage.columns import Columns
 from statewright_worker.storage.transactions import Storage
 from statewright_worker.storage.writing import Part, Row, delete, insert
 
+SOON_SECONDS: Final = 2
+
 TIMER_COLUMNS: Final[Columns] = (
     ("kind", "text"),
     ("id", "uuid"),
@@ -33,6 +35,16 @@ READ_TIMERS: Final = """
 """
 
 
+# A renewed lease does not move its timer. Here all timers are moved that come due soon and whose leases were renewed.
+# One by one, each would take a request and a look of its own.
+FOLLOW_LEASES: Final = f"""
+    UPDATE timer SET due = lease.ends FROM lease
+    WHERE timer.partition = $1 AND timer.kind = 'lease'
+        AND timer.due <= statement_timestamp() + interval '{SOON_SECONDS} seconds'
+        AND lease.run_id = timer.id AND lease.executor IS NULL AND lease.ends > timer.due
+"""
+
+
 class DueTimer(NamedTuple):
     """A timer that is due; with the parked proposal, if it is one."""
 
@@ -53,6 +65,9 @@ async def due_timers(storage: Storage, partition: int, count: int) -> tuple[list
     """
     async with storage.transaction(partition) as transaction:
         rows = await transaction.driver.fetch(READ_TIMERS, partition, count + 1)
+        if any(row["kind"] == TimerKind.LEASE and row["due"] <= row["now"] for row in rows):
+            await transaction.driver.execute(FOLLOW_LEASES, partition)
+            rows = await transaction.driver.fetch(READ_TIMERS, partition, count + 1)
     due = [
         DueTimer(
             TimerName(TimerKind(row["kind"]), row["id"]),

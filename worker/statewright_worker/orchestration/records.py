@@ -158,6 +158,28 @@ class Timer:
     due: datetime
 
 
+class LeaseRecord(NamedTuple):
+    """Until when a run's RUNNING is good without a heartbeat."""
+
+    run_id: UUID
+    state_id: UUID
+    """The state RUNNING that it belongs to."""
+    seconds: float
+    ends: datetime
+    """With an executor, whose own lease counts, only the moment at which its lease for this run began to be good."""
+    executor: str | None = None
+
+
+class Standing(NamedTuple):
+    """What a run is in, of which only that is asked; None without a state."""
+
+    state_type: StateType | None
+    state_name: str | None
+    state_message: str | None
+    executor: str | None
+    """Who holds it by a lease, if an executor does."""
+
+
 @dataclass(slots=True)
 class ParkedProposal:
     """A proposal that is kept until it can be decided."""

@@ -6,18 +6,20 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
-from statewright.ids import IdSource
+from statewright.ids import IdSource, id_of_executor
 from statewright.states import State, StateType
 from statewright.verdicts import Verdict
 from statewright_worker.orchestration.records import (
     Answer,
     AnyRunRecord,
     CacheEntry,
+    LeaseRecord,
     LimitName,
     LimitRecord,
     LimitScope,
     ParkedProposal,
     RunRecord,
+    Standing,
     StateChange,
     TaskRunRecord,
     Timer,
@@ -87,6 +89,15 @@ class UnitOfWork:
         """When the proposal that is told to WAIT may be looked at again; None when nobody can know that."""
         self.timers_set: dict[TimerName, Timer] = {}
         self.timers_cleared: set[TimerName] = set()
+        self.leases: dict[UUID, LeaseRecord] = {}
+        """The leases by run that this batch has asked for, with the heartbeats among its requests, and those that it
+        begins."""
+        self.executors: dict[UUID, datetime] = {}
+        """When the leases of executors end, by id, of those that this batch has asked for."""
+        self.standings: dict[UUID, Standing] = {}
+        """What runs were in before this batch that are named by a heartbeat and not leased."""
+        self.leases_begun: dict[UUID, LeaseRecord] = {}
+        self.leases_ended: set[UUID] = set()
 
         self._undo: list[Callable[[], object]] = []
         self._before: dict[UUID, dict[str, object]] = {}
@@ -148,7 +159,9 @@ class UnitOfWork:
             if (page[-1][0] if page else after) == run.state_count - 1:
                 page.append((run.state_count, state))
                 self._undo.append(page.pop)
-        run.state = state
+        previous, run.state = run.state, state
+        if state.state_details.lease is not None or (previous is not None and previous.state_details.lease is not None):
+            self._change_lease(run.id, previous, state)
         return state
 
     def instrument(self, run: RunRecord, state: State) -> None:
@@ -309,6 +322,45 @@ class UnitOfWork:
     def woken(self) -> set[int]:
         """The other partitions whose holders must look now."""
         return {timer.partition for timer in self.timers_set.values()} - {self.partition}
+
+    # -- leases ------------------------------------------------------------------------------------------------------
+
+    def _change_lease(self, run_id: UUID, previous: State | None, state: State) -> None:
+        """End the lease of the state that the run has left, and begin that of the state that it has entered."""
+        seconds, executor = state.state_details.lease, state.state_details.executor
+        if state.is_running() and seconds is not None:
+            self._keep_lease(run_id)
+            ends = self.now + timedelta(seconds=seconds)
+            lease = LeaseRecord(run_id, state.id, seconds, ends, executor)
+            self.leases[run_id] = self.leases_begun[run_id] = lease
+            self.leases_ended.discard(run_id)
+            if executor is None:
+                self.set_timer(TimerKind.LEASE, run_id, ends)
+            else:
+                if previous is not None and previous.state_details.lease is not None:
+                    self.clear_timer(TimerKind.LEASE, run_id)
+                self.set_timer(TimerKind.EXECUTOR, id_of_executor(executor, self.partition), ends)
+        elif previous is not None and previous.is_running():
+            self.end_lease(run_id)
+
+    def end_lease(self, run_id: UUID) -> None:
+        """Forget the run's lease."""
+        self._keep_lease(run_id)
+        self.leases.pop(run_id, None)
+        self.leases_begun.pop(run_id, None)
+        self.leases_ended.add(run_id)
+        self.clear_timer(TimerKind.LEASE, run_id)
+
+    def _keep_lease(self, run_id: UUID) -> None:
+        known, begun = self.leases.get(run_id), self.leases_begun.get(run_id)
+        was_ended = run_id in self.leases_ended
+
+        def undo() -> None:
+            _put_back(self.leases, run_id, known)
+            _put_back(self.leases_begun, run_id, begun)
+            (self.leases_ended.add if was_ended else self.leases_ended.discard)(run_id)
+
+        self._undo.append(undo)
 
     # -- the ledger --------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from uuid import UUID
 from statewright.messages import (
     CreateFlowRun,
     CreateTaskRun,
+    Heartbeat,
     Propose,
     ReadEvents,
     ReadLimit,
@@ -17,6 +18,8 @@ from statewright.messages import (
 from statewright_worker.orchestration.records import TimerKind
 from statewright_worker.requests.base import Kind
 from statewright_worker.requests.create_run import CreateRunKind
+from statewright_worker.requests.heartbeat import HeartbeatKind
+from statewright_worker.requests.leases import EndExecutor, EndExecutorKind, EndLease, EndLeaseKind
 from statewright_worker.requests.limits import ReadLimitKind, SetLimitKind
 from statewright_worker.requests.parking import DropParked, DropParkedKind, TellParked, TellParkedKind, WithdrawKind
 from statewright_worker.requests.propose import ProposeKind
@@ -35,8 +38,14 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     Withdraw: WithdrawKind(),
     TellParked: TellParkedKind(),
     DropParked: DropParkedKind(),
+    Heartbeat: HeartbeatKind(),
+    EndLease: EndLeaseKind(),
+    EndExecutor: EndExecutorKind(),
 }
-WHEN_DUE: Final[dict[TimerKind, Callable[[UUID], object]]] = {}
+WHEN_DUE: Final[dict[TimerKind, Callable[[UUID], object]]] = {
+    TimerKind.LEASE: EndLease,
+    TimerKind.EXECUTOR: EndExecutor,
+}
 """What a timer asks for, by its kind: a request made of the timer's id. A parked proposal is its own request."""
 
 
