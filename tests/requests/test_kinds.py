@@ -10,6 +10,7 @@ from statewright.ids import IdSource, partition_of, partition_of_tag
 from statewright.messages import (
     CreateFlowRun,
     CreateTaskRun,
+    Heartbeat,
     Propose,
     ReadEvents,
     ReadLimit,
@@ -40,6 +41,7 @@ EVERY: list[Any] = [
     SetLimit(tag="database", concurrency_limit=1),
     ReadLimit(tag="database"),
     Withdraw(partition=3, proposal_id=OTHER),
+    Heartbeat(partition=partition_of(RUN, PARTITIONS), run_ids=(RUN,)),
 ]
 
 
@@ -62,6 +64,7 @@ def test_a_request_belongs_to_the_partition_of_what_it_is_about(request_: Any) -
     expected = {
         "read_events": ("partition", 3),
         "withdraw": ("partition", 3),
+        "heartbeat": ("partition", partition_of(RUN, PARTITIONS)),
         "set_limit": ("tag", partition_of_tag("database", PARTITIONS)),
         "read_limit": ("tag", partition_of_tag("database", PARTITIONS)),
     }.get(request_.type, ("run_id", partition_of(RUN, PARTITIONS)))
@@ -92,10 +95,7 @@ def test_requests_ask_for_runs_histories_events_and_limits() -> None:
         {RUN, OTHER},
         {RUN, OTHER},
         {RUN},
-        set(),
-        set(),
-        set(),
-        set(),
+        *[set()] * 5,
     ]
     wanted = asked(*map(incoming, EVERY))
     assert wanted.histories.pages == {(RUN, 3)}

@@ -63,7 +63,7 @@ READ_LEASES: Final = """
 READ_EXECUTORS: Final = "SELECT name, ends FROM executor WHERE partition = $1"
 # What an executor has held ends now, whoever takes its name from now on.
 END_EXECUTORS: Final = """
-    WITH ended AS (DELETE FROM executor WHERE partition = $1 AND name = ANY ($2) AND ends <= $3::timestamptz RETURNING name, ends),
+    WITH ended AS (DELETE FROM executor WHERE partition = $1 AND name = ANY ($2) RETURNING name, ends),
     left_alone AS (
         UPDATE lease SET executor = NULL, seconds = 0, ends = ended.ends
         FROM ended WHERE lease.partition = $1 AND lease.executor = ended.name
@@ -131,7 +131,7 @@ class Leases(Subject):
         work.executors = {id_of_executor(row["name"], reading.partition): row["ends"] for row in rows}
         ended = [row["name"] for row in rows if row["ends"] <= work.now]
         if ended:
-            await reading.driver.execute(END_EXECUTORS, reading.partition, ended, work.now)
+            await reading.driver.execute(END_EXECUTORS, reading.partition, ended)
 
     @staticmethod
     def _take(rows: Iterable[Record], work: UnitOfWork) -> None:
