@@ -94,17 +94,20 @@ class Delivery(StrEnum):
     NOT_SENT = "not sent"
     UNCONFIRMED = "sent and unconfirmed"
     UNANSWERED = "confirmed and unanswered"
+    PARKED = "parked"
 
 
 _WHAT_FOLLOWS: Final = {
     Delivery.NOT_SENT: "it was not sent; this client keeps it and sends it as soon as it can",
     Delivery.UNCONFIRMED: "it was sent, but not confirmed by Redis: it may take effect; this client goes on sending it",
     Delivery.UNANSWERED: "Redis holds it: it stays queued and takes effect once a worker gets to it",
+    Delivery.PARKED: "it is parked: it takes effect once it can, unless it is withdrawn",
 }
 _WHAT_HAS_ENDED: Final = {
     Delivery.NOT_SENT: "it was not sent, and has no effect",
     Delivery.UNCONFIRMED: "it was sent, but not confirmed by Redis: it may take effect",
     Delivery.UNANSWERED: "Redis holds it: it stays queued and takes effect once a worker gets to it",
+    Delivery.PARKED: "it is parked: it takes effect once it can, unless it is withdrawn",
 }
 
 

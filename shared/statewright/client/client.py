@@ -17,9 +17,9 @@ from statewright.client.inbox import Inbox
 from statewright.client.leases import Executor, KeepAlive
 from statewright.client.outbox import Outbox
 from statewright.client.partitions import announced_partitions
-from statewright.client.requests import LeaseReference, Proposal, RunReference
+from statewright.client.requests import LeaseReference, OnWait, Proposal, RunReference
 from statewright.client.room import Bound
-from statewright.client.sent import Answer, Sent, SentHistory, SentRun, UnderWay
+from statewright.client.sent import Answer, Sent, SentHistory, SentParking, SentRun, UnderWay
 from statewright.connection import connection_pool
 from statewright.errors import LeaseLost, NotOpen, StatewrightError
 from statewright.ids import IdSource, partition_of, partition_of_tag
@@ -194,6 +194,9 @@ class Client:
         lease: Duration | None = None,
         executor: str | None = None,
         timeout: Duration | None = None,
+        on_wait: OnWait = "answer",
+        priority: int = 0,
+        park_timeout: Duration | None = None,
     ) -> SentRun[Verdict]:
         """Propose that `run` enter `state`.
 
@@ -203,11 +206,44 @@ class Client:
         `force` applies the minimal policy only. `proposal_id` is the proposal's idempotency key: sent again, it gets
         the verdict that it got before. `timeout` is in seconds, or a duration, from when the answer is awaited; 0 does
         not wait; the setting `answer_timeout` is the default.
+
+        With `on_wait="park"` the engine keeps a proposal that it would tell to WAIT, and answers it when it can be
+        decided: at its scheduled time, or when the limits have room, first come, first served within a `priority` (the
+        greatest first). After `park_timeout` (seconds or a duration) it is answered WAIT after all. Then the answer is
+        awaited as long as the engine says that the proposal is parked, unless there is a `timeout`; `withdraw` ends it.
         """
-        message = requests.propose(run, state, force=force, api_version=api_version, lease=lease, executor=executor)
+        message = requests.propose(
+            run,
+            state,
+            force=force,
+            api_version=api_version,
+            lease=lease,
+            executor=executor,
+            on_wait=on_wait,
+            priority=priority,
+            park_timeout=park_timeout,
+        )
         request_id = None if proposal_id is None else requests.id_of_proposal(proposal_id)
         seconds = None if timeout is None else requests.seconds_of(timeout)
-        return self._send_to_run(message, lambda reply: reply.verdict, request_id, seconds)
+        if on_wait == "answer":
+            return self._send_to_run(message, _verdict_of, request_id, seconds)
+        under_way = self._send_in_its_tree(message, request_id, seconds)
+        ask_again = partial(self._send_in_its_tree, message, under_way.request_id)
+        return SentParking(under_way, _verdict_of, message.run_id, ask_again, seconds)
+
+    async def withdraw(self, proposal: SentRun[Verdict] | UUID | str) -> bool:
+        """Withdraw a parked proposal, which is answered with ABORT; return False when it is not parked (any more).
+
+        Where only its id is known, every partition is asked. Raises what awaiting an answer raises.
+        """
+        if isinstance(proposal, SentRun):
+            proposal_id, partitions = proposal.request_id, [partition_of(proposal.run_id, self.partitions)]
+        else:
+            proposal_id, partitions = requests.id_of_proposal(proposal), list(range(self.partitions))
+        home = self._check_that_it_is_open()
+        sent = [self._send(home, requests.withdraw(partition, proposal_id), partition) for partition in partitions]
+        answers = await asyncio.gather(*(Sent(under_way, _withdrawn_of).answer() for under_way in sent))
+        return any(answers)
 
     async def propose_many(
         self,
@@ -216,6 +252,9 @@ class Client:
         force: bool = False,
         api_version: str | None = None,
         timeout: Duration | None = None,
+        on_wait: OnWait = "answer",
+        priority: int = 0,
+        park_timeout: Duration | None = None,
     ) -> list[Verdict | StatewrightError]:
         """Propose many states in one round trip; return a verdict or an error for each, in the order given.
 
@@ -224,6 +263,7 @@ class Client:
         """
         self._check_that_it_is_open()
         options = {"force": force, "api_version": api_version, "timeout": timeout}
+        options |= {"on_wait": on_wait, "priority": priority, "park_timeout": park_timeout}
         sent = [self._proposed(number, proposal, options) for number, proposal in enumerate(list(proposals))]
         answers = iter(await asyncio.gather(*(one for one in sent if isinstance(one, Sent)), return_exceptions=True))
         return [_verdict_or_error(next(answers)) if isinstance(one, Sent) else one for one in sent]
@@ -398,6 +438,16 @@ class Client:
         if self._process != os.getpid():
             return " in another process"
         return "" if self._home is not None and self._home.is_here() else " in another event loop"
+
+
+def _verdict_of(reply: Any) -> Verdict:
+    verdict: Verdict = reply.verdict
+    return verdict
+
+
+def _withdrawn_of(reply: Any) -> bool:
+    withdrawn: bool = reply.withdrawn
+    return withdrawn
 
 
 def _verdict_or_error(answer: Verdict | BaseException) -> Verdict | StatewrightError:

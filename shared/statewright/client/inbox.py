@@ -1,6 +1,7 @@
 """A client's incoming side: reads its reply stream, and hands each answer to the caller that waits for it."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -25,8 +26,19 @@ from statewright.errors import Delivery, NoAnswer
 BLOCK_MILLISECONDS: Final = 5_000
 REPLIES_PER_READ: Final = 1_000
 ANSWERS_KEPT: Final = 256
+IS_PARKED: Final = b'{"type":"parked"'
+"""How a reply begins that is no answer yet."""
 CLOSING_SECONDS: Final = 1.0
 START: Final = b"0-0"
+
+
+class Expected(asyncio.Future[bytes]):
+    """The future of an answer, and what was heard of the request meanwhile."""
+
+    parked: bytes | None = None
+    """The last reply that said that the request is parked."""
+    on_parked: Callable[[], None] | None = None
+    """What is called with each of them."""
 
 
 class Inbox:
@@ -38,18 +50,18 @@ class Inbox:
         self._stream = stream
         self._loop = asyncio.get_running_loop()
         # Weak, because nobody needs the answer to a request once nobody holds its future.
-        self._expected: WeakValueDictionary[bytes, asyncio.Future[bytes]] = WeakValueDictionary()
+        self._expected: WeakValueDictionary[bytes, Expected] = WeakValueDictionary()
         self._received = 0
         """How many answers were received since the stream was trimmed."""
         self._count = REPLIES_PER_READ
         self._running: asyncio.Task[None] | None = None
 
-    def expect(self, request_id: bytes) -> "asyncio.Future[bytes]":
+    def expect(self, request_id: bytes) -> Expected:
         """Return the future of the answer, as JSON, to `request_id` (as text); two calls at a time share one future."""
         expected = self._expected.get(request_id)
         # A future that is done was refused by Redis; asking again expects another answer.
         if expected is None or expected.done():
-            expected = self._expected[request_id] = self._loop.create_future()
+            expected = self._expected[request_id] = Expected(loop=self._loop)
         if self._running is None:
             # Reading starts only now, because a mere subscriber needs no right to read replies.
             self._running = asyncio.create_task(self._run())
@@ -94,6 +106,16 @@ class Inbox:
         return position
 
     def _hand_out(self, request_id: bytes, body: bytes) -> None:
+        if body.startswith(IS_PARKED):
+            self._hear(request_id, body)
+            return
         expected = self._expected.pop(request_id, None)
         if expected is not None and not expected.done():
             expected.set_result(body)
+
+    def _hear(self, request_id: bytes, body: bytes) -> None:
+        expected = self._expected.get(request_id)
+        if expected is not None:
+            expected.parked = body
+            if expected.on_parked is not None:
+                expected.on_parked()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -21,6 +21,7 @@ from statewright.messages import (
     ReadRun,
     Request,
     SetLimit,
+    Withdraw,
     encode,
 )
 from statewright.runs import Run, RunPolicy
@@ -32,6 +33,9 @@ RunReference = UUID | str | Run | SentRun[Any]
 """A run, its id (also as text), or a request about it that is still under way."""
 LeaseReference = RunReference | Verdict
 """A run, or the verdict that let it be RUNNING: then that lease is meant, and no other that the run may have later."""
+
+OnWait = Literal["answer", "park"]
+"""What becomes of a proposal where the verdict would be WAIT."""
 
 MAX_TEXT_SHOWN: Final = 100
 
@@ -47,6 +51,9 @@ class Proposal(NamedTuple):
     api_version: str | None = None
     proposal_id: UUID | str | None = None
     timeout: Duration | None = None
+    on_wait: OnWait | None = None
+    priority: int | None = None
+    park_timeout: Duration | None = None
 
 
 def create_flow_run(
@@ -105,11 +112,28 @@ def propose(
     api_version: str | None,
     lease: Duration | None = None,
     executor: str | None = None,
+    on_wait: OnWait = "answer",
+    priority: int = 0,
+    park_timeout: Duration | None = None,
 ) -> Propose:
     """Return the request that a run enter a state. Raises InvalidRequest."""
     if lease is not None or executor is not None:
         state = _leased(state, lease, executor)
-    return _checked(Propose, run_id=id_of_run(run), state=state, force=force, api_version=api_version)
+    return _checked(
+        Propose,
+        run_id=id_of_run(run),
+        state=state,
+        force=force,
+        api_version=api_version,
+        on_wait=on_wait,
+        priority=priority,
+        park_seconds=None if park_timeout is None else seconds_of(park_timeout, "park_timeout"),
+    )
+
+
+def withdraw(partition: int, proposal_id: UUID) -> Withdraw:
+    """Return the request that a parked proposal of the partition be withdrawn."""
+    return Withdraw(partition=partition, proposal_id=proposal_id)
 
 
 def heartbeats(runs: LeaseReference | Iterable[LeaseReference], partition_of: Callable[[UUID], int]) -> list[Heartbeat]:
@@ -196,12 +220,12 @@ def id_of_proposal(proposal_id: UUID | str) -> UUID:
     return _uuid_of(proposal_id, "proposal_id")
 
 
-def seconds_of(timeout: Duration) -> float:
-    """Return the seconds of a timeout. Raises InvalidRequest unless they are 0 or more."""
+def seconds_of(timeout: Duration, argument: str = "timeout") -> float:
+    """Return the seconds of a timeout. Raises InvalidRequest, naming the argument, unless they are 0 or more."""
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     if isinstance(seconds, int | float) and seconds >= 0:
         return seconds
-    raise InvalidRequest("timeout", f"must be 0 seconds or more, not {_shown(timeout)}")
+    raise InvalidRequest(argument, f"must be 0 seconds or more, not {_shown(timeout)}")
 
 
 def _leased(state: ProposedState, lease: Duration | None, executor: str | None) -> ProposedState:

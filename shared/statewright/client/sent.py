@@ -1,20 +1,26 @@
 """What a request returns: the request under way, and its answer."""
 
 import asyncio
+import random
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from pydantic import ValidationError
 
 from statewright.client.home import Home
+from statewright.client.inbox import Expected
 from statewright.errors import Delivery, NoAnswer, NotOpen, StatewrightError, UnreadableAnswer, error_from
-from statewright.messages import REPLY, HistoryReply, Reply
+from statewright.messages import REPLY, HistoryReply, ParkedReply, Reply
 from statewright.runs import RunHistory
 from statewright.states import State
 
 Answer = TypeVar("Answer")
+
+ASK_AGAIN_SECONDS: Final = 30.0
+ASK_AGAIN_SECONDS_AT_MOST: Final = 600.0
+"""How long a client waits for the answer to a parked proposal before it asks whether that is still parked."""
 
 
 class UnderWay(NamedTuple):
@@ -26,7 +32,7 @@ class UnderWay(NamedTuple):
 
     request_id: UUID
     pushed: "asyncio.Future[StatewrightError | None]"
-    reply: "asyncio.Future[bytes]"
+    reply: Expected
     timeout: float
     delivery_of: "Callable[[asyncio.Future[StatewrightError | None]], tuple[Delivery, str]]"
     home: Home
@@ -107,6 +113,75 @@ class SentRun(Sent[Answer]):
         super().__init__(under_way, read)
         self.run_id = run_id
         """The run that the request is about, known before it exists."""
+
+
+class SentParking(SentRun[Answer]):
+    """A proposal that may be parked: its answer comes once it can be decided."""
+
+    def __init__(
+        self,
+        under_way: UnderWay,
+        read: Callable[[Any], Answer],
+        run_id: UUID,
+        ask_again: Callable[[], object],
+        timeout: float | None,
+    ) -> None:
+        """`ask_again` sends the same request once more. Without a `timeout` (seconds) the answer is waited for as long
+        as the engine says that the proposal is parked."""
+        super().__init__(under_way, read, run_id)
+        self._ask_again = ask_again
+        self._timeout = timeout
+
+    @property
+    def parked(self) -> ParkedReply | None:
+        """What the engine has said last about the parked proposal; None as long as it is not known to be parked."""
+        body = self._under_way.reply.parked
+        return None if body is None else ParkedReply.model_validate_json(body)
+
+    async def _replied(self) -> Reply:
+        """Wait for the verdict, and ask now and then whether the proposal is still parked.
+
+        What waits for hours must notice when its answer got lost, for example with everything in Redis.
+        """
+        _check_that_it_is_here(self._under_way)
+        heard = asyncio.Event()
+        reply = self._under_way.reply
+        reply.on_parked = heard.set
+        if reply.parked is not None:
+            heard.set()
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._wait_for_the_answer(reply, heard)
+        except TimeoutError:
+            if reply.parked is None or self._timeout is None:
+                return await super()._replied()
+            raise NoAnswer(self.request_id, self._timeout, Delivery.PARKED) from None
+        finally:
+            reply.on_parked = None
+        return await super()._replied()
+
+    async def _wait_for_the_answer(self, reply: Expected, heard: asyncio.Event) -> None:
+        """Return when there is an answer. Raises TimeoutError when nothing more is heard of the request."""
+        pause = ASK_AGAIN_SECONDS
+        while not reply.done():
+            await _first_of(reply, heard, self._under_way.timeout)
+            if not reply.done() and not heard.is_set():
+                raise TimeoutError
+            heard.clear()
+            await _first_of(reply, heard, random.uniform(pause / 2, pause))
+            if not reply.done():
+                self._ask_again()
+                pause = min(2 * pause, ASK_AGAIN_SECONDS_AT_MOST)
+
+
+async def _first_of(reply: Expected, heard: asyncio.Event, seconds: float) -> None:
+    """Return when there is an answer, when the request was heard of, or after so many seconds."""
+    hearing = asyncio.ensure_future(heard.wait())
+    waited: set[asyncio.Future[Any]] = {reply, hearing}
+    try:
+        await asyncio.wait(waited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        hearing.cancel()
 
 
 class SentHistory(SentRun[RunHistory]):
