@@ -11,6 +11,7 @@ from statewright_worker.storage.transactions import Storage
 from statewright_worker.storage.writing import Part, Row, delete, insert
 
 SOON_SECONDS: Final = 2
+MOVED_AT_ONCE: Final = 10_000
 
 TIMER_COLUMNS: Final[Columns] = (
     ("kind", "text"),
@@ -38,10 +39,13 @@ READ_TIMERS: Final = """
 # A renewed lease does not move its timer. Here all timers are moved that come due soon and whose leases were renewed.
 # One by one, each would take a request and a look of its own.
 FOLLOW_LEASES: Final = f"""
-    UPDATE timer SET due = lease.ends FROM lease
-    WHERE timer.partition = $1 AND timer.kind = 'lease'
-        AND timer.due <= statement_timestamp() + interval '{SOON_SECONDS} seconds'
-        AND lease.run_id = timer.id AND lease.executor IS NULL AND lease.ends > timer.due
+    UPDATE timer SET due = renewed.ends FROM (
+        SELECT timer.id, lease.ends FROM timer JOIN lease ON lease.run_id = timer.id
+        WHERE timer.partition = $1 AND timer.kind = 'lease'
+            AND timer.due <= statement_timestamp() + interval '{SOON_SECONDS} seconds'
+            AND lease.executor IS NULL AND lease.ends > timer.due
+        ORDER BY timer.due LIMIT {MOVED_AT_ONCE}
+    ) AS renewed WHERE timer.kind = 'lease' AND timer.id = renewed.id
 """
 
 
