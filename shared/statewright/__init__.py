@@ -27,7 +27,8 @@ from statewright.errors import (
     UnreadableAnswer,
 )
 from statewright.events import Event
-from statewright.runs import ConcurrencyLimit, FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
+from statewright.limits import ConcurrencyLimit, LimitScope, SlotHolder, Waiter
+from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.states import TERMINAL_STATES, ProposedState, State, StateDetails, StateType
 from statewright.subscription import Subscription
 from statewright.verdicts import SetStateStatus, Verdict
@@ -47,6 +48,7 @@ __all__ = [
     "InvalidRequest",
     "KeepAlive",
     "LeaseLost",
+    "LimitScope",
     "MessageTooLarge",
     "NoAnswer",
     "NotOpen",
@@ -67,6 +69,7 @@ __all__ = [
     "Sent",
     "SentRun",
     "SetStateStatus",
+    "SlotHolder",
     "State",
     "StateDetails",
     "StateType",
@@ -75,4 +78,5 @@ __all__ = [
     "TaskRun",
     "UnreadableAnswer",
     "Verdict",
+    "Waiter",
 ]

@@ -38,6 +38,11 @@ def id_of_executor(name: str, partition: int) -> UUID:
     return id_from_key(f"executor {partition} {name}")
 
 
+def partition_of_limit(scope: str, key: str, partitions: int) -> int:
+    """Return the partition in which a limit is administered: that of the tag, or of the tag `scope:key`."""
+    return partition_of_tag(key if scope == "tag" else f"{scope}:{key}", partitions)
+
+
 class IdSource:
     """Makes UUIDv7 ids; the clock (seconds since 1970) and the entropy (an integer of so many bits) are injected.
 

@@ -6,15 +6,16 @@ field of an entry on the producer's reply stream: its name is the request's id, 
 
 import json
 from enum import StrEnum
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self, TypeVar
 from uuid import UUID
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
 from statewright.events import Era, Event
-from statewright.runs import ConcurrencyLimit, FlowRun, RunHistory, RunPolicy, TaskRun
-from statewright.states import ProposedState, StateType
-from statewright.values import MAX_PARTITIONS, MAX_POSITION, Frozen, Message, Moment, Name, Tags
+from statewright.limits import ConcurrencyLimit, LimitName, LimitScope
+from statewright.runs import FlowRun, RunHistory, RunPolicy, TaskRun
+from statewright.states import LeaseSeconds, ProposedState, StateType
+from statewright.values import MAX_PARTITIONS, MAX_POSITION, TAKES_DURATIONS, Frozen, Message, Moment, Name, Tags
 from statewright.verdicts import Verdict
 
 PROTOCOL_VERSION: Final = 1
@@ -22,10 +23,17 @@ MAX_CONCURRENCY_LIMIT: Final = 1_000_000
 MAX_PRIORITY: Final = 1_000_000
 MAX_RUNS_OF_HEARTBEAT: Final = 1_000
 MAX_PARK_SECONDS: Final = 10 * 365 * 86_400
+MAX_PERIOD_SECONDS: Final = 10 * 365 * 86_400
+ONE_OF_THREE: Final = "a limit is named by exactly one of tag, name and deployment_id"
 
 Position = Annotated[int, Field(ge=0, le=MAX_POSITION)]
 ParkSeconds = Annotated[float, Field(ge=0, le=MAX_PARK_SECONDS, allow_inf_nan=False)]
+PeriodSeconds = Annotated[float, Field(ge=0.001, le=MAX_PERIOD_SECONDS, allow_inf_nan=False), TAKES_DURATIONS]
 ApiVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){0,3}$")]
+
+Given = TypeVar("Given")
+Left = Annotated[Given | None, Field(exclude_if=lambda given: given is None)]
+"""A field that is left out of the message when it is None, whatever else is None there."""
 
 
 class _Request(Frozen):
@@ -124,26 +132,88 @@ class Heartbeat(_Request):
         return self
 
 
-class SetLimit(_Request):
-    """Set the concurrency limit on a tag; None removes it and frees its slots."""
+class _OfLimit(_Request):
+    """What a request about a limit names it by: one of the three fields."""
+
+    tag: Left[Name] = None
+    name: Left[Name] = None
+    deployment_id: Left[UUID] = None
+
+    @model_validator(mode="after")
+    def _is_of_one(self) -> Self:
+        if sum(given is not None for given in (self.tag, self.name, self.deployment_id)) != 1:
+            raise ValueError(ONE_OF_THREE)
+        return self
+
+    @property
+    def limit(self) -> LimitName:
+        """The limit that is meant."""
+        if self.tag is not None:
+            return LimitName(LimitScope.TAG, self.tag)
+        if self.name is not None:
+            return LimitName(LimitScope.NAME, self.name)
+        return LimitName(LimitScope.DEPLOYMENT, str(self.deployment_id))
+
+    @property
+    def named_by(self) -> str:
+        """The field that names it."""
+        return {LimitScope.TAG: "tag", LimitScope.NAME: "name", LimitScope.DEPLOYMENT: "deployment_id"}[
+            self.limit.scope
+        ]
+
+
+class SetLimit(_OfLimit):
+    """Set a limit; None removes it and frees its slots.
+
+    With a period it is a rate: so many runs may become RUNNING in a period. `lease_seconds` is the lease of its runs
+    that ask for none.
+    """
 
     type: Literal["set_limit"] = "set_limit"
-    tag: Name
     concurrency_limit: Annotated[int, Field(ge=0, le=MAX_CONCURRENCY_LIMIT)] | None
+    period_seconds: Left[PeriodSeconds] = None
+    lease_seconds: Left[LeaseSeconds] = None
+
+    @model_validator(mode="after")
+    def _is_set_or_removed(self) -> Self:
+        if self.concurrency_limit is None and (self.period_seconds is not None or self.lease_seconds is not None):
+            raise ValueError(
+                "a limit without a concurrency_limit is removed: it has no period_seconds or lease_seconds"
+            )
+        return self
 
 
-class ReadLimit(_Request):
-    """Read the concurrency limit on a tag and who holds its slots."""
+class ReadLimit(_OfLimit):
+    """Read a limit and who holds its slots."""
 
     type: Literal["read_limit"] = "read_limit"
-    tag: Name
+
+
+class ReadLimits(_Request):
+    """Read all limits without their holders, a page at a time; any partition answers.
+
+    A page holds the limits behind the place `after`, where the page before it has ended.
+    """
+
+    type: Literal["read_limits"] = "read_limits"
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    after: Position = 0
 
 
 CreateRun = CreateFlowRun | CreateTaskRun
 RunRequest = CreateFlowRun | CreateTaskRun | Propose | ReadRun
 LimitRequest = SetLimit | ReadLimit
 Request = Annotated[
-    CreateFlowRun | CreateTaskRun | Propose | Withdraw | ReadRun | ReadEvents | SetLimit | ReadLimit | Heartbeat,
+    CreateFlowRun
+    | CreateTaskRun
+    | Propose
+    | Withdraw
+    | Heartbeat
+    | ReadRun
+    | ReadEvents
+    | SetLimit
+    | ReadLimit
+    | ReadLimits,
     Field(discriminator="type"),
 ]
 REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Request)
@@ -216,7 +286,7 @@ class EventsReply(Frozen):
 
 
 class LimitReply(Frozen):
-    """A limit as it stands; None when the tag has none."""
+    """A limit as it stands; None when there is none."""
 
     type: Literal["limit"] = "limit"
     limit: ConcurrencyLimit | None = None
@@ -249,6 +319,15 @@ class HeartbeatReply(Frozen):
     leases: tuple[RenewedLease, ...] = ()
 
 
+class LimitsReply(Frozen):
+    """A page of all limits, each without its holders and waiters."""
+
+    type: Literal["limits"] = "limits"
+    limits: tuple[ConcurrencyLimit, ...]
+    next: int | None = None
+    """Where to read on; None when there are no more."""
+
+
 class ErrorReply(Frozen):
     """A request that was not carried out, why, and which field was to blame. Nothing was written for it."""
 
@@ -267,6 +346,7 @@ Reply = (
     | EventsReply
     | LimitReply
     | HeartbeatReply
+    | LimitsReply
     | ErrorReply
 )
 REPLY: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])

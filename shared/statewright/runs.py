@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from statewright.states import State, StateType
 from statewright.values import TAKES_DURATIONS, Frozen, Name, Offered, Tags
@@ -14,9 +14,19 @@ MAX_RETRY_DELAY_SECONDS = 10 * 365 * 86_400
 MAX_RETRIES = 1_000_000
 MAX_RETRY_DELAYS = 100
 MAX_PAUSE_KEYS = 100
+MAX_NAMED_LIMITS = 100
 
 RetryDelay = Annotated[float, Field(ge=0, le=MAX_RETRY_DELAY_SECONDS, allow_inf_nan=False)]
 RetryDelays = Annotated[tuple[RetryDelay, ...], Field(max_length=MAX_RETRY_DELAYS)]
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("names a limit twice")
+    return names
+
+
+LimitNames = Annotated[tuple[Name, ...], Field(max_length=MAX_NAMED_LIMITS), AfterValidator(_distinct)]
 
 
 class RunKind(StrEnum):
@@ -27,7 +37,8 @@ class RunKind(StrEnum):
 
 
 class RunPolicy(Offered):
-    """How a run is retried, and the marks that pausing leaves on it. It is small: it stands in every row of its run.
+    """How a run is retried, which named limits it asks for, and the marks that pausing leaves on it. It is small: it
+    stands in every row of its run.
 
     Raises InvalidRequest, naming the field, for what the protocol does not take.
     """
@@ -41,6 +52,9 @@ class RunPolicy(Offered):
     pause_keys: Annotated[frozenset[Name], Field(max_length=MAX_PAUSE_KEYS)] = frozenset()
     resuming: bool = False
     retry_type: Literal["in_process", "reschedule"] | None = None
+    # Left out where it is empty, so that clients and workers of an earlier version understand the others.
+    limits: Annotated[LimitNames, Field(exclude_if=lambda names: not names)] = ()
+    """The named limits of which the run takes a slot each while it is RUNNING."""
 
 
 class Run(Frozen):
@@ -94,11 +108,3 @@ class RunHistory(Frozen):
 
     run: Annotated[FlowRun | TaskRun, Field(discriminator="kind")]
     states: tuple[State, ...]
-
-
-class ConcurrencyLimit(Frozen):
-    """At most `concurrency_limit` task runs that carry `tag` are RUNNING; `active_slots` are those that are."""
-
-    tag: Name
-    concurrency_limit: int
-    active_slots: tuple[UUID, ...] = ()

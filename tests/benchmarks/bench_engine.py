@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from statewright import ProposedState, RunPolicy, State, StateType
 from statewright.ids import IdSource
+from statewright.limits import LimitName, LimitScope
 from statewright_worker.orchestration import BaseOrchestrationPolicy
 from statewright_worker.orchestration import core_policy as core
 from statewright_worker.orchestration.engine import Engine, Policy, Proposal
@@ -18,9 +19,7 @@ from statewright_worker.orchestration.records import (
     AnyRunRecord,
     CacheEntry,
     FlowRunRecord,
-    LimitName,
     LimitRecord,
-    LimitScope,
     TaskRunRecord,
 )
 from statewright_worker.orchestration.unit_of_work import UnitOfWork

@@ -140,7 +140,7 @@ def test_a_worker_without_redis_says_so(deployment: Deployment) -> None:
 
 def test_the_help_names_every_command() -> None:
     text = statewright("--help").stdout
-    assert all(command in text for command in ("worker", "migrate", "dev", "demo", "bench"))
+    assert all(command in text for command in ("worker", "migrate", "dev", "demo", "bench", "limits"))
 
 
 async def test_an_idle_worker_stays_idle(deployment: Deployment) -> None:

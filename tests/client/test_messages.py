@@ -14,16 +14,19 @@ from statewright import (
     ConcurrencyLimit,
     FlowRun,
     InvalidRequest,
+    LimitScope,
     ProposedState,
     RunHistory,
     RunKind,
     RunPolicy,
     SetStateStatus,
+    SlotHolder,
     State,
     StateDetails,
     StateType,
     TaskRun,
     Verdict,
+    Waiter,
 )
 from statewright.events import Era, Event, EventResource, EventState, Transition
 from statewright.messages import (
@@ -34,12 +37,18 @@ from statewright.messages import (
     ErrorCode,
     ErrorReply,
     EventsReply,
+    Heartbeat,
+    HeartbeatReply,
     HistoryReply,
     LimitReply,
+    LimitsReply,
+    LostRun,
     Propose,
     ReadEvents,
     ReadLimit,
+    ReadLimits,
     ReadRun,
+    RenewedLease,
     Reply,
     Request,
     RunReply,
@@ -80,6 +89,8 @@ DETAILS = st.builds(
     pause_reschedule=st.booleans(),
     refresh_cache=st.none() | st.booleans(),
     transition_id=st.none() | IDS,
+    lease=st.floats(0.001, 86_400),
+    executor=st.none() | NAMES,
 )
 STATES = st.builds(
     ProposedState,
@@ -97,9 +108,27 @@ REQUESTS = {
     CreateTaskRun: st.builds(CreateTaskRun, name=NAMES, tags=TAGS, policy=POLICIES, task_key=st.none() | NAMES),
     Propose: st.builds(Propose, state=STATES, force=st.booleans(), api_version=st.sampled_from([None, "0.8.2", "3"])),
     ReadRun: st.builds(ReadRun, after=POSITIONS),
+    Heartbeat: st.lists(st.tuples(IDS, st.none() | IDS), min_size=1, max_size=3).flatmap(
+        lambda held: st.builds(
+            Heartbeat,
+            partition=st.integers(0, 1_023),
+            run_ids=st.just(tuple(run_id for run_id, _ in held)),
+            state_ids=st.sampled_from([None, tuple(state_id for _, state_id in held)]),
+            executor=st.none() | NAMES,
+            tell=st.booleans(),
+        )
+    ),
     ReadEvents: st.builds(ReadEvents, partition=st.integers(0, 1_023), after=POSITIONS),
-    SetLimit: st.builds(SetLimit, tag=NAMES, concurrency_limit=st.none() | st.integers(0, 1_000_000)),
-    ReadLimit: st.builds(ReadLimit, tag=NAMES),
+    SetLimit: st.builds(SetLimit, tag=NAMES, concurrency_limit=st.none() | st.integers(0, 1_000_000))
+    | st.builds(
+        SetLimit,
+        name=NAMES,
+        concurrency_limit=st.integers(0, 1_000_000),
+        period_seconds=st.none() | st.floats(0.001, 1e8),
+        lease_seconds=st.none() | st.floats(0.001, 86_400),
+    ),
+    ReadLimit: st.builds(ReadLimit, tag=NAMES) | st.builds(ReadLimit, deployment_id=IDS),
+    ReadLimits: st.builds(ReadLimits, partition=st.integers(0, 1_023), after=POSITIONS),
 }
 
 RUNNING = State.running().stamped(ID, NOW, NOW)
@@ -133,11 +162,30 @@ REPLIES: list[Reply] = [
     RunReply(run=FLOW_RUN),
     RunReply(run=TASK_RUN),
     HistoryReply(history=RunHistory(run=FLOW_RUN, states=(RUNNING, RUNNING))),
-    LimitReply(limit=ConcurrencyLimit(tag="db", concurrency_limit=1, active_slots=(ID,))),
+    LimitReply(
+        limit=ConcurrencyLimit(
+            scope=LimitScope.TAG,
+            key="db",
+            concurrency_limit=1,
+            period_seconds=0.5,
+            lease_seconds=30,
+            free=0,
+            held=1,
+            holders=(SlotHolder(run_id=ID, kind=RunKind.TASK_RUN, name="load", since=NOW, lease_ends=NOW),),
+            waiting=1,
+            waiters=(Waiter(proposal_id=ID, run_id=ID, name="load", priority=-1, since=NOW),),
+        )
+    ),
+    LimitsReply(limits=(ConcurrencyLimit(scope=LimitScope.NAME, key="gpu", concurrency_limit=1, free=1),), next=7),
+    LimitsReply(limits=()),
     HistoryReply(history=RunHistory(run=FLOW_RUN, states=(RUNNING,)), next=1),
     EventsReply(events=(EVENT,), eras=(ERA,), up_to=17),
     EventsReply(events=(), up_to=17),
     LimitReply(limit=None),
+    HeartbeatReply(
+        lost=(LostRun(run_id=ID), LostRun(run_id=ID, state_type=StateType.CRASHED, state_name="Crashed", executor="e")),
+        leases=(RenewedLease(run_id=ID, state_id=ID, seconds=1.5),),
+    ),
     ErrorReply(code=ErrorCode.INVALID_MESSAGE, message="no", field="state.type"),
 ]
 
@@ -276,6 +324,12 @@ def test_an_unknown_type_is_refused_as_such(fields: dict[str, Any]) -> None:
         ({"type": "create_flow_run", "run_id": str(ID), "name": ""}, "create_flow_run.name"),
         ({"type": "create_task_run", "run_id": str(ID), "name": "n", "tags": ["t"] * 101}, "create_task_run.tags"),
         ({"type": "set_limit", "tag": "db"}, "set_limit.concurrency_limit"),
+        ({"type": "set_limit", "tag": "db", "concurrency_limit": 1, "period_seconds": 0}, "set_limit.period_seconds"),
+        ({"type": "set_limit", "tag": "db", "concurrency_limit": 1, "lease_seconds": -1}, "set_limit.lease_seconds"),
+        ({"type": "set_limit", "concurrency_limit": 1}, "set_limit"),
+        ({"type": "set_limit", "tag": "db", "concurrency_limit": None, "period_seconds": 1}, "set_limit"),
+        ({"type": "read_limit", "tag": "db", "name": "gpu"}, "read_limit"),
+        ({"type": "read_limits", "partition": 1_024}, "read_limits.partition"),
         ({"type": "set_limit", "tag": "db", "concurrency_limit": -1}, "set_limit.concurrency_limit"),
         ({"type": "read_limit", "tag": "x" * 201}, "read_limit.tag"),
     ],

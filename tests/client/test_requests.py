@@ -1,5 +1,6 @@
 """What a client sends is made without one: arguments become messages, or an error that names them."""
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -8,6 +9,7 @@ import pytest
 from statewright import FlowRun, InvalidRequest, MessageTooLarge, RunPolicy, State
 from statewright.client import requests
 from statewright.ids import IdSource, id_from_key, tree_tag
+from statewright.limits import LimitScope
 from statewright.messages import CreateFlowRun, CreateTaskRun, ReadLimit, SetLimit, request_from
 from tests.client.test_messages import NOW
 
@@ -57,6 +59,18 @@ def test_what_is_left_out_is_what_the_protocol_has() -> None:
         ("proposal_id", lambda: requests.id_of_proposal("no id")),
         ("concurrency_limit", lambda: requests.set_limit("tag", -1)),
         ("tag", lambda: requests.read_limit("")),
+        ("name", lambda: requests.read_limit(None, name="")),
+        ("tag", lambda: requests.read_limit(None)),
+        ("name", lambda: requests.read_limit("tag", name="gpu")),
+        ("deployment_id", lambda: requests.set_limit(None, 1, name="gpu", deployment_id=ID)),
+        ("deployment_id", lambda: requests.set_limit(None, 1, deployment_id="no id")),
+        ("concurrency_limit", lambda: requests.set_limit("tag", ...)),
+        ("period", lambda: requests.set_limit("tag", None, period=1)),
+        ("lease", lambda: requests.set_limit("tag", None, lease=1)),
+        ("period_seconds", lambda: requests.set_limit("tag", 1, period=0)),
+        ("lease_seconds", lambda: requests.set_limit("tag", 1, lease=-1)),
+        ("limits", lambda: RunPolicy(limits=("gpu", "gpu"))),
+        ("limits", lambda: RunPolicy(limits=tuple(map(str, range(101))))),
         ("proposals.3", lambda: requests.options_of(3, 7)),
     ],
 )
@@ -64,6 +78,21 @@ def test_a_wrong_argument_is_named(field: str, make: Any) -> None:
     with pytest.raises(InvalidRequest) as raised:
         make()
     assert raised.value.field == field
+
+
+def test_a_limit_is_named_by_what_it_is_on() -> None:
+    made = requests.set_limit(None, 3, name="gpu", period=timedelta(minutes=1), lease=30)
+    assert made == SetLimit(name="gpu", concurrency_limit=3, period_seconds=60, lease_seconds=30)
+    assert made.limit == (LimitScope.NAME, "gpu")
+    assert requests.read_limit(None, deployment_id=str(ID)).limit == (LimitScope.DEPLOYMENT, str(ID))
+    assert requests.read_limit("db").limit == (LimitScope.TAG, "db")
+
+
+def test_a_policy_keeps_the_order_of_the_limits_that_it_names_and_says_nothing_of_none() -> None:
+    policy = RunPolicy(limits=("b", "a"))
+    assert policy.limits == ("b", "a")
+    assert RunPolicy.model_validate_json(policy.model_dump_json()) == policy
+    assert "limits" not in RunPolicy().model_dump_json()
 
 
 def test_a_request_is_as_long_as_is_accepted() -> None:

@@ -7,6 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from statewright.ids import IdSource
+from statewright.limits import LimitName, LimitScope
 from statewright.runs import RunHistory, RunPolicy
 from statewright.states import ProposedState
 from statewright.verdicts import Verdict
@@ -14,9 +15,7 @@ from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.records import (
     AnyRunRecord,
     FlowRunRecord,
-    LimitName,
     LimitRecord,
-    LimitScope,
     TaskRunRecord,
 )
 from statewright_worker.orchestration.unit_of_work import UnitOfWork

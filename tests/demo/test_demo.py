@@ -7,17 +7,16 @@ from datetime import UTC, datetime
 import pytest
 import typer
 
-from statewright import ConcurrencyLimit, Event, RunHistory, State, StateType, TaskRun
+from statewright import ConcurrencyLimit, Event, LimitScope, RunHistory, RunKind, SlotHolder, State, StateType, TaskRun
 from statewright.events import EventResource, EventState, Transition
 from statewright.ids import IdSource
-from statewright.runs import RunKind
 from statewright_worker.demo.demo import DemoFailed, Interruption, check
 from statewright_worker.demo.journal import Answered, Heard, Journal
 from statewright_worker.demo.story import DATABASE, Ending
 
 NOW = datetime.now(UTC)
 IDS = IdSource()
-FREE = ConcurrencyLimit(tag=DATABASE, concurrency_limit=2)
+FREE = ConcurrencyLimit(scope=LimitScope.TAG, key=DATABASE, concurrency_limit=2, free=2)
 
 
 class Unseen:
@@ -89,7 +88,8 @@ def test_a_run_that_has_not_completed_fails_the_demo() -> None:
 
 def test_a_slot_that_is_still_held_fails_the_demo() -> None:
     told = completed()
-    held = ConcurrencyLimit(tag=DATABASE, concurrency_limit=2, active_slots=(told.run.id,))
+    holder = SlotHolder(run_id=told.run.id, kind=RunKind.TASK_RUN, name="task", since=NOW)
+    held = FREE.model_copy(update={"held": 1, "free": 1, "holders": (holder,)})
     for limit in (held, None):
         with pytest.raises(DemoFailed, match="a slot is still held"):
             check(journal_of(told, told.states), Ending([told], limit))

@@ -2,7 +2,8 @@
 
 from uuid import uuid4
 
-from statewright.messages import ReadLimit, ReadRun, Request, SetLimit
+from statewright import State
+from statewright.messages import Propose, ReadLimit, ReadRun, Request, SetLimit
 from statewright_worker.drain.drain import SEGMENT_BYTES, segments
 from statewright_worker.requests.base import Incoming
 from statewright_worker.requests.kinds import kind_of
@@ -10,6 +11,7 @@ from statewright_worker.streams.proposals import Entry
 
 READ = ReadLimit(tag="database")
 SET = SetLimit(tag="database", concurrency_limit=1)
+PROPOSE = Propose(run_id=uuid4(), state=State.pending())
 HALF = bytes(SEGMENT_BYTES // 2)
 
 
@@ -32,8 +34,8 @@ def test_large_answers_count_as_much_as_large_messages() -> None:
 
 
 def test_a_segment_does_not_outgrow_a_statement() -> None:
-    assert lengths(*[taken(READ, HALF)] * 5) == [2, 2, 1]
+    assert lengths(*[taken(PROPOSE, HALF)] * 5) == [2, 2, 1]
 
 
 def test_a_message_that_is_too_large_for_a_segment_stands_alone() -> None:
-    assert lengths(taken(READ), taken(READ, HALF + HALF + b"."), taken(READ)) == [1, 1, 1]
+    assert lengths(taken(PROPOSE), taken(PROPOSE, HALF + HALF + b"."), taken(PROPOSE)) == [1, 1, 1]

@@ -75,7 +75,7 @@ class HouseFlowPolicy(BaseOrchestrationPolicy):
 
 
 class StayOutOfWhatIsInUse(BaseOrchestrationRule):
-    """Keeps a flow run from PENDING while a limit on its tags is full: no rule of Statewright's limits flow runs."""
+    """Keeps a flow run from PENDING while a limit on its tags is full: no rule of Statewright's asks about them."""
 
     FROM_STATES = frozenset({None})
     TO_STATES = frozenset({StateType.PENDING})

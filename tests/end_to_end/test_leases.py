@@ -96,6 +96,7 @@ async def test_a_silent_run_is_crashed_within_a_second_with_its_message_its_slot
         assert timedelta(seconds=LEASE) <= took <= timedelta(seconds=LEASE + PROMISED)
         limit = await client.read_limit("database")
         assert limit is not None
+        assert (limit.held, limit.free) == (0, 1)
         assert await rows(deployment, "concurrency_slot") == 0
         assert await rows(deployment, "lease") == 0
         assert await rows(deployment, "timer") == 0
@@ -384,3 +385,21 @@ async def test_leases_outlive_an_emptied_redis(deployment: Deployment) -> None:
 
             await until(crashed, seconds=3 + 2 + PROMISED)
             assert (await client.read_run(kept.run_id)).run.state_type is StateType.RUNNING
+
+
+async def test_a_limit_gives_its_lease_to_runs_that_ask_for_none(deployment: Deployment) -> None:
+    async with working(deployment) as client:
+        await client.set_limit("short", 3, lease=LEASE)
+        await client.set_limit("long", 3, lease=600)
+        events = await client.subscribe()
+        by_default = await running(client, lease=None, tags=["long", "short"])
+        own = await running(client, lease=60, tags=["short"])
+        assert by_default.state is not None
+        assert own.state is not None
+        assert (by_default.state.state_details.lease, own.state.state_details.lease) == (LEASE, 60)
+        event = await event_of(events, by_default.run_id, StateType.CRASHED)
+        assert "The lease of 1 s ended" in (event.resource.state_message or "")
+        limit = await client.read_limit("short")
+        assert limit is not None
+        assert [holder.run_id for holder in limit.holders] == [own.run_id]
+        assert limit.holders[0].lease_ends is not None

@@ -82,8 +82,10 @@ async def test_who_asks_again_is_told_since_when_it_is_parked_and_gets_the_answe
             await other.propose(run, State.completed(), on_wait="park", proposal_id=proposal)
         verdict = await again
 
-    assert isinstance(sent, SentParking) and isinstance(again, SentParking)
-    assert sent.parked is not None and again.parked is not None
+    assert isinstance(sent, SentParking)
+    assert isinstance(again, SentParking)
+    assert sent.parked is not None
+    assert again.parked is not None
     assert sent.parked.since == again.parked.since
     assert verdict.accepted
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from statewright import Event, ProposedState, State, StateDetails, StateType, Verdict
 from statewright.ids import IdSource
+from statewright.limits import LimitName, LimitScope
 from statewright_worker.orchestration import (
     ALL_ORCHESTRATION_STATES,
     BaseOrchestrationPolicy,
@@ -23,9 +24,7 @@ from statewright_worker.orchestration.records import (
     AnyRunRecord,
     CacheEntry,
     FlowRunRecord,
-    LimitName,
     LimitRecord,
-    LimitScope,
     TaskRunRecord,
 )
 from statewright_worker.streams.encoding import event_body
@@ -73,14 +72,17 @@ def on_tag(tag: str) -> LimitName:
     return LimitName(LimitScope.TAG, tag)
 
 
-def limit_on(tag: str, concurrency_limit: int, *holders: AnyRunRecord) -> LimitRecord:
+def limit_on(
+    key: str, concurrency_limit: int, *holders: AnyRunRecord, scope: LimitScope = LimitScope.TAG, **terms: Any
+) -> LimitRecord:
     return LimitRecord(
         id=next(_limit_ids),
-        scope=LimitScope.TAG,
-        key=tag,
+        scope=scope,
+        key=key,
         concurrency_limit=concurrency_limit,
         slots_held=len(holders),
         holders={run.id for run in holders},
+        **terms,
     )
 
 

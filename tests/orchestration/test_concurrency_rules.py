@@ -1,13 +1,15 @@
 """SecureTaskConcurrencySlots and ReleaseTaskConcurrencySlots: slots are held while RUNNING, and only then."""
 
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 
 from statewright import ProposedState, RunPolicy, SetStateStatus, State, StateType
+from statewright.limits import LimitScope
 from statewright_worker.orchestration import Engine, OrchestrationSettings, UnitOfWork
 from statewright_worker.orchestration.core_policy import ReleaseTaskConcurrencySlots
-from statewright_worker.orchestration.records import LimitRecord, TaskRunRecord
+from statewright_worker.orchestration.records import AnyRunRecord, LimitRecord, TaskRunRecord
 from tests.orchestration.builders import (
     NOW,
     acting,
@@ -146,8 +148,8 @@ async def test_a_slot_is_given_back_when_a_later_rule_delays_the_transition() ->
 async def test_a_slot_that_was_held_before_is_kept_when_a_later_rule_delays_the_transition() -> None:
     limit, fresh = limit_on("db", 1), limit_on("fresh", 1)
     work, run = tagged_run(limit, fresh)
-    limit.holders, limit.slots_held = {run.id}, 1
     await put(work, run, State.scheduled(NOW + seconds(60)))
+    limit.holders, limit.slots_held = {run.id}, 1
     await propose(work, run, State.running())
     assert (limit.holders, fresh.holders) == ({run.id}, set())
 
@@ -159,7 +161,7 @@ async def test_force_takes_no_slot_and_asks_for_none() -> None:
     assert run.id not in full.holders
 
 
-async def test_flow_runs_are_not_limited() -> None:
+async def test_tags_do_not_limit_flow_runs() -> None:
     run = flow_run(tags=("db",))
     limit = limit_on("db", 0)
     assert (await propose(work_with(run, limits=[limit]), run, State.running())).status is SetStateStatus.ACCEPT
@@ -288,3 +290,127 @@ async def test_a_transition_that_was_aborted_names_no_release() -> None:
     assert aborted.status is SetStateStatus.ABORT
     assert "ReleaseTaskConcurrencySlots" not in (*aborted.rule_signature, *aborted.finalization_signature)
     assert work.limits[on_tag("a")].holders == {run.id}
+
+
+# -- limits of every scope ---------------------------------------------------------------------------------------------
+
+
+def named(key: str, concurrency_limit: int, *holders: AnyRunRecord, **terms: Any) -> LimitRecord:
+    return limit_on(key, concurrency_limit, *holders, scope=LimitScope.NAME, **terms)
+
+
+def of_deployment(key: object, concurrency_limit: int, *holders: AnyRunRecord) -> LimitRecord:
+    return limit_on(str(key), concurrency_limit, *holders, scope=LimitScope.DEPLOYMENT)
+
+
+def asking_for(*names: str) -> RunPolicy:
+    return RunPolicy(limits=names)
+
+
+@pytest.mark.parametrize("make", [flow_run, task_run])
+async def test_a_run_of_either_kind_takes_a_slot_of_each_limit_that_its_policy_names(make: Any) -> None:
+    gpu, licence, other = named("gpu", 1), named("licence", 2), named("other", 1)
+    run = make(policy=asking_for("licence", "gpu", "unlimited"))
+    work = work_with(run, limits=[gpu, licence, other])
+    verdict = await propose(work, run, State.running())
+    assert verdict.status is SetStateStatus.ACCEPT
+    assert [limit.holders for limit in (gpu, licence, other)] == [{run.id}, {run.id}, set()]
+    await propose(work, run, State.completed())
+    assert work.slots_taken == work.slots_released == gpu.holders == licence.holders == set()
+
+
+async def test_a_named_limit_serves_runs_of_both_kinds() -> None:
+    gpu = named("gpu", 1)
+    flow, task = flow_run(policy=asking_for("gpu")), task_run(policy=asking_for("gpu"))
+    work = work_with(flow, task, limits=[gpu])
+    assert (await propose(work, flow, State.running())).status is SetStateStatus.ACCEPT
+    verdict = await propose(work, task, State.running())
+    assert (verdict.status, verdict.delay_seconds) == (SetStateStatus.WAIT, 30)
+    assert verdict.reason == 'Concurrency limit "gpu" has been reached'
+    await propose(work, flow, State.failed(), force=True)
+    assert (await propose(work, task, State.running())).status is SetStateStatus.ACCEPT
+
+
+async def test_a_flow_run_takes_a_slot_of_its_deployments_limit() -> None:
+    deployment = uuid4()
+    limit, other = of_deployment(deployment, 1), of_deployment(uuid4(), 1)
+    first, second = (flow_run(deployment_id=deployment) for _ in range(2))
+    work = work_with(first, second, limits=[limit, other])
+    accepted = await propose(work, first, State.running())
+    assert accepted.rule_signature == ("PreventRedundantTransitions", "SecureFlowConcurrencySlots")
+    assert accepted.finalization_signature == ("SecureFlowConcurrencySlots", "PreventRedundantTransitions")
+    waiting = await propose(work, second, State.running())
+    assert (waiting.status, waiting.reason) == (
+        SetStateStatus.WAIT,
+        f"Concurrency limit for the deployment {deployment} has been reached",
+    )
+    completed = await propose(work, first, State.completed())
+    assert completed.finalization_signature == ("ReleaseFlowConcurrencySlots",)
+    assert (limit.holders, other.holders) == (set(), set())
+
+
+async def test_tags_and_deployments_limit_the_kind_of_run_that_they_are_for() -> None:
+    deployment = uuid4()
+    limits = [limit_on("db", 0), limit_on(str(deployment), 0), named("db", 0), of_deployment("db", 0)]
+    flow, task = flow_run(tags=("db",), deployment_id=deployment), task_run(tags=("x",))
+    work = work_with(flow, task, limits=limits)
+    for run in (flow, task):
+        verdict = await propose(work, run, State.running())
+        assert verdict.status is SetStateStatus.ACCEPT
+        assert not any("FlowConcurrency" in rule for rule in verdict.rule_signature)
+
+
+@pytest.mark.parametrize(
+    ("limit", "run", "reason"),
+    [
+        (
+            named("gpu", 0),
+            task_run(policy=asking_for("gpu")),
+            'The concurrency limit "gpu" is 0 and will deadlock if the task tries to run again.',
+        ),
+        (
+            named("gpu", 0),
+            flow_run(policy=asking_for("gpu")),
+            'The concurrency limit "gpu" is 0 and will deadlock if the flow tries to run again.',
+        ),
+        (
+            of_deployment(UUID(int=7), 0),
+            flow_run(deployment_id=UUID(int=7)),
+            f"The concurrency limit on deployment {UUID(int=7)} is 0 and will deadlock if the flow tries to run again.",
+        ),
+    ],
+)
+async def test_a_limit_of_zero_aborts_whatever_it_is_on(limit: LimitRecord, run: AnyRunRecord, reason: str) -> None:
+    verdict = await propose(work_with(run, limits=[limit]), run, State.running())
+    assert (verdict.status, verdict.reason) == (SetStateStatus.ABORT, reason)
+
+
+async def test_limits_of_several_scopes_are_all_or_nothing() -> None:
+    deployment = uuid4()
+    mine, full = of_deployment(deployment, 1), named("gpu", 1, task_run())
+    run = flow_run(deployment_id=deployment, policy=asking_for("gpu"))
+    work = work_with(run, limits=[mine, full])
+    assert (await propose(work, run, State.running())).status is SetStateStatus.WAIT
+    assert (mine.holders, work.slots_taken) == (set(), set())
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_slots_are_given_back_under_a_policy_without_the_rule(force: bool) -> None:
+    limit = limit_on("db", 1)
+    work, run = await running_run(limit)
+    verdict = await propose(work, run, State.completed(), engine=engine_with(), force=force)
+    assert verdict.status is SetStateStatus.ACCEPT
+    assert limit.holders == set()
+
+
+def test_which_limits_a_run_asks_for() -> None:
+    deployment = uuid4()
+    flow = flow_run(tags=("db",), deployment_id=deployment, policy=asking_for("gpu", "a"))
+    task = task_run(tags=("z", "db", "z"), policy=asking_for("gpu"))
+    assert flow.limit_names() == [
+        (LimitScope.DEPLOYMENT, str(deployment)),
+        (LimitScope.NAME, "a"),
+        (LimitScope.NAME, "gpu"),
+    ]
+    assert task.limit_names() == [(LimitScope.TAG, "db"), (LimitScope.TAG, "z"), (LimitScope.NAME, "gpu")]
+    assert flow_run().limit_names() == task_run().limit_names() == []

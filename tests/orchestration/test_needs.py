@@ -19,7 +19,7 @@ from statewright_worker.orchestration.facts import Need
 from statewright_worker.orchestration.policies import Governing
 
 CORE = Engine()
-RELEASING = Need(Fact.LIMITS, RunKind.TASK_RUN, frozenset({StateType.RUNNING}))
+RELEASING = {Need(Fact.SLOTS, kind, frozenset({StateType.RUNNING})) for kind in RunKind}
 
 
 class KeepOneSlotFree(BaseOrchestrationRule):
@@ -47,26 +47,27 @@ def test_the_default_rules_ask_for_what_they_declare(state_type: StateType) -> N
         case StateType.RUNNING:
             any_type = ALL_ORCHESTRATION_STATES
             assert needs == {
-                Need(Fact.LIMITS, RunKind.TASK_RUN, any_type),
+                Need(Fact.SLOTS, RunKind.FLOW_RUN, any_type),
+                Need(Fact.SLOTS, RunKind.TASK_RUN, any_type),
                 Need(Fact.CACHED_STATE, RunKind.TASK_RUN, any_type),
             }
             assert all(need.from_types is any_type for need in needs)
         case StateType.FAILED:
             retrying = Need(Fact.FAILED_TASK_RUNS, RunKind.FLOW_RUN, frozenset({StateType.RUNNING}))
-            assert needs == {RELEASING, retrying}
+            assert needs == {*RELEASING, retrying}
         case _:
-            assert needs == {RELEASING}
+            assert needs == RELEASING
 
 
 @pytest.mark.parametrize("state_type", StateType)
 def test_what_is_forced_releases_slots_and_needs_no_more(state_type: StateType) -> None:
-    assert CORE.needs(state_type, force=True) == (RELEASING,)
+    assert set(CORE.needs(state_type, force=True)) == RELEASING
 
 
 def test_a_users_rule_is_asked_for_whatever_type_its_run_has() -> None:
     engine = Engine(flow_policy=OwnFlowPolicy)
     own = Need(Fact.LIMITS, RunKind.FLOW_RUN, ALL_ORCHESTRATION_STATES)
-    assert set(engine.needs(StateType.PAUSED, force=False)) == {RELEASING, own}
+    assert set(engine.needs(StateType.PAUSED, force=False)) == {*RELEASING, own}
     assert engine.needs(StateType.PENDING, force=False) == CORE.needs(StateType.PENDING, force=False)
 
 

@@ -43,8 +43,10 @@ DOCUMENTED: dict[type[BaseOrchestrationPolicy], list[str]] = {
     CoreFlowPolicy: [
         "HandleFlowTerminalStateTransitions",
         "PreventRedundantTransitions",
+        "SecureFlowConcurrencySlots",
         "WaitForScheduledTime",
         "RetryFailedFlows",
+        "ReleaseFlowConcurrencySlots",
     ],
     CoreTaskPolicy: [
         "CacheRetrieval",
@@ -58,7 +60,7 @@ DOCUMENTED: dict[type[BaseOrchestrationPolicy], list[str]] = {
         "CacheInsertion",
         "ReleaseTaskConcurrencySlots",
     ],
-    MinimalFlowPolicy: [],
+    MinimalFlowPolicy: ["ReleaseFlowConcurrencySlots"],
     MinimalTaskPolicy: ["ReleaseTaskConcurrencySlots"],
     GlobalFlowPolicy: [
         *COMMON,
@@ -73,11 +75,12 @@ DOCUMENTED: dict[type[BaseOrchestrationPolicy], list[str]] = {
 }
 
 COMPILED: list[tuple[type[BaseOrchestrationPolicy], StateType | None, StateType, list[str]]] = [
-    (CoreFlowPolicy, None, RUNNING, ["PreventRedundantTransitions"]),
-    (CoreFlowPolicy, RUNNING, FAILED, ["RetryFailedFlows"]),
-    (CoreFlowPolicy, FAILED, RUNNING, ["HandleFlowTerminalStateTransitions"]),
+    (CoreFlowPolicy, None, RUNNING, ["PreventRedundantTransitions", "SecureFlowConcurrencySlots"]),
+    (CoreFlowPolicy, RUNNING, FAILED, ["RetryFailedFlows", "ReleaseFlowConcurrencySlots"]),
+    (CoreFlowPolicy, FAILED, RUNNING, ["HandleFlowTerminalStateTransitions", "SecureFlowConcurrencySlots"]),
     (CoreFlowPolicy, StateType.SCHEDULED, COMPLETED, ["WaitForScheduledTime"]),
-    (CoreFlowPolicy, StateType.PAUSED, RUNNING, []),
+    (CoreFlowPolicy, StateType.PAUSED, RUNNING, ["SecureFlowConcurrencySlots"]),
+    (CoreFlowPolicy, StateType.PAUSED, FAILED, []),
     (CoreTaskPolicy, None, PENDING, ["PreventRedundantTransitions"]),
     (CoreTaskPolicy, RUNNING, FAILED, ["RetryFailedTasks", "ReleaseTaskConcurrencySlots"]),
     (CoreTaskPolicy, RUNNING, COMPLETED, ["CacheInsertion", "ReleaseTaskConcurrencySlots"]),

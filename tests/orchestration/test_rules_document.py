@@ -19,7 +19,7 @@ TRANSFORM_POLICIES: list[type[BaseOrchestrationPolicy]] = [
     FlowInstrumentation,
     TaskInstrumentation,
 ]
-PAGES = {"core policy", "global policy", "instrumentation policies"}
+PAGES = {"core policy", "global policy", "instrumentation policies", "none"}
 
 
 def rows(policy: type[BaseOrchestrationPolicy]) -> list[list[str]]:

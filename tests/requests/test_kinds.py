@@ -7,6 +7,7 @@ import pytest
 
 from statewright import State
 from statewright.ids import IdSource, partition_of, partition_of_tag
+from statewright.limits import LimitName, LimitScope
 from statewright.messages import (
     CreateFlowRun,
     CreateTaskRun,
@@ -14,6 +15,7 @@ from statewright.messages import (
     Propose,
     ReadEvents,
     ReadLimit,
+    ReadLimits,
     ReadRun,
     Request,
     SetLimit,
@@ -21,7 +23,6 @@ from statewright.messages import (
 )
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration import Engine
-from statewright_worker.orchestration.records import LimitName, LimitScope
 from statewright_worker.requests.answering import asked_by
 from statewright_worker.requests.base import Incoming
 from statewright_worker.requests.kinds import kind_of
@@ -42,6 +43,7 @@ EVERY: list[Any] = [
     ReadLimit(tag="database"),
     Withdraw(partition=3, proposal_id=OTHER),
     Heartbeat(partition=partition_of(RUN, PARTITIONS), run_ids=(RUN,)),
+    ReadLimits(partition=3, after=5),
 ]
 
 
@@ -65,6 +67,7 @@ def test_a_request_belongs_to_the_partition_of_what_it_is_about(request_: Any) -
         "read_events": ("partition", 3),
         "withdraw": ("partition", 3),
         "heartbeat": ("partition", partition_of(RUN, PARTITIONS)),
+        "read_limits": ("partition", 3),
         "set_limit": ("tag", partition_of_tag("database", PARTITIONS)),
         "read_limit": ("tag", partition_of_tag("database", PARTITIONS)),
     }.get(request_.type, ("run_id", partition_of(RUN, PARTITIONS)))
@@ -90,16 +93,12 @@ def test_requests_ask_for_runs_histories_events_and_limits() -> None:
     def runs(request: Any) -> set[UUID]:
         return asked(incoming(request)).runs.ids
 
-    assert [runs(request) for request in EVERY] == [
-        {RUN},
-        {RUN, OTHER},
-        {RUN, OTHER},
-        {RUN},
-        *[set()] * 5,
-    ]
+    assert [runs(request) for request in EVERY] == [{RUN}, {RUN, OTHER}, {RUN, OTHER}, {RUN}, *[set()] * 6]
     wanted = asked(*map(incoming, EVERY))
     assert wanted.histories.pages == {(RUN, 3)}
     assert wanted.changes.after == {5}
     assert (wanted.limits.read, wanted.limits.to_set) == ({LIMIT}, {LIMIT})
+    assert (wanted.limits.to_remove, wanted.limits.pages) == (set(), {5})
     removing = asked(incoming(SetLimit(tag="database", concurrency_limit=None)))
     assert (removing.limits.read, removing.limits.to_set) == ({LIMIT}, set())
+    assert removing.limits.to_remove == {LIMIT}

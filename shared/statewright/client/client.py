@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Any, Final, Self
 from uuid import UUID
 
@@ -22,9 +22,19 @@ from statewright.client.room import Bound
 from statewright.client.sent import Answer, Sent, SentHistory, SentParking, SentRun, UnderWay
 from statewright.connection import connection_pool
 from statewright.errors import LeaseLost, NotOpen, StatewrightError
-from statewright.ids import IdSource, partition_of, partition_of_tag
-from statewright.messages import EventsReply, Heartbeat, HeartbeatReply, HistoryReply, LimitRequest, Request, RunRequest
-from statewright.runs import ConcurrencyLimit, FlowRun, RunHistory, RunPolicy, TaskRun
+from statewright.ids import IdSource, partition_of
+from statewright.limits import ConcurrencyLimit
+from statewright.messages import (
+    EventsReply,
+    Heartbeat,
+    HeartbeatReply,
+    HistoryReply,
+    LimitRequest,
+    LimitsReply,
+    Request,
+    RunRequest,
+)
+from statewright.runs import FlowRun, RunHistory, RunPolicy, TaskRun
 from statewright.settings import ClientSettings
 from statewright.states import ProposedState, StateDetails
 from statewright.subscription import Subscription, positions_from
@@ -341,16 +351,51 @@ class Client:
     def _partition_of(self, run_id: UUID) -> int:
         return partition_of(run_id, self._partitions)
 
-    def set_limit(self, tag: str, concurrency_limit: int | None) -> Sent[ConcurrencyLimit | None]:
-        """Set how many task runs with `tag` may be RUNNING at once; None removes the limit.
+    def set_limit(
+        self,
+        tag: str | None = None,
+        concurrency_limit: int | EllipsisType | None = ...,
+        *,
+        name: str | None = None,
+        deployment_id: UUID | str | None = None,
+        period: Duration | None = None,
+        lease: Duration | None = None,
+    ) -> Sent[ConcurrencyLimit | None]:
+        """Set how many runs may be RUNNING at once; None removes the limit and frees its slots.
+
+        A limit is on task runs with a `tag`, on runs of either kind that ask for its `name` (`RunPolicy.limits`), or on
+        flow runs of a deployment. With a `period` it is a rate: so many runs may become RUNNING in a period, whose
+        slots come back one by one. `lease` is the lease of its runs that ask for none. Both are seconds, or durations.
 
         Lowering a limit below its current use stops nobody; it holds from the next proposal on.
         """
-        return self._send_to_limit(requests.set_limit(tag, concurrency_limit))
+        message = requests.set_limit(
+            tag, concurrency_limit, name=name, deployment_id=deployment_id, period=period, lease=lease
+        )
+        return self._send_to_limit(message)
 
-    def read_limit(self, tag: str) -> Sent[ConcurrencyLimit | None]:
-        """Read the limit on `tag` and the runs that hold its slots; None when there is no limit."""
-        return self._send_to_limit(requests.read_limit(tag))
+    def read_limit(
+        self, tag: str | None = None, *, name: str | None = None, deployment_id: UUID | str | None = None
+    ) -> Sent[ConcurrencyLimit | None]:
+        """Read a limit and the runs that hold its slots; None when there is no limit."""
+        return self._send_to_limit(requests.read_limit(tag, name=name, deployment_id=deployment_id))
+
+    async def list_limits(self) -> list[ConcurrencyLimit]:
+        """Return all limits as they stand, by scope and key, each without its holders and waiters.
+
+        Many come in several answers, each of which may take `answer_timeout` seconds; a limit that is set meanwhile
+        may be among them or not. Raises what awaiting an answer does.
+        """
+        self._check_that_it_is_open()
+        # Any partition will do, so that all share the work.
+        partition = partition_of(self._ids.new(), self._partitions)
+        found: list[ConcurrencyLimit] = []
+        after: int | None = 0
+        while after is not None:
+            page = await self._read_limits(partition, after)
+            found += page.limits
+            after = page.next
+        return sorted(found, key=lambda limit: (limit.scope, limit.key))
 
     async def subscribe(self, *, since: Mapping[int, int] | Mapping[str, int] | None = None) -> Subscription:
         """Return a subscription to all events from now on, or after the sequence numbers `since` per partition.
@@ -389,10 +434,13 @@ class Client:
         message = requests.read_events(partition, after)
         return Sent(self._send(home, message, partition, timeout=seconds), lambda reply: reply)
 
+    def _read_limits(self, partition: int, after: int) -> Sent[LimitsReply]:
+        home = self._check_that_it_is_open()
+        return Sent(self._send(home, requests.read_limits(partition, after), partition), lambda reply: reply)
+
     def _send_to_limit(self, message: LimitRequest) -> Sent[ConcurrencyLimit | None]:
         home = self._check_that_it_is_open()
-        partition = partition_of_tag(message.tag, self._partitions)
-        return Sent(self._send(home, message, partition), lambda reply: reply.limit)
+        return Sent(self._send(home, message, message.limit.partition(self._partitions)), lambda reply: reply.limit)
 
     def _send(
         self, home: Home, message: Request, partition: int, request_id: UUID | None = None, timeout: float | None = None

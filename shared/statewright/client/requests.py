@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from types import EllipsisType
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -12,12 +13,14 @@ from statewright.errors import InvalidRequest, MessageTooLarge
 from statewright.ids import IdSource, id_from_key, tree_tag
 from statewright.messages import (
     MAX_RUNS_OF_HEARTBEAT,
+    ONE_OF_THREE,
     CreateFlowRun,
     CreateTaskRun,
     Heartbeat,
     Propose,
     ReadEvents,
     ReadLimit,
+    ReadLimits,
     ReadRun,
     Request,
     SetLimit,
@@ -179,14 +182,44 @@ def read_events(partition: int, after: int) -> ReadEvents:
     return ReadEvents(partition=partition, after=after)
 
 
-def set_limit(tag: str, concurrency_limit: int | None) -> SetLimit:
-    """Return the request that a tag have a limit, or none. Raises InvalidRequest."""
-    return _checked(SetLimit, tag=tag, concurrency_limit=concurrency_limit)
+def set_limit(
+    tag: str | None,
+    concurrency_limit: int | EllipsisType | None,
+    *,
+    name: str | None = None,
+    deployment_id: UUID | str | None = None,
+    period: Duration | None = None,
+    lease: Duration | None = None,
+) -> SetLimit:
+    """Return the request that there be a limit on one of the three, or none. Raises InvalidRequest."""
+    if concurrency_limit is ...:
+        raise InvalidRequest("concurrency_limit", "must be given; None removes the limit")
+    if concurrency_limit is None:
+        for argument, given in {"period": period, "lease": lease}.items():
+            if given is not None:
+                raise InvalidRequest(argument, "a limit that is removed, because concurrency_limit is None, has none")
+    named = _name_of(tag, name, deployment_id)
+    return _checked(SetLimit, **named, concurrency_limit=concurrency_limit, period_seconds=period, lease_seconds=lease)
 
 
-def read_limit(tag: str) -> ReadLimit:
-    """Return the request for a tag's limit. Raises InvalidRequest."""
-    return _checked(ReadLimit, tag=tag)
+def read_limit(tag: str | None, *, name: str | None = None, deployment_id: UUID | str | None = None) -> ReadLimit:
+    """Return the request for the limit on one of the three. Raises InvalidRequest."""
+    return _checked(ReadLimit, **_name_of(tag, name, deployment_id))
+
+
+def read_limits(partition: int, after: int) -> ReadLimits:
+    """Return the request for the limits behind a place."""
+    return ReadLimits(partition=partition, after=after)
+
+
+def _name_of(tag: str | None, name: str | None, deployment_id: UUID | str | None) -> dict[str, object]:
+    limit = {"tag": tag, "name": name, "deployment_id": deployment_id}
+    given = [argument for argument, value in limit.items() if value is not None]
+    if len(given) != 1:
+        raise InvalidRequest(given[-1] if given else "tag", ONE_OF_THREE)
+    if deployment_id is not None:
+        return {"deployment_id": _uuid_of(deployment_id, "deployment_id")}
+    return {given[0]: limit[given[0]]}
 
 
 def options_of(number: int, proposal: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import typer
 from statewright_worker.cli.bench import bench
 from statewright_worker.cli.demo import demo
 from statewright_worker.cli.dev import dev
+from statewright_worker.cli.limits import limits
 from statewright_worker.cli.migrate import migrate
 from statewright_worker.cli.worker import worker
 
@@ -18,3 +19,4 @@ app = typer.Typer(
 # In the order in which the help lists them.
 for command in (worker, migrate, dev, demo, bench):
     app.command()(command)
+app.add_typer(limits, name="limits")

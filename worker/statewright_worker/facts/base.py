@@ -29,11 +29,11 @@ class Reading(NamedTuple):
 class Subject(ABC):
     """One subject of facts; each batch has an instance of its own, which holds what the batch asks for."""
 
-    FORETOLD: ClassVar[Fact | None] = None
-    """The fact of this subject that rules declare in NEEDS, None when they declare none."""
+    FORETOLD: ClassVar[frozenset[Fact]] = frozenset()
+    """The facts of this subject that rules declare in NEEDS."""
 
     def foretell(self, proposal: Propose, need: Need) -> None:
-        """Ask for what the proposal's rules may need; called only where the subject has a `FORETOLD` fact."""
+        """Ask for what the proposal's rules may need; called only where the fact is one of `FORETOLD`."""
         raise NotImplementedError
 
     @abstractmethod

@@ -73,7 +73,7 @@ class Asked:
             self.subjects[_FORETOLD[need.fact]].foretell(proposal, need)
 
 
-_FORETOLD: Final = {subject.FORETOLD: n for n, subject in enumerate(Asked().subjects) if subject.FORETOLD is not None}
+_FORETOLD: Final = {fact: n for n, subject in enumerate(Asked().subjects) for fact in subject.FORETOLD}
 """Where in `Asked.subjects` the subject of each declared fact stands."""
 
 

@@ -34,7 +34,7 @@ READ_CACHE: Final = f"""
 class Cache(Subject):
     """The newest cached state of each key that a batch's proposals name."""
 
-    FORETOLD = Fact.CACHED_STATE
+    FORETOLD = frozenset({Fact.CACHED_STATE})
 
     def __init__(self) -> None:
         self._keys: set[str] = set()

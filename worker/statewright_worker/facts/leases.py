@@ -115,10 +115,12 @@ class Leases(Subject):
             named |= held
             await reading.driver.execute(RENEW_EXECUTORS, reading.partition, work.now, list(self._beats_of))
             self._take(await reading.driver.fetch(READ_LEASES, list(held)), work)
-        unknown = [run_id for run_id in named if (lease := work.leases.get(run_id)) is None or not self._is_held(lease)]
+        unknown = [
+            run_id for run_id in named if (lease := work.leases.known.get(run_id)) is None or not self._is_held(lease)
+        ]
         if unknown:
             for row in await reading.driver.fetch(READ_STANDINGS, unknown):
-                work.standings[row["id"]] = standing_from(row)
+                work.leases.standings[row["id"]] = standing_from(row)
 
     def _is_held(self, lease: LeaseRecord) -> bool:
         if lease.executor is not None:
@@ -128,7 +130,7 @@ class Leases(Subject):
     @staticmethod
     async def _end(reading: Reading, work: UnitOfWork) -> None:
         rows = await reading.driver.fetch(READ_EXECUTORS, reading.partition)
-        work.executors = {id_of_executor(row["name"], reading.partition): row["ends"] for row in rows}
+        work.leases.executors = {id_of_executor(row["name"], reading.partition): row["ends"] for row in rows}
         ended = [row["name"] for row in rows if row["ends"] <= work.now]
         if ended:
             await reading.driver.execute(END_EXECUTORS, reading.partition, ended)
@@ -136,13 +138,14 @@ class Leases(Subject):
     @staticmethod
     def _take(rows: Iterable[Record], work: UnitOfWork) -> None:
         for row in rows:
-            work.leases[row["run_id"]] = LeaseRecord(*row)
+            work.leases.known[row["run_id"]] = LeaseRecord(*row)
 
     def parts(self, work: UnitOfWork, sequence: int) -> Iterator[tuple[Part, Sequence[Row]]]:
-        if not work.leases_begun and not work.leases_ended:
+        if not work.leases.changed:
             return
-        yield LEASES_ENDED, [(run_id,) for run_id in sorted(work.leases_ended)]
-        begun = sorted(work.leases_begun.values())
+        changed = sorted(work.leases.changed.items())
+        yield LEASES_ENDED, [(run_id,) for run_id, lease in changed if lease is None]
+        begun = [lease for _, lease in changed if lease is not None]
         yield LEASES_BEGUN, begun
         executors = {lease.executor: (lease.executor, lease.seconds, lease.ends) for lease in begun if lease.executor}
         yield EXECUTORS_SEEN, [executors[name] for name in sorted(executors)]

@@ -6,9 +6,10 @@ from uuid import UUID
 
 from asyncpg import Record
 
+from statewright.limits import LimitName, LimitScope
 from statewright_worker.facts.base import Reading, Subject
 from statewright_worker.facts.limits import Limits
-from statewright_worker.orchestration.records import LimitName, LimitScope, ParkedProposal
+from statewright_worker.orchestration.records import ParkedProposal
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.storage.columns import Columns
 from statewright_worker.storage.writing import Part, Row, delete, insert

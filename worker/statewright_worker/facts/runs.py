@@ -106,7 +106,7 @@ _stored_policies: dict[int, tuple[RunPolicy, str]] = {}
 class Runs(Subject):
     """The runs that a batch names, and the flow runs and parent task runs to which they belong."""
 
-    FORETOLD = Fact.FAILED_TASK_RUNS
+    FORETOLD = frozenset({Fact.FAILED_TASK_RUNS})
 
     def __init__(self) -> None:
         self.ids: set[UUID] = set()

@@ -3,7 +3,12 @@
 from statewright_worker.orchestration.policies import BaseOrchestrationPolicy, Governing
 from statewright_worker.orchestration.rules.bookkeeping import UpdateFlowRunTrackerOnTasks
 from statewright_worker.orchestration.rules.caching import CacheInsertion, CacheRetrieval
-from statewright_worker.orchestration.rules.concurrency import ReleaseTaskConcurrencySlots, SecureTaskConcurrencySlots
+from statewright_worker.orchestration.rules.concurrency import (
+    ReleaseFlowConcurrencySlots,
+    ReleaseTaskConcurrencySlots,
+    SecureFlowConcurrencySlots,
+    SecureTaskConcurrencySlots,
+)
 from statewright_worker.orchestration.rules.lifecycle import (
     HandleFlowTerminalStateTransitions,
     HandleTaskTerminalStateTransitions,
@@ -22,10 +27,12 @@ __all__ = [
     "MinimalFlowPolicy",
     "MinimalTaskPolicy",
     "PreventRedundantTransitions",
+    "ReleaseFlowConcurrencySlots",
     "ReleaseTaskConcurrencySlots",
     "RenameReruns",
     "RetryFailedFlows",
     "RetryFailedTasks",
+    "SecureFlowConcurrencySlots",
     "SecureTaskConcurrencySlots",
     "UpdateFlowRunTrackerOnTasks",
     "WaitForScheduledTime",
@@ -40,8 +47,10 @@ class CoreFlowPolicy(BaseOrchestrationPolicy):
         return [
             HandleFlowTerminalStateTransitions,
             PreventRedundantTransitions,
+            SecureFlowConcurrencySlots,
             WaitForScheduledTime,
             RetryFailedFlows,
+            ReleaseFlowConcurrencySlots,
         ]
 
 
@@ -65,11 +74,11 @@ class CoreTaskPolicy(BaseOrchestrationPolicy):
 
 
 class MinimalFlowPolicy(BaseOrchestrationPolicy):
-    """What governs a forced transition of a flow run: nothing."""
+    """What governs a forced transition of a flow run: its slots are given back all the same."""
 
     @staticmethod
     def priority() -> list[Governing]:
-        return []
+        return [ReleaseFlowConcurrencySlots]
 
 
 class MinimalTaskPolicy(BaseOrchestrationPolicy):

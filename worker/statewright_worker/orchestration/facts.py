@@ -13,6 +13,8 @@ class Fact(StrEnum):
 
     LIMITS = auto()
     """The limits on the run's tags: `unit_of_work.limits_on`."""
+    SLOTS = auto()
+    """The limits of which the run takes a slot each while it is RUNNING: `unit_of_work.limits_of`."""
     CACHED_STATE = auto()
     """The state that is cached under the proposal's key: `unit_of_work.cached_state`."""
     FAILED_TASK_RUNS = auto()

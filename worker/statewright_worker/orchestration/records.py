@@ -1,16 +1,43 @@
 """What the engine knows of runs, limits and states while it decides: plain records, no rows."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import ClassVar, Final, NamedTuple
 from uuid import UUID
 
-from statewright.runs import ConcurrencyLimit, FlowRun, RunKind, RunPolicy, TaskRun
+from statewright.limits import ConcurrencyLimit, LimitName, LimitScope, SlotHolder, Waiter
+from statewright.runs import FlowRun, RunKind, RunPolicy, TaskRun
 from statewright.states import State, StateType
 
 _FLOW_RUN_FIELDS: Final = tuple(FlowRun.model_fields)
 _TASK_RUN_FIELDS: Final = tuple(TaskRun.model_fields)
+
+
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+NameOfLimit = tuple[LimitScope, str]
+"""A `LimitName`, or a plain tuple, which finds the same entry and is faster to make."""
+
+
+def limits_on_tags(tags: Iterable[str]) -> list[NameOfLimit]:
+    """Return the names of the limits on the tags, each once, in ascending order."""
+    return [(LimitScope.TAG, tag) for tag in sorted(set(tags))]
+
+
+def limits_asked_for(
+    policy: RunPolicy, *, tags: Iterable[str] = (), deployment_id: UUID | None = None
+) -> list[NameOfLimit]:
+    """Return which limits such a run asks for a slot of, each once, in the order in which they are looked at: that of
+    the deployment, those on the tags, then those that its policy names; in ascending order each.
+    """
+    names: list[NameOfLimit] = [] if deployment_id is None else [(LimitScope.DEPLOYMENT, str(deployment_id))]
+    if tags:
+        names += limits_on_tags(tags)
+    if policy.limits:
+        names += [(LimitScope.NAME, name) for name in sorted(policy.limits)]
+    return names
 
 
 @dataclass(kw_only=True)
@@ -47,6 +74,10 @@ class FlowRunRecord(RunRecord):
     deployment_id: UUID | None = None
     parent_task_run_id: UUID | None = None
 
+    def limit_names(self) -> list[NameOfLimit]:
+        """Return which limits it asks for: its deployment's and those that its policy names, but none on its tags."""
+        return limits_asked_for(self.policy, deployment_id=self.deployment_id)
+
     def as_run(self) -> FlowRun:
         """Return the run as a producer reads it."""
         return FlowRun.trusted(**{name: getattr(self, name) for name in _FLOW_RUN_FIELDS})
@@ -62,6 +93,10 @@ class TaskRunRecord(RunRecord):
     task_key: str | None = None
     flow_run_run_count: int = 0
 
+    def limit_names(self) -> list[NameOfLimit]:
+        """Return which limits it asks for: those on its tags and those that its policy names."""
+        return limits_asked_for(self.policy, tags=self.tags)
+
     def as_run(self) -> TaskRun:
         """Return the run as a producer reads it."""
         return TaskRun.trusted(**{name: getattr(self, name) for name in _TASK_RUN_FIELDS})
@@ -70,23 +105,9 @@ class TaskRunRecord(RunRecord):
 AnyRunRecord = FlowRunRecord | TaskRunRecord
 
 
-class LimitScope(StrEnum):
-    """What limits are on."""
-
-    TAG = "tag"
-    """Task runs that carry the tag which is the limit's key."""
-
-
-class LimitName(NamedTuple):
-    """What a limit is on, and of these which one: there is one limit of a name."""
-
-    scope: LimitScope
-    key: str
-
-
 @dataclass(slots=True)
 class LimitRecord:
-    """A concurrency limit, how many slots of it are held, and which of the runs at hand hold one."""
+    """A limit, how many slots of it are held, and which of the runs at hand hold one, as of the batch's clock."""
 
     id: int
     scope: LimitScope
@@ -94,20 +115,76 @@ class LimitRecord:
     concurrency_limit: int
     slots_held: int = 0
     holders: set[UUID] = field(default_factory=set)
+    period: timedelta | None = None
+    """With a period the limit is a rate: as many runs may start in a period, and nobody holds its slots."""
+    used: timedelta = timedelta()
+    """Of a rate: in how much time all of its slots are free again."""
+    lease_seconds: float | None = None
+    """The lease of runs that hold the limit and ask for none."""
+    shown: tuple[SlotHolder, ...] = ()
+    """The first of those that held a slot before this batch, if the limit is to be told."""
+    waiting: int = 0
+    """How many parked proposals wait for a slot, if the limit is to be told."""
+    waiters: tuple[Waiter, ...] = ()
+    """The first of these, in the order in which they will get it."""
 
     @property
     def name(self) -> LimitName:
         """What it is on."""
         return LimitName(self.scope, self.key)
 
+    @property
+    def interval(self) -> timedelta:
+        """Of a rate: the time in which a slot comes back, and after it the next one."""
+        # Rounded up, because rounded down more runs would start in a long time than are allowed.
+        return -(-(self.period or timedelta()) // max(self.concurrency_limit, 1))
+
+    @property
+    def free(self) -> int:
+        """How many slots are free."""
+        if self.period is None:
+            return max(self.concurrency_limit - self.slots_held, 0)
+        return max(self.concurrency_limit + (-self.used) // self.interval, 0)
+
     def has_room_for(self, run_id: UUID) -> bool:
         """Whether the run may be RUNNING under this limit; one that holds a slot already may."""
-        return run_id in self.holders or self.slots_held < self.concurrency_limit
+        return run_id in self.holders or self.free > 0
 
-    def as_limit(self) -> ConcurrencyLimit:
-        """Return the limit on a tag as a producer reads it; complete only when every holder was loaded."""
+    def free_in(self, number: int) -> timedelta | None:
+        """Return in how much time so many slots are free, as far as time alone frees them; None when it does not."""
+        if number <= self.free:
+            return timedelta()
+        if self.period is None or number > self.concurrency_limit:
+            return None
+        return self.used - (self.concurrency_limit - number) * self.interval
+
+    def changed(self, concurrency_limit: int, period: timedelta | None, lease_seconds: float | None) -> "LimitRecord":
+        """Return the limit with other terms; its holders stay, and so does the number of slots used of a rate."""
+        other = replace(self, concurrency_limit=concurrency_limit, period=period, lease_seconds=lease_seconds)
+        other.used = timedelta()
+        if self.period is not None and period is not None:
+            # The slots used, whole and in part, each of which now takes another time to come back. In integers, because
+            # products of such durations are beyond what a timedelta holds.
+            used, before, now = (time // _MICROSECOND for time in (self.used, self.interval, other.interval))
+            if concurrency_limit and self.concurrency_limit:
+                used = -(-used * now // before)
+            # A limit of 0 has no slots to count: while it stands, the time goes on.
+            other.used = timedelta(microseconds=min(used, max(concurrency_limit, 1) * now))
+        return other
+
+    def as_limit(self, holders: Iterable[SlotHolder] = ()) -> ConcurrencyLimit:
+        """Return the limit as a producer reads it, with these holders."""
         return ConcurrencyLimit(
-            tag=self.key, concurrency_limit=self.concurrency_limit, active_slots=tuple(sorted(self.holders))
+            scope=self.scope,
+            key=self.key,
+            concurrency_limit=self.concurrency_limit,
+            period_seconds=None if self.period is None else self.period.total_seconds(),
+            lease_seconds=self.lease_seconds,
+            free=self.free,
+            held=self.slots_held,
+            holders=tuple(holders),
+            waiting=self.waiting,
+            waiters=self.waiters,
         )
 
 
@@ -133,7 +210,7 @@ class StateChange:
 
 
 class TimerKind(StrEnum):
-    """What comes due: each kind is carried out by the kind of request that `requests/due.py` names for it."""
+    """What comes due: each kind is carried out by the kind of request that `requests/kinds.py` names for it."""
 
     PARKED = "parked"
     """A parked proposal is looked at again, or its answer was sent and it can go; the id is the proposal's."""
@@ -168,6 +245,20 @@ class LeaseRecord(NamedTuple):
     ends: datetime
     """With an executor, whose own lease counts, only the moment at which its lease for this run began to be good."""
     executor: str | None = None
+
+
+@dataclass(slots=True)
+class LeasesAtHand:
+    """What a batch knows of leases, and what it changes."""
+
+    known: dict[UUID, LeaseRecord] = field(default_factory=dict)
+    """The leases by run that the batch has asked for, renewed by its heartbeats, and those that it begins."""
+    changed: dict[UUID, LeaseRecord | None] = field(default_factory=dict)
+    """Those that begin, by run, and None for those that end."""
+    executors: dict[UUID, datetime] = field(default_factory=dict)
+    """When the leases of executors end, by id, if the batch has asked for that."""
+    standings: dict[UUID, "Standing"] = field(default_factory=dict)
+    """What runs were in before the batch that its heartbeats name and that are not leased."""
 
 
 class Standing(NamedTuple):

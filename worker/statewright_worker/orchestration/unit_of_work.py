@@ -7,6 +7,7 @@ from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from statewright.ids import IdSource, id_of_executor
+from statewright.limits import ConcurrencyLimit, LimitName, SlotHolder
 from statewright.states import State, StateType
 from statewright.verdicts import Verdict
 from statewright_worker.orchestration.records import (
@@ -14,17 +15,17 @@ from statewright_worker.orchestration.records import (
     AnyRunRecord,
     CacheEntry,
     LeaseRecord,
-    LimitName,
+    LeasesAtHand,
     LimitRecord,
-    LimitScope,
+    NameOfLimit,
     ParkedProposal,
     RunRecord,
-    Standing,
     StateChange,
     TaskRunRecord,
     Timer,
     TimerKind,
     TimerName,
+    limits_on_tags,
 )
 
 
@@ -35,11 +36,21 @@ class ChangePage(NamedTuple):
     up_to: int
 
 
+class LimitPage(NamedTuple):
+    """Limits in the order in which they were made, and where to read on; None when there are no more."""
+
+    limits: list[LimitRecord]
+    next: int | None
+
+
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 ANSWER_IS_SENT_WITHIN: Final = timedelta(seconds=1)
 """After this long, the answer to a parked proposal was sent, or its worker is gone."""
+HOLDERS_TOLD: Final = 1_000
+"""How many of a limit's holders are told to whoever reads it."""
+
 _NO_PAGES: Final[dict[int, list[tuple[int, State]]]] = {}
 
 
@@ -56,9 +67,9 @@ class UnitOfWork:
         self.partition = partition
         """The partition whose batch this is."""
         self.runs: dict[UUID, AnyRunRecord] = {}
-        self.limits: dict[tuple[LimitScope, str], LimitRecord] = {}
-        """The limits by name. A plain tuple finds the same entry as a LimitName, and is faster to make."""
-        self.limit_ids: dict[tuple[LimitScope, str], int] = {}
+        self.limits: dict[NameOfLimit, LimitRecord] = {}
+        """The limits by name."""
+        self.limit_ids: dict[NameOfLimit, int] = {}
         """The ids of limits that do not exist and may be set."""
         self.cache: dict[str, list[CacheEntry]] = {}
         self.verdicts: dict[UUID, tuple[Verdict, int | None]] = {}
@@ -68,12 +79,15 @@ class UnitOfWork:
         """Pages of runs' histories, each by the ordinal behind which it was read: states with their ordinals."""
         self.events: dict[int, ChangePage] = {}
         """Changes of the partition, by the number behind which they were read back."""
+        self.limit_pages: dict[int, LimitPage] = {}
+        """Pages of all limits, by the place behind which they were read, as they were before this batch."""
 
         self.created_runs: dict[UUID, AnyRunRecord] = {}
         self.changed_runs: dict[UUID, AnyRunRecord] = {}
         self.state_changes: list[StateChange] = []
         self.limits_set: dict[int, LimitRecord] = {}
         self.limits_removed: set[int] = set()
+        self.rates_used: dict[int, LimitRecord] = {}
         self.slots_taken: set[tuple[int, UUID]] = set()
         self.slots_released: set[tuple[int, UUID]] = set()
         self.cache_added: list[CacheEntry] = []
@@ -89,15 +103,7 @@ class UnitOfWork:
         """When the proposal that is told to WAIT may be looked at again; None when nobody can know that."""
         self.timers_set: dict[TimerName, Timer] = {}
         self.timers_cleared: set[TimerName] = set()
-        self.leases: dict[UUID, LeaseRecord] = {}
-        """The leases by run that this batch has asked for, with the heartbeats among its requests, and those that it
-        begins."""
-        self.executors: dict[UUID, datetime] = {}
-        """When the leases of executors end, by id, of those that this batch has asked for."""
-        self.standings: dict[UUID, Standing] = {}
-        """What runs were in before this batch that are named by a heartbeat and not leased."""
-        self.leases_begun: dict[UUID, LeaseRecord] = {}
-        self.leases_ended: set[UUID] = set()
+        self.leases = LeasesAtHand()
 
         self._undo: list[Callable[[], object]] = []
         self._before: dict[UUID, dict[str, object]] = {}
@@ -151,7 +157,7 @@ class UnitOfWork:
         self.runs[run.id] = self.created_runs[run.id] = run
 
     def write_state(self, run: AnyRunRecord, state: State) -> State:
-        """Let the run enter `state`, and return it."""
+        """Let the run enter `state`, and return it. A run that is not RUNNING any more gives its slots back."""
         run.state_count += 1
         self.state_changes.append(StateChange(run, run.state_count, state, previous=run.state))
         self._undo.append(self.state_changes.pop)
@@ -162,6 +168,10 @@ class UnitOfWork:
         previous, run.state = run.state, state
         if state.state_details.lease is not None or (previous is not None and previous.state_details.lease is not None):
             self._change_lease(run.id, previous, state)
+        # Here, so that slots do not depend on a rule: no policy, and no forced or nested transition, keeps them.
+        if self.limits and state.type is not StateType.RUNNING:
+            for limit in self.limits_of(run):
+                self.release_slot(limit, run.id)
         return state
 
     def instrument(self, run: RunRecord, state: State) -> None:
@@ -175,24 +185,36 @@ class UnitOfWork:
 
     def limits_on(self, tags: Iterable[str]) -> list[LimitRecord]:
         """Return the limits on `tags`, each once, in ascending order of the tag."""
-        if not self.limits:
-            return []
-        named = [self.limits.get((LimitScope.TAG, tag)) for tag in sorted(set(tags))]
-        return [limit for limit in named if limit is not None]
+        return self._known(limits_on_tags(tags)) if self.limits else []
 
-    def set_limit(self, name: LimitName, concurrency_limit: int) -> None:
-        """Set the limit of the name; runs that hold its slots keep them. A new limit takes its id from `limit_ids`."""
-        limit = self.limits.get(name)
-        self._keep_limit(name, self.limit_ids[name] if limit is None else limit.id)
-        if limit is None:
-            limit = LimitRecord(self.limit_ids[name], name.scope, name.key, concurrency_limit)
-        else:
-            limit = replace(limit, concurrency_limit=concurrency_limit)
+    def limits_of(self, run: AnyRunRecord) -> list[LimitRecord]:
+        """Return the limits of which the run takes a slot each while it is RUNNING, in the order of `limit_names`."""
+        return self._known(run.limit_names()) if self.limits else []
+
+    def _known(self, names: Iterable[NameOfLimit]) -> list[LimitRecord]:
+        found = map(self.limits.get, names)
+        return [limit for limit in found if limit is not None]
+
+    def set_limit(
+        self,
+        name: LimitName,
+        concurrency_limit: int,
+        *,
+        period: timedelta | None = None,
+        lease_seconds: float | None = None,
+    ) -> None:
+        """Set the limit of the name; what is used of it stays used. A new limit takes its id from `limit_ids`."""
+        limit = self.limits.get(name) or LimitRecord(self.limit_ids[name], name.scope, name.key, concurrency_limit)
+        self._keep_limit(name, limit.id)
+        limit = limit.changed(concurrency_limit, period, lease_seconds)
         self.limits[name] = self.limits_set[limit.id] = limit
         self.limits_removed.discard(limit.id)
 
     def remove_limit(self, name: LimitName) -> None:
-        """Remove the limit of the name, if there is one, and free its slots; all their holders must be loaded."""
+        """Remove the limit of the name, if there is one, and free its slots.
+
+        When it is set again in this batch, it is the same row without holders: then all of these must be loaded.
+        """
         limit = self.limits.get(name)
         if limit is None:
             return
@@ -216,16 +238,49 @@ class UnitOfWork:
 
         self._undo.append(undo)
 
+    def told_limit(self, name: NameOfLimit) -> ConcurrencyLimit | None:
+        """Return the limit as a producer reads it, None when there is none; it must have been loaded to be told."""
+        limit = self.limits.get(name)
+        if limit is None:
+            return None
+        holders = [holder for holder in limit.shown if (limit.id, holder.run_id) not in self.slots_released]
+        for run_id in sorted(run_id for limit_id, run_id in self.slots_taken if limit_id == limit.id):
+            run = self.runs[run_id]
+            holders.append(SlotHolder(run_id=run_id, kind=run.kind, name=run.name, since=self.now))
+        return limit.as_limit(holders[:HOLDERS_TOLD])
+
     def take_slot(self, limit: LimitRecord, run_id: UUID) -> bool:
         """Give the run a slot; return whether it is a new one, False when it held one already."""
         if run_id in limit.holders:
             return False
+        if limit.period is not None:
+            self._use_rate(limit, limit.interval)
+            return True
         self._move_slot(limit, run_id, self.slots_taken, self.slots_released, +1)
         self._undo.append(lambda: self._move_slot(limit, run_id, self.slots_released, self.slots_taken, -1))
         return True
 
+    def return_slot(self, limit: LimitRecord, run_id: UUID) -> None:
+        """Take back the slot that the run has just been given, because it does not enter RUNNING after all."""
+        if limit.period is not None:
+            self._use_rate(limit, -limit.interval)
+        else:
+            self.release_slot(limit, run_id)
+
+    def _use_rate(self, limit: LimitRecord, time: timedelta) -> None:
+        was_used = limit.id in self.rates_used
+        self.rates_used[limit.id] = limit
+        limit.used += time
+
+        def undo() -> None:
+            limit.used -= time
+            if not was_used:
+                del self.rates_used[limit.id]
+
+        self._undo.append(undo)
+
     def release_slot(self, limit: LimitRecord, run_id: UUID) -> None:
-        """Take the run's slot back, if it has one."""
+        """Take the run's slot back, if it has one. What it has used of a rate comes back by time alone."""
         if run_id in limit.holders:
             self._move_slot(limit, run_id, self.slots_released, self.slots_taken, -1)
             self._undo.append(lambda: self._move_slot(limit, run_id, self.slots_taken, self.slots_released, +1))
@@ -290,7 +345,7 @@ class UnitOfWork:
     def set_timer(self, kind: TimerKind, timer_id: UUID, due: datetime, partition: int | None = None) -> None:
         """Let the partition's holder (without one, this partition's) look at something again, no later than at `due`.
 
-        It is carried out as `requests/due.py` says for its kind.
+        It is carried out as `requests/kinds.py` says for its kind.
         """
         name = TimerName(kind, timer_id)
         self._keep_timer(name)
@@ -332,8 +387,7 @@ class UnitOfWork:
             self._keep_lease(run_id)
             ends = self.now + timedelta(seconds=seconds)
             lease = LeaseRecord(run_id, state.id, seconds, ends, executor)
-            self.leases[run_id] = self.leases_begun[run_id] = lease
-            self.leases_ended.discard(run_id)
+            self.leases.known[run_id] = self.leases.changed[run_id] = lease
             if executor is None:
                 self.set_timer(TimerKind.LEASE, run_id, ends)
             else:
@@ -346,19 +400,20 @@ class UnitOfWork:
     def end_lease(self, run_id: UUID) -> None:
         """Forget the run's lease."""
         self._keep_lease(run_id)
-        self.leases.pop(run_id, None)
-        self.leases_begun.pop(run_id, None)
-        self.leases_ended.add(run_id)
+        self.leases.known.pop(run_id, None)
+        self.leases.changed[run_id] = None
         self.clear_timer(TimerKind.LEASE, run_id)
 
     def _keep_lease(self, run_id: UUID) -> None:
-        known, begun = self.leases.get(run_id), self.leases_begun.get(run_id)
-        was_ended = run_id in self.leases_ended
+        known, changed = self.leases.known.get(run_id), self.leases.changed.get(run_id)
+        was_changed = run_id in self.leases.changed
 
         def undo() -> None:
-            _put_back(self.leases, run_id, known)
-            _put_back(self.leases_begun, run_id, begun)
-            (self.leases_ended.add if was_ended else self.leases_ended.discard)(run_id)
+            _put_back(self.leases.known, run_id, known)
+            if was_changed:
+                self.leases.changed[run_id] = changed
+            else:
+                self.leases.changed.pop(run_id, None)
 
         self._undo.append(undo)
 

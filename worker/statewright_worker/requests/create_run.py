@@ -7,12 +7,12 @@ from statewright.messages import CreateFlowRun, CreateRun, CreateTaskRun, ErrorC
 from statewright.runs import RunKind
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine
-from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, TaskRunRecord
+from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, TaskRunRecord, limits_asked_for
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.requests.base import InBatch, Incoming, OfRun, refusal
 
 _NO_CONTENT: Final = frozenset({"v", "type", "run_id"})
-_SAME_POLICY: Final = ("retries", "retry_delay", "retry_jitter_factor", "retry_type")
+_SAME_POLICY: Final = ("retries", "retry_delay", "retry_jitter_factor", "retry_type", "limits")
 """The fields of a run's policy that never change."""
 
 
@@ -26,8 +26,11 @@ class CreateRunKind(OfRun[CreateRun]):
         _, parent_id, _ = _parent_of(request)
         if parent_id is not None:
             asked.runs.ids.add(parent_id)
-        kind = RunKind.TASK_RUN if isinstance(request, CreateTaskRun) else RunKind.FLOW_RUN
-        asked.limits.created(kind, request.run_id, request.tags)
+        if isinstance(request, CreateTaskRun):
+            kind, limits = RunKind.TASK_RUN, limits_asked_for(request.policy, tags=request.tags)
+        else:
+            kind, limits = RunKind.FLOW_RUN, limits_asked_for(request.policy, deployment_id=request.deployment_id)
+        asked.limits.created(kind, request.run_id, request.tags, limits)
 
     async def carry_out(self, request: CreateRun, incoming: Incoming, batch: InBatch) -> Reply:
         work = batch.work

@@ -34,7 +34,7 @@ class HeartbeatKind(Kind[Heartbeat]):
         lost: list[LostRun] = []
         renewed: list[LeaseRecord] = []
         for run_id, state_id in zip(request.run_ids, request.state_ids or repeat(None), strict=False):
-            lease = work.leases.get(run_id)
+            lease = work.leases.known.get(run_id)
             if lease is None or lease.executor != executor or state_id not in (None, lease.state_id):
                 lost.append(_lost(run_id, work))
             elif request.tell:
@@ -49,7 +49,7 @@ class HeartbeatKind(Kind[Heartbeat]):
 
 def _lost(run_id: UUID, work: UnitOfWork) -> LostRun:
     # What the batch has done to the run until now is on its record; otherwise the run need not be loaded.
-    run, standing = work.runs.get(run_id), work.standings.get(run_id)
+    run, standing = work.runs.get(run_id), work.leases.standings.get(run_id)
     if run is not None and run.state is not None:
         state = run.state
         message = None if state.message is None else state.message[:SAID_CHARACTERS]

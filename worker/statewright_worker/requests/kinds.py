@@ -11,6 +11,7 @@ from statewright.messages import (
     Propose,
     ReadEvents,
     ReadLimit,
+    ReadLimits,
     ReadRun,
     SetLimit,
     Withdraw,
@@ -20,7 +21,7 @@ from statewright_worker.requests.base import Kind
 from statewright_worker.requests.create_run import CreateRunKind
 from statewright_worker.requests.heartbeat import HeartbeatKind
 from statewright_worker.requests.leases import EndExecutor, EndExecutorKind, EndLease, EndLeaseKind
-from statewright_worker.requests.limits import ReadLimitKind, SetLimitKind
+from statewright_worker.requests.limits import ReadLimitKind, ReadLimitsKind, SetLimitKind
 from statewright_worker.requests.parking import DropParked, DropParkedKind, TellParked, TellParkedKind, WithdrawKind
 from statewright_worker.requests.propose import ProposeKind
 from statewright_worker.requests.read_events import ReadEventsKind
@@ -35,6 +36,7 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     ReadEvents: ReadEventsKind(),
     SetLimit: SetLimitKind(),
     ReadLimit: ReadLimitKind(),
+    ReadLimits: ReadLimitsKind(),
     Withdraw: WithdrawKind(),
     TellParked: TellParkedKind(),
     DropParked: DropParkedKind(),

@@ -86,7 +86,7 @@ class EndExecutorKind(Kind[EndExecutor]):
 
     async def carry_out(self, request: EndExecutor, incoming: Incoming, batch: InBatch) -> Reply | None:
         work = batch.work
-        ends = work.executors.get(request.executor_id)
+        ends = work.leases.executors.get(request.executor_id)
         if ends is None:
             work.clear_timer(TimerKind.EXECUTOR, request.executor_id)
         else:
@@ -97,7 +97,7 @@ class EndExecutorKind(Kind[EndExecutor]):
 
 def _ended(request: EndLease, work: UnitOfWork) -> LeaseRecord | None:
     """Return the run's lease if it has ended, and the run is still in its state; otherwise see to what is left."""
-    lease = work.leases.get(request.run_id)
+    lease = work.leases.known.get(request.run_id)
     if lease is None or lease.executor is not None:
         work.clear_timer(TimerKind.LEASE, request.run_id)
     elif lease.ends > work.now:

@@ -1,0 +1,53 @@
+"""`statewright limits`: what is set is listed and shown, and the check says what does not fit together."""
+
+import asyncio
+import json
+import subprocess
+from typing import Any
+
+from statewright import RunPolicy, State
+from tests.cli.test_commands import statewright
+from tests.deployment import Deployment
+
+
+async def limits(deployment: Deployment, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    return await asyncio.to_thread(statewright, "limits", *map(str, arguments), **deployment.variables)
+
+
+async def told(deployment: Deployment, *arguments: object) -> Any:
+    return json.loads((await limits(deployment, *arguments, "--json")).stdout)
+
+
+async def test_limits_are_set_shown_listed_and_removed(deployment: Deployment) -> None:
+    async with deployment.worker(), deployment.client() as client:
+        done = await limits(deployment, "set", 2, "--name", "gpu", "--lease", 30)
+        assert (done.returncode, "gpu" in done.stdout) == (0, True)
+        await limits(deployment, "set", 5, "--tag", "mail", "--period", 60)
+        run = await client.create_task_run("infer", policy=RunPolicy(limits=("gpu",)))
+        await client.propose(run, State.running())
+        gpu, mail = await told(deployment, "list")
+        assert (gpu["key"], gpu["held"], gpu["free"], gpu["lease_seconds"]) == ("gpu", 1, 1, 30)
+        assert (mail["scope"], mail["concurrency_limit"], mail["period_seconds"]) == ("tag", 5, 60)
+        [holder] = (await told(deployment, "show", "--name", "gpu"))["holders"]
+        assert (holder["run_id"], holder["name"]) == (str(run.id), "infer")
+        assert str(run.id)[:8] in (await limits(deployment, "show", "--name", "gpu")).stdout
+        assert (await limits(deployment, "remove", "--name", "gpu")).returncode == 0
+        missing = await limits(deployment, "show", "--name", "gpu")
+        assert (missing.returncode, missing.stderr) == (1, "there is no such limit\n")
+        both = await limits(deployment, "show", "--name", "gpu", "--tag", "gpu")
+        assert both.returncode == 1
+        assert "exactly one of tag, name and deployment_id" in both.stderr
+
+
+async def test_the_check_says_what_does_not_fit_together(deployment: Deployment) -> None:
+    async with deployment.worker(), deployment.client() as client:
+        await client.set_limit("db", 1)
+        run = await client.create_task_run("load", tags=["db"])
+        await client.propose(run, State.running())
+        done = await limits(deployment, "check")
+        assert (done.returncode, done.stdout) == (0, "limits, waiters and leases fit the states of their runs\n")
+        await deployment.fetch("UPDATE task_run SET state_type = 'COMPLETED'")
+        spoilt = await limits(deployment, "check")
+        assert (spoilt.returncode, "COMPLETED" in spoilt.stdout) == (1, True)
+        [finding] = await told(deployment, "check")
+        assert (finding["limit"], finding["run_id"], finding["is_wrong"]) == ("tag db", str(run.id), True)
