@@ -39,13 +39,14 @@ READ_TIMERS: Final = """
 # A renewed lease does not move its timer. Here all timers are moved that come due soon and whose leases were renewed.
 # One by one, each would take a request and a look of its own.
 FOLLOW_LEASES: Final = f"""
-    UPDATE timer SET due = renewed.ends FROM (
-        SELECT timer.id, lease.ends FROM timer JOIN lease ON lease.run_id = timer.id
-        WHERE timer.partition = $1 AND timer.kind = 'lease'
-            AND timer.due <= statement_timestamp() + interval '{SOON_SECONDS} seconds'
-            AND lease.executor IS NULL AND lease.ends > timer.due
-        ORDER BY timer.due LIMIT {MOVED_AT_ONCE}
-    ) AS renewed WHERE timer.kind = 'lease' AND timer.id = renewed.id
+    WITH soon AS MATERIALIZED (
+        SELECT kind, id, due FROM timer
+        WHERE partition = $1 AND due <= statement_timestamp() + interval '{SOON_SECONDS} seconds'
+        ORDER BY due LIMIT {MOVED_AT_ONCE}
+    )
+    UPDATE timer SET due = lease.ends FROM soon JOIN lease ON lease.run_id = soon.id
+    WHERE soon.kind = 'lease' AND lease.executor IS NULL AND lease.ends > soon.due
+        AND timer.kind = 'lease' AND timer.id = soon.id
 """
 
 
