@@ -1,6 +1,7 @@
 """Statewright: propose states, await verdicts, hear of every change."""
 
 from statewright.client import Client, Proposal
+from statewright.client.leases import Executor, KeepAlive
 from statewright.client.sent import Sent, SentCreation, SentRun
 from statewright.errors import (
     ConfigurationError,
@@ -9,6 +10,7 @@ from statewright.errors import (
     EventsMissed,
     InvalidMessage,
     InvalidRequest,
+    LeaseLost,
     MessageTooLarge,
     NoAnswer,
     NotOpen,
@@ -40,9 +42,12 @@ __all__ = [
     "EraBegan",
     "Event",
     "EventsMissed",
+    "Executor",
     "FlowRun",
     "InvalidMessage",
     "InvalidRequest",
+    "KeepAlive",
+    "LeaseLost",
     "LimitScope",
     "MessageTooLarge",
     "NoAnswer",

@@ -10,6 +10,7 @@ StatewrightError
 ├── NoAnswer                    no answer came in time; says how far the request got; asking again under its id is safe
 ├── UnreadableAnswer            a worker of another version answered in a form that this client does not know
 ├── EventsMissed                a subscription cannot tell some events; it goes on behind them
+├── LeaseLost                   a run is no longer held by the lease that was kept; says what it is in now, and why
 ├── EraBegan                    changes that a subscription told of no longer exist; it goes on behind them
 └── RequestFailed               the request was refused; nothing was written for it
     ├── InvalidMessage
@@ -32,7 +33,7 @@ from pydantic import ValidationError
 if TYPE_CHECKING:
     # The values that messages are made of raise errors themselves.
     from statewright.events import Era
-    from statewright.messages import ErrorReply
+    from statewright.messages import ErrorReply, LostRun
 
 
 class StatewrightError(Exception):
@@ -145,6 +146,44 @@ class EventsMissed(StatewrightError):
         self.partition = partition
         self.first = first
         self.last = last
+
+
+class LeaseLost(StatewrightError):
+    """A run is no longer held by the lease that its holder kept: stop working on it.
+
+    `state_type`, `state_name` and `state_message` are what the run is in now, and `executor` is the executor that holds
+    it, if one does; all are None when there is no such run, and when nobody could be asked.
+    """
+
+    def __init__(self, message: str, run_id: UUID) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.state_type: str | None = None
+        self.state_name: str | None = None
+        self.state_message: str | None = None
+        self.executor: str | None = None
+
+    @classmethod
+    def told(cls, lost: LostRun) -> LeaseLost:
+        """Return the error for a run that the engine says is lost."""
+        if lost.state_type is None:
+            return cls(f"there is no lease on run {lost.run_id}, which does not exist or has no state", lost.run_id)
+        whose = "" if lost.executor is None else f", held by executor {lost.executor}"
+        why = "" if lost.state_message is None else f": {lost.state_message}"
+        error = cls(
+            f"the lease on run {lost.run_id} is lost; the run is {lost.state_name} now{whose}{why}", lost.run_id
+        )
+        error.state_type, error.state_name = lost.state_type, lost.state_name
+        error.state_message, error.executor = lost.state_message, lost.executor
+        return error
+
+    @classmethod
+    def unheard(cls, run_id: UUID, problem: str) -> LeaseLost:
+        """Return the error for a run whose heartbeats were not answered until its lease must have ended."""
+        why = f"; the last problem was: {problem}" if problem else ""
+        return cls(
+            f"the lease on run {run_id} is lost: no heartbeat was answered until it must have ended{why}", run_id
+        )
 
 
 class EraBegan(StatewrightError):

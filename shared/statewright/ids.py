@@ -33,6 +33,11 @@ def partition_of_tag(tag: str, partitions: int) -> int:
     return int.from_bytes(hashlib.sha256(tag.encode()).digest()[:2], "big") % partitions
 
 
+def id_of_executor(name: str, partition: int) -> UUID:
+    """Return the id under which the end of an executor's lease in a partition is known."""
+    return id_from_key(f"executor {partition} {name}")
+
+
 def partition_of_limit(scope: str, key: str, partitions: int) -> int:
     """Return the partition in which a limit is administered: that of the tag, or of the tag `scope:key`."""
     return partition_of_tag(key if scope == "tag" else f"{scope}:{key}", partitions)

@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, mod
 from statewright.events import Era, Event
 from statewright.limits import ConcurrencyLimit, LimitName, LimitScope
 from statewright.runs import FlowRun, RunHistory, RunPolicy, TaskRun
-from statewright.states import ProposedState
+from statewright.states import LeaseSeconds, ProposedState, StateType
 from statewright.values import (
     MAX_PARTITIONS,
     MAX_POSITION,
@@ -31,15 +31,14 @@ from statewright.verdicts import Verdict
 PROTOCOL_VERSION: Final = 1
 MAX_CONCURRENCY_LIMIT: Final = 1_000_000
 MAX_PRIORITY: Final = 1_000_000
+MAX_RUNS_OF_HEARTBEAT: Final = 1_000
 MAX_PARK_SECONDS: Final = 10 * 365 * 86_400
 MAX_PERIOD_SECONDS: Final = 10 * 365 * 86_400
-MAX_LIMIT_LEASE_SECONDS: Final = 10 * 365 * 86_400
 ONE_OF_THREE: Final = "a limit is named by exactly one of tag, name and deployment_id"
 
 Position = Annotated[int, Field(ge=0, le=MAX_POSITION)]
 ParkSeconds = Annotated[float, Field(ge=0, le=MAX_PARK_SECONDS, allow_inf_nan=False)]
 PeriodSeconds = Annotated[float, Field(ge=0.001, le=MAX_PERIOD_SECONDS, allow_inf_nan=False), TAKES_DURATIONS]
-LimitLeaseSeconds = Annotated[float, Field(gt=0, le=MAX_LIMIT_LEASE_SECONDS, allow_inf_nan=False), TAKES_DURATIONS]
 ApiVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4}){0,3}$")]
 
 Given = TypeVar("Given")
@@ -136,6 +135,30 @@ class Withdraw(_Request):
     proposal_id: UUID
 
 
+class Heartbeat(_Request):
+    """Renew leases of one partition; answered with the runs whose leases are none of the sender's any more.
+
+    With an executor, its own lease is renewed, and the answer is about the runs that it believes to hold.
+    """
+
+    type: Literal["heartbeat"] = "heartbeat"
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    run_ids: Annotated[tuple[UUID, ...], Field(max_length=MAX_RUNS_OF_HEARTBEAT)] = ()
+    state_ids: Annotated[tuple[UUID | None, ...], Field(max_length=MAX_RUNS_OF_HEARTBEAT)] | None = None
+    """The state RUNNING of each run whose lease is meant; None means whichever it has."""
+    executor: Name | None = None
+    tell: bool = False
+    """Whether the answer says which leases were renewed as well."""
+
+    @model_validator(mode="after")
+    def _is_for_somebody(self) -> Self:
+        if not self.run_ids and self.executor is None:
+            raise ValueError("a heartbeat is for runs or for an executor")
+        if self.state_ids is not None and len(self.state_ids) != len(self.run_ids):
+            raise ValueError("state_ids must be as many as run_ids")
+        return self
+
+
 class _OfLimit(_Request):
     """What a request about a limit names it by: one of the three fields."""
 
@@ -176,7 +199,7 @@ class SetLimit(_OfLimit):
     type: Literal["set_limit"] = "set_limit"
     concurrency_limit: Annotated[int, Field(ge=0, le=MAX_CONCURRENCY_LIMIT)] | None
     period_seconds: Left[PeriodSeconds] = None
-    lease_seconds: Left[LimitLeaseSeconds] = None
+    lease_seconds: Left[LeaseSeconds] = None
 
     @model_validator(mode="after")
     def _is_set_or_removed(self) -> Self:
@@ -213,6 +236,7 @@ Request = Annotated[
     | UpdateRun
     | Propose
     | Withdraw
+    | Heartbeat
     | ReadRun
     | ReadEvents
     | SetLimit
@@ -298,6 +322,33 @@ class LimitReply(Frozen):
     limit: ConcurrencyLimit | None = None
 
 
+class LostRun(Frozen):
+    """A run whose lease is none of the sender's any more, and what it is in now; all None when there is no such run."""
+
+    run_id: UUID
+    state_type: StateType | None = None
+    state_name: Name | None = None
+    state_message: Message | None = None
+    executor: Name | None = None
+    """The executor that holds it now, if one does."""
+
+
+class RenewedLease(Frozen):
+    """A lease that was renewed: the state RUNNING that it belongs to, and how long it is good now."""
+
+    run_id: UUID
+    state_id: UUID
+    seconds: float
+
+
+class HeartbeatReply(Frozen):
+    """What a heartbeat has not renewed, and what it has, if that was asked."""
+
+    type: Literal["heartbeat"] = "heartbeat"
+    lost: tuple[LostRun, ...] = ()
+    leases: tuple[RenewedLease, ...] = ()
+
+
 class LimitsReply(Frozen):
     """A page of all limits, each without its holders and waiters."""
 
@@ -324,6 +375,7 @@ Reply = (
     | HistoryReply
     | EventsReply
     | LimitReply
+    | HeartbeatReply
     | LimitsReply
     | ErrorReply
 )

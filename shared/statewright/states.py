@@ -2,10 +2,17 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Final, Self
 from uuid import UUID
 
-from statewright.values import CacheKey, Frozen, Json, Message, Moment, Name, Offered
+from pydantic import Field, ValidationInfo, field_validator
+
+from statewright.values import TAKES_DURATIONS, CacheKey, Duration, Frozen, Json, Message, Moment, Name, Offered
+
+MAX_LEASE_SECONDS: Final = 86_400
+
+LeaseSeconds = Annotated[float, Field(gt=0, le=MAX_LEASE_SECONDS, allow_inf_nan=False), TAKES_DURATIONS]
+"""How long a lease is good without a heartbeat: a number of seconds, in Python also a duration."""
 
 
 class StateType(StrEnum):
@@ -30,7 +37,8 @@ TERMINAL_STATES = frozenset({StateType.COMPLETED, StateType.FAILED, StateType.CA
 
 
 class StateDetails(Offered):
-    """What a state carries beside its name: references to runs, times, cache key, pause and retry marks."""
+    """What a state carries beside its name: references to runs, times, cache key, pause and retry marks, and of RUNNING
+    the lease."""
 
     flow_run_id: UUID | None = None
     task_run_id: UUID | None = None
@@ -47,6 +55,17 @@ class StateDetails(Offered):
     transition_id: UUID | None = None
     deferred: bool | None = None
     task_parameters_id: UUID | None = None
+    lease: LeaseSeconds | None = None
+    """For how many seconds RUNNING is good without a heartbeat; None means for ever. Other types have no lease."""
+    executor: Name | None = None
+    """Whose heartbeats renew the lease; None means that the run's own do."""
+
+    @field_validator("executor")
+    @classmethod
+    def _holds_by_a_lease(cls, executor: str | None, info: ValidationInfo) -> str | None:
+        if executor is not None and info.data.get("lease") is None:
+            raise ValueError("an executor holds runs by a lease: give its seconds as well")
+        return executor
 
 
 NO_DETAILS = StateDetails()
@@ -166,9 +185,18 @@ class State(Frozen, _StateKind):
         return ProposedState(type=StateType.PENDING, message=message)
 
     @staticmethod
-    def running(*, message: str | None = None, cache_key: str | None = None) -> ProposedState:
-        """Propose RUNNING; with a cache key, a cached result of the same key is taken instead of running."""
-        return ProposedState(type=StateType.RUNNING, message=message, state_details=_caching(cache_key))
+    def running(
+        *, message: str | None = None, cache_key: str | None = None, lease: Duration | None = None
+    ) -> ProposedState:
+        """Propose RUNNING; with a cache key, a cached result of the same key is taken instead of running.
+
+        With a lease (seconds, or a duration), the run must give word within that time again and again, by heartbeats;
+        otherwise it is CRASHED.
+        """
+        details = _caching(cache_key)
+        if lease is not None:
+            details = StateDetails(cache_key=cache_key, lease=lease)
+        return ProposedState(type=StateType.RUNNING, message=message, state_details=details)
 
     @staticmethod
     def completed(

@@ -37,14 +37,18 @@ from statewright.messages import (
     ErrorCode,
     ErrorReply,
     EventsReply,
+    Heartbeat,
+    HeartbeatReply,
     HistoryReply,
     LimitReply,
     LimitsReply,
+    LostRun,
     Propose,
     ReadEvents,
     ReadLimit,
     ReadLimits,
     ReadRun,
+    RenewedLease,
     Reply,
     Request,
     RunReply,
@@ -86,6 +90,8 @@ DETAILS = st.builds(
     pause_reschedule=st.booleans(),
     refresh_cache=st.none() | st.booleans(),
     transition_id=st.none() | IDS,
+    lease=st.floats(0.001, 86_400),
+    executor=st.none() | NAMES,
 )
 STATES = st.builds(
     ProposedState,
@@ -109,6 +115,16 @@ REQUESTS = {
     UpdateRun: st.builds(UpdateRun, name=st.none() | NAMES, tags=st.none() | TAGS, policy=st.none() | POLICIES),
     Propose: st.builds(Propose, state=STATES, force=st.booleans(), api_version=st.sampled_from([None, "0.8.2", "3"])),
     ReadRun: st.builds(ReadRun, after=POSITIONS, history=st.booleans()),
+    Heartbeat: st.lists(st.tuples(IDS, st.none() | IDS), min_size=1, max_size=3).flatmap(
+        lambda held: st.builds(
+            Heartbeat,
+            partition=st.integers(0, 1_023),
+            run_ids=st.just(tuple(run_id for run_id, _ in held)),
+            state_ids=st.sampled_from([None, tuple(state_id for _, state_id in held)]),
+            executor=st.none() | NAMES,
+            tell=st.booleans(),
+        )
+    ),
     ReadEvents: st.builds(ReadEvents, partition=st.integers(0, 1_023), after=POSITIONS),
     SetLimit: st.builds(SetLimit, tag=NAMES, concurrency_limit=st.none() | st.integers(0, 1_000_000))
     | st.builds(
@@ -116,7 +132,7 @@ REQUESTS = {
         name=NAMES,
         concurrency_limit=st.integers(0, 1_000_000),
         period_seconds=st.none() | st.floats(0.001, 1e8),
-        lease_seconds=st.none() | st.floats(0.001, 1e8),
+        lease_seconds=st.none() | st.floats(0.001, 86_400),
     ),
     ReadLimit: st.builds(ReadLimit, tag=NAMES) | st.builds(ReadLimit, deployment_id=IDS),
     ReadLimits: st.builds(ReadLimits, partition=st.integers(0, 1_023), after=POSITIONS),
@@ -173,6 +189,10 @@ REPLIES: list[Reply] = [
     EventsReply(events=(EVENT,), eras=(ERA,), up_to=17),
     EventsReply(events=(), up_to=17),
     LimitReply(limit=None),
+    HeartbeatReply(
+        lost=(LostRun(run_id=ID), LostRun(run_id=ID, state_type=StateType.CRASHED, state_name="Crashed", executor="e")),
+        leases=(RenewedLease(run_id=ID, state_id=ID, seconds=1.5),),
+    ),
     ErrorReply(code=ErrorCode.INVALID_MESSAGE, message="no", field="state.type"),
 ]
 

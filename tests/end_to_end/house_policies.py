@@ -117,3 +117,30 @@ class HarmfulFlowPolicy(BaseOrchestrationPolicy):
     @staticmethod
     def priority() -> list[Governing]:
         return [Harm, *CoreFlowPolicy.priority()]
+
+
+class RetryCrashed(BaseOrchestrationRule):
+    """Sends what crashes to another attempt, or fails at it, as the run's name says."""
+
+    FROM_STATES = frozenset({StateType.RUNNING})
+    TO_STATES = frozenset({StateType.CRASHED})
+
+    async def before_transition(self, initial_state: Any, proposed_state: Any, context: Any) -> None:
+        match context.run.name:
+            case "retry":
+                retry = State.awaiting_retry(context.now, message=proposed_state.message)
+                await self.reject_transition(retry, "Retrying")
+            case "raise":
+                raise ZeroDivisionError("by design")
+            case "stay":
+                await self.abort_transition("It may go on.")
+            case "slow sql":
+                await context.session.execute(text("SELECT pg_sleep(3600)"))
+
+
+class RetryingFlowPolicy(BaseOrchestrationPolicy):
+    """The default rules, and before them one about what crashes."""
+
+    @staticmethod
+    def priority() -> list[Governing]:
+        return [RetryCrashed, *CoreFlowPolicy.priority()]

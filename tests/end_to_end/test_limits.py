@@ -176,8 +176,8 @@ async def test_a_limit_tells_who_holds_it_since_when_and_for_how_long(deployment
         for run in (first, second, third):
             assert (await client.propose(run, State.running())).accepted
         await deployment.fetch(
-            "INSERT INTO lease (run_id, partition, seconds, ends, executor) VALUES ($1, 3, 5, '2030-01-01Z', NULL),"
-            " ($2, 3, 5, '2030-01-01Z', 'one')",
+            "INSERT INTO lease (run_id, partition, state_id, seconds, ends, executor)"
+            " VALUES ($1, 3, $1, 5, '2030-01-01Z', NULL), ($2, 3, $2, 5, '2030-01-01Z', 'one')",
             first.id,
             second.id,
         )

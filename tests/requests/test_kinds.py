@@ -11,6 +11,7 @@ from statewright.limits import LimitName, LimitScope
 from statewright.messages import (
     CreateFlowRun,
     CreateTaskRun,
+    Heartbeat,
     Propose,
     ReadEvents,
     ReadLimit,
@@ -44,6 +45,7 @@ EVERY: list[Any] = [
     SetLimit(tag="database", concurrency_limit=1),
     ReadLimit(tag="database"),
     Withdraw(partition=3, proposal_id=OTHER),
+    Heartbeat(partition=partition_of(RUN, PARTITIONS), run_ids=(RUN,)),
     ReadLimits(partition=3, after=5),
 ]
 
@@ -67,6 +69,7 @@ def test_a_request_belongs_to_the_partition_of_what_it_is_about(request_: Any) -
     expected = {
         "read_events": ("partition", 3),
         "withdraw": ("partition", 3),
+        "heartbeat": ("partition", partition_of(RUN, PARTITIONS)),
         "read_limits": ("partition", 3),
         "set_limit": ("tag", partition_of_tag("database", PARTITIONS)),
         "read_limit": ("tag", partition_of_tag("database", PARTITIONS)),
@@ -101,7 +104,7 @@ def test_requests_ask_for_runs_histories_events_and_limits() -> None:
     def runs(request: Any) -> set[UUID]:
         return asked(incoming(request)).runs.ids
 
-    named = [{RUN}, {RUN, OTHER}, {RUN, OTHER}, {RUN}, {RUN}, *[set()] * 5]
+    named = [{RUN}, {RUN, OTHER}, {RUN, OTHER}, {RUN}, {RUN}, *[set()] * 6]
     assert [runs(request) for request in EVERY] == named
     wanted = asked(*map(incoming, EVERY))
     assert wanted.histories.pages == {(RUN, 3)}
@@ -115,7 +118,7 @@ def test_requests_ask_for_runs_histories_events_and_limits() -> None:
 
 def test_labels_are_asked_for_where_an_answer_tells_them() -> None:
     labelled = [asked(incoming(request)).runs.labelled for request in EVERY]
-    assert labelled == [set(), {RUN}, {RUN}, {RUN}, {RUN}, *[set()] * 5]
+    assert labelled == [set(), {RUN}, {RUN}, {RUN}, {RUN}, *[set()] * 6]
 
 
 def test_a_run_that_is_read_alone_asks_for_no_history() -> None:

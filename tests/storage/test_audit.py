@@ -83,11 +83,12 @@ async def test_a_deployment_at_work_fits_together(busy: Deployment, engine: Asyn
             [(FindingKind.WAITER_THAT_IS_DECIDED, "tag db")],
         ),
         (
-            "INSERT INTO lease (run_id, partition, seconds, ends) SELECT id, 0, 5, now() FROM task_run",
+            "INSERT INTO lease (run_id, partition, state_id, seconds, ends) SELECT id, 0, id, 5, now() FROM task_run",
             [(FindingKind.LEASE_OF_A_RUN_THAT_IS_NOT_RUNNING, None)],
         ),
         (
-            "INSERT INTO lease (run_id, partition, seconds, ends) VALUES (gen_random_uuid(), 0, 5, now())",
+            "INSERT INTO lease (run_id, partition, state_id, seconds, ends)"
+            " VALUES (gen_random_uuid(), 0, gen_random_uuid(), 5, now())",
             [(FindingKind.LEASE_OF_A_RUN_THAT_IS_NOT_RUNNING, None)],
         ),
         (

@@ -13,7 +13,7 @@ from statewright import ProposedState, State
 from statewright.ids import IdSource
 from statewright.limits import LimitName, LimitScope
 from statewright.messages import CreateFlowRun, CreateTaskRun, Propose, ReadRun, Request, UpdateRun
-from statewright_worker.facts import batch, cache, changes, histories, ledger, limits, parked, runs, timers
+from statewright_worker.facts import batch, cache, changes, histories, leases, ledger, limits, parked, runs, timers
 from statewright_worker.facts.batch import Asked, Batch
 from statewright_worker.orchestration import Engine, Proposal
 from statewright_worker.orchestration.records import FlowRunRecord, TaskRunRecord
@@ -53,6 +53,12 @@ FILL = """
     INSERT INTO waiter (limit_id, proposal_id, run_id, partition, priority, since)
         SELECT 1 + row_number() OVER () % 1000, proposal_id, run_id, 0, 0, now() FROM parked;
     INSERT INTO timer (kind, id, partition, due) SELECT 'parked', proposal_id, 0, now() FROM parked;
+    INSERT INTO lease (run_id, partition, state_id, seconds, ends, executor)
+        SELECT id, 0, id, 30, now(), CASE WHEN row_number() OVER () % 2 = 0 THEN 'e' || row_number() OVER () % 100 END
+        FROM task_run;
+    INSERT INTO timer (kind, id, partition, due) SELECT 'lease', run_id, 0, ends FROM lease WHERE executor IS NULL;
+    INSERT INTO executor (partition, name, seconds, ends)
+        SELECT partition, 'e' || n, 30, now() FROM generate_series(1, 1000) AS n, generate_series(0, 7) AS partition;
 """
 
 INDEXES: dict[str | Part, set[str]] = {
@@ -91,6 +97,14 @@ INDEXES: dict[str | Part, set[str]] = {
     limits.LIMITS_REMOVED: {"pk_partition", "pk_concurrency_limit"},
     timers.READ_TIMERS: {"ix_timer__partition_due", "pk_parked"},
     timers.TIMERS_CLEARED: {"pk_partition", "pk_timer"},
+    timers.FOLLOW_LEASES: {"ix_timer__partition_due", "pk_timer", "pk_lease"},
+    leases.RENEW: {"pk_lease"},
+    leases.RENEW_EXECUTORS: {"pk_executor"},
+    leases.READ_LEASES: {"pk_lease"},
+    leases.READ_EXECUTORS: {"pk_executor"},
+    leases.END_EXECUTORS: {"pk_executor", "ix_lease__partition_executor"},
+    leases.READ_STANDINGS: {"pk_flow_run", "pk_task_run", "pk_flow_run_state", "pk_task_run_state"},
+    leases.LEASES_ENDED: {"pk_partition", "pk_lease"},
     parked.READ_PARKED: {"pk_parked", "ix_parked__run_id", "ix_waiter__proposal_id", "pk_concurrency_limit"},
     parked.PARKED_CHANGED: {"pk_partition", "pk_parked"},
     parked.PARKED_REMOVED: {"pk_partition", "pk_parked"},

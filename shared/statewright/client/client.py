@@ -6,29 +6,42 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from types import EllipsisType, TracebackType
-from typing import Any, Literal, Self, overload
+from typing import Any, Final, Literal, Self, overload
 from uuid import UUID
 
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
 from statewright.client import requests
+from statewright.client.heart import Heart, Kept
 from statewright.client.home import Home
 from statewright.client.inbox import Inbox
+from statewright.client.leases import Executor, KeepAlive
 from statewright.client.outbox import Outbox
 from statewright.client.partitions import announced_partitions
-from statewright.client.requests import Identity, OnWait, Proposal, RunReference
+from statewright.client.requests import Identity, LeaseReference, OnWait, Proposal, RunReference
 from statewright.client.room import Bound
 from statewright.client.sent import Answer, Sent, SentCreation, SentHistory, SentParking, SentRun, UnderWay
 from statewright.connection import connection_pool
-from statewright.errors import NotOpen, StatewrightError
+from statewright.errors import LeaseLost, NotOpen, StatewrightError
 from statewright.ids import IdSource, partition_of
 from statewright.limits import ConcurrencyLimit
-from statewright.messages import EventsReply, HistoryReply, LimitRequest, LimitsReply, Request, RunRequest
+from statewright.messages import (
+    EventsReply,
+    Heartbeat,
+    HeartbeatReply,
+    HistoryReply,
+    LimitRequest,
+    LimitsReply,
+    Request,
+    RunRequest,
+)
 from statewright.runs import FlowRun, RunHistory, RunPolicy, TaskRun
 from statewright.settings import ClientSettings
-from statewright.states import ProposedState
+from statewright.states import ProposedState, StateDetails
 from statewright.subscription import Subscription, positions_from
 from statewright.values import Duration
 from statewright.verdicts import Verdict
+
+DEFAULT_LEASE_SECONDS: Final = 30.0
 
 
 class Client:
@@ -107,6 +120,8 @@ class Client:
             bound = Bound(self._settings.max_backlog, self._settings.max_backlog_bytes)
             self._outbox = Outbox(pool, streams, bound, self._settings.wait_for_room)
             stack.push_async_callback(self._outbox.close, self._settings.answer_timeout)
+            self._heart = Heart(self._send_heartbeat, self._settings.answer_timeout)
+            stack.push_async_callback(self._heart.close)
             self._stack = stack.pop_all()
         self._home, self._process = Home(), os.getpid()
         return self
@@ -225,6 +240,8 @@ class Client:
         force: bool = False,
         api_version: str | None = None,
         proposal_id: UUID | str | None = None,
+        lease: Duration | None = None,
+        executor: str | None = None,
         timeout: Duration | None = None,
         on_wait: OnWait = "answer",
         priority: int = 0,
@@ -232,6 +249,9 @@ class Client:
         cascade: bool = False,
     ) -> SentRun[Verdict]:
         """Propose that `run` enter `state`.
+
+        With a `lease` (seconds, or a duration), RUNNING is good for that time, and must be renewed: see `heartbeat`,
+        `keep_alive` and `executor`. With an `executor`, that one's heartbeats renew it.
 
         `force` applies the minimal policy only. `proposal_id` is the proposal's idempotency key: sent again, it gets
         the verdict that it got before. `timeout` is in seconds, or a duration, from when the answer is awaited; 0 does
@@ -250,6 +270,8 @@ class Client:
             state,
             force=force,
             api_version=api_version,
+            lease=lease,
+            executor=executor,
             on_wait=on_wait,
             priority=priority,
             park_timeout=park_timeout,
@@ -317,6 +339,70 @@ class Client:
             return self._send_to_run(message, lambda reply: reply.run)
         first = self._send_in_its_tree(message)
         return SentHistory(first, message.run_id, partial(self._page_of_history, message.run_id))
+
+    async def heartbeat(
+        self, runs: LeaseReference | Iterable[LeaseReference], *, timeout: Duration | None = None
+    ) -> list[LeaseLost]:
+        """Renew the leases of a run or of many, each for as long as it was given; return those that are lost.
+
+        A lease is lost once its run has left the RUNNING that it was given for, and where it is an executor's. A run is
+        named like everywhere; where its verdict is given instead, another one's lease on the run is not renewed. Raises
+        what awaiting any request does, when a part of the runs could not be asked about.
+        """
+        self._check_that_it_is_open()
+        seconds = None if timeout is None else requests.seconds_of(timeout)
+        asked = [self._send_heartbeat(message, seconds) for message in requests.heartbeats(runs, self._partition_of)]
+        replies = await asyncio.gather(*asked)
+        return [LeaseLost.told(lost) for reply in replies for lost in reply.lost]
+
+    def keep_alive(self, run: LeaseReference, lease: Duration | None = None) -> KeepAlive:
+        """Return what renews the run's lease while its `async with` block runs, every third of the lease.
+
+        When the run is no longer the block's own (it was cancelled, has crashed, was taken over, was ended), the block
+        is cancelled and `LeaseLost` is raised; also when no heartbeat was answered until the lease must have ended. So
+        leave the block before you propose the run's end.
+
+            verdict = await client.propose(run, State.running(), lease=30)
+            async with client.keep_alive(verdict):
+                ...
+
+        Where neither `run` is the verdict nor `lease` is given, entering the block asks the engine how long it is.
+        """
+        self._check_that_it_is_open()
+        run_id, state_id = requests.lease_of(run)
+        seconds = None if lease is None else requests.lease_seconds(lease)
+        if seconds is None and isinstance(run, Verdict) and run.state is not None:
+            seconds = run.state.state_details.lease
+        kept = Kept(run_id, self._partition_of(run_id), None, state_id, seconds)
+        return KeepAlive(self._heart, kept)
+
+    def executor(
+        self,
+        name: str,
+        *,
+        lease: Duration = DEFAULT_LEASE_SECONDS,
+        on_lost: Callable[[LeaseLost], object] | None = None,
+    ) -> Executor:
+        """Return an executor, which holds many runs under one lease while its `async with` block runs.
+
+        Its name must be its own: a host and a process, for example. When it falls silent, all its runs are CRASHED. It
+        sends one heartbeat for each partition that has runs of it. `on_lost` is called with `LeaseLost` for each run
+        that is no longer its own; it must not block, because it is called by the event loop.
+        """
+        self._check_that_it_is_open()
+        seconds = requests.lease_seconds(lease)
+        # Refused now, and not with the first run.
+        StateDetails(lease=seconds, executor=name)
+        return Executor(
+            name, seconds, on_lost, heart=self._heart, propose=self.propose, partition_of=self._partition_of
+        )
+
+    def _send_heartbeat(self, message: Heartbeat, timeout: float | None) -> Sent[HeartbeatReply]:
+        home = self._check_that_it_is_open()
+        return Sent(self._send(home, message, message.partition, timeout=timeout), lambda reply: reply)
+
+    def _partition_of(self, run_id: UUID) -> int:
+        return partition_of(run_id, self._partitions)
 
     def set_limit(
         self,

@@ -1,7 +1,6 @@
 """A client's incoming side: reads its reply stream, and hands each answer to the caller that waits for it."""
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -11,6 +10,7 @@ from weakref import WeakValueDictionary
 from redis.asyncio import ConnectionPool
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from statewright.client.expected import Expected
 from statewright.connection import (
     DROPPED_OR_REFUSED,
     EXCHANGE_SECONDS,
@@ -30,15 +30,6 @@ IS_PARKED: Final = b'{"type":"parked"'
 """How a reply begins that is no answer yet."""
 CLOSING_SECONDS: Final = 1.0
 START: Final = b"0-0"
-
-
-class Expected(asyncio.Future[bytes]):
-    """The future of an answer, and what was heard of the request meanwhile."""
-
-    parked: bytes | None = None
-    """The last reply that said that the request is parked."""
-    on_parked: Callable[[], None] | None = None
-    """What is called with each of them."""
 
 
 class Inbox:

@@ -12,9 +12,11 @@ from statewright.client.sent import SentRun
 from statewright.errors import InvalidRequest, MessageTooLarge
 from statewright.ids import IdSource, id_from_key, partition_of, tree_tag
 from statewright.messages import (
+    MAX_RUNS_OF_HEARTBEAT,
     ONE_OF_THREE,
     CreateFlowRun,
     CreateTaskRun,
+    Heartbeat,
     Propose,
     ReadEvents,
     ReadLimit,
@@ -27,11 +29,14 @@ from statewright.messages import (
     encode,
 )
 from statewright.runs import Run, RunPolicy
-from statewright.states import ProposedState
+from statewright.states import ProposedState, StateDetails
 from statewright.values import MAX_IDEMPOTENCY_KEY_LENGTH, Duration
+from statewright.verdicts import Verdict
 
 RunReference = UUID | str | Run | SentRun[Any]
 """A run, its id (also as text), or a request about it that is still under way."""
+LeaseReference = RunReference | Verdict
+"""A run, or the verdict that let it be RUNNING: then that lease is meant, and no other that the run may have later."""
 
 OnWait = Literal["answer", "park"]
 """What becomes of a proposal where the verdict would be WAIT."""
@@ -135,12 +140,16 @@ def propose(
     *,
     force: bool,
     api_version: str | None,
+    lease: Duration | None = None,
+    executor: str | None = None,
     on_wait: OnWait = "answer",
     priority: int = 0,
     park_timeout: Duration | None = None,
     cascade: bool = False,
 ) -> Propose:
     """Return the request that a run enter a state. Raises InvalidRequest."""
+    if lease is not None or executor is not None:
+        state = _leased(state, lease, executor)
     return _checked(
         Propose,
         run_id=id_of_run(run),
@@ -157,6 +166,39 @@ def propose(
 def withdraw(partition: int, proposal_id: UUID) -> Withdraw:
     """Return the request that a parked proposal of the partition be withdrawn."""
     return Withdraw(partition=partition, proposal_id=proposal_id)
+
+
+def heartbeats(runs: LeaseReference | Iterable[LeaseReference], partition_of: Callable[[UUID], int]) -> list[Heartbeat]:
+    """Return the requests that renew the leases of a run or of many, of each partition as few as can be.
+
+    Raises InvalidRequest.
+    """
+    named = [runs] if isinstance(runs, UUID | str | Run | SentRun | Verdict) else list(_each(runs))
+    by_partition: dict[int, list[tuple[UUID, UUID | None]]] = {}
+    for number, run in enumerate(named):
+        held = lease_of(run, f"runs.{number}")
+        by_partition.setdefault(partition_of(held[0]), []).append(held)
+    return [
+        Heartbeat(partition=partition, run_ids=tuple(run_ids), state_ids=tuple(state_ids) if any(state_ids) else None)
+        for partition, held_there in by_partition.items()
+        for start in range(0, len(held_there), MAX_RUNS_OF_HEARTBEAT)
+        for run_ids, state_ids in [zip(*held_there[start : start + MAX_RUNS_OF_HEARTBEAT], strict=True)]
+    ]
+
+
+def lease_of(run: LeaseReference, argument: str = "run") -> tuple[UUID, UUID | None]:
+    """Return the run that is meant, and the state that its lease belongs to, None where that is not known.
+
+    Raises InvalidRequest, naming the argument, where no run is meant.
+    """
+    if isinstance(run, Verdict):
+        return run.run_id, None if run.state is None else run.state.id
+    return id_of_run(run, argument), None
+
+
+def lease_seconds(lease: Duration) -> float:
+    """Return how many seconds a lease has. Raises InvalidRequest for what is none."""
+    return StateDetails(lease=lease).lease or 0.0
 
 
 def read_run(run: RunReference, *, after: int = 0, history: bool = True) -> ReadRun:
@@ -246,6 +288,20 @@ def seconds_of(timeout: Duration, argument: str = "timeout") -> float:
     if isinstance(seconds, int | float) and seconds >= 0:
         return seconds
     raise InvalidRequest(argument, f"must be 0 seconds or more, not {_shown(timeout)}")
+
+
+def _leased(state: ProposedState, lease: Duration | None, executor: str | None) -> ProposedState:
+    if not state.is_running():
+        raise InvalidRequest("lease", f"only RUNNING has a lease, not {state.type}")
+    terms = {"lease": lease, "executor": executor}
+    given = {name: term for name, term in terms.items() if term is not None}
+    return state.replaced(state_details=StateDetails(**{**state.state_details.__dict__, **given}))
+
+
+def _each(runs: Any) -> Iterable[Any]:
+    if isinstance(runs, Iterable):
+        return runs
+    raise InvalidRequest("runs", f"must be a run or some runs, not {_shown(runs)}")
 
 
 def _id_of_new_run(ids: IdSource, identity: Identity, parent_id: UUID | None) -> UUID:

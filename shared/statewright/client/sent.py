@@ -3,13 +3,14 @@
 import asyncio
 import random
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from pydantic import ValidationError
 
+from statewright.client.expected import Expected
 from statewright.client.home import Home
-from statewright.client.inbox import Expected
 from statewright.errors import Delivery, NoAnswer, NotOpen, StatewrightError, UnreadableAnswer, error_from
 from statewright.messages import REPLY, HistoryReply, ParkedReply, Reply
 from statewright.runs import RunHistory
@@ -94,6 +95,19 @@ class Sent(Generic[Answer]):
             return REPLY.validate_json(body)
         except ValidationError as error:
             raise UnreadableAnswer(self.request_id, str(error)) from None
+
+    def when_answered(self, take: Callable[[Answer | None], object]) -> None:
+        """Hand the answer to `take` when it comes, whether or not anybody awaits it; None where it is an error."""
+
+        def heard(reply: "asyncio.Future[bytes]") -> None:
+            answer: Answer | None = None
+            if not reply.cancelled() and reply.exception() is None:
+                with suppress(UnreadableAnswer):
+                    decoded = self._decoded(reply.result())
+                    answer = None if decoded.type == "error" else self._read(decoded)
+            take(answer)
+
+        self._under_way.reply.add_done_callback(heard)
 
 
 class SentRun(Sent[Answer]):

@@ -11,6 +11,7 @@ from statewright_worker.facts.below import Below
 from statewright_worker.facts.cache import Cache
 from statewright_worker.facts.changes import Changes
 from statewright_worker.facts.histories import Histories
+from statewright_worker.facts.leases import Leases
 from statewright_worker.facts.ledger import KNOWN, Ledger
 from statewright_worker.facts.limits import Limits
 from statewright_worker.facts.parked import Parked
@@ -54,6 +55,7 @@ class Asked:
         self.cache = Cache()
         self.histories = Histories()
         self.changes = Changes()
+        self.leases = Leases()
         self.timers = Timers()
         self.subjects: tuple[Subject, ...] = (
             self.runs,
@@ -64,6 +66,7 @@ class Asked:
             self.cache,
             self.histories,
             self.changes,
+            self.leases,
             self.timers,
         )
 

@@ -10,6 +10,9 @@ from statewright_worker.storage.columns import Columns
 from statewright_worker.storage.transactions import Storage
 from statewright_worker.storage.writing import Part, Row, delete, insert
 
+SOON_SECONDS: Final = 2
+MOVED_AT_ONCE: Final = 10_000
+
 TIMER_COLUMNS: Final[Columns] = (
     ("kind", "text"),
     ("id", "uuid"),
@@ -36,6 +39,20 @@ READ_TIMERS: Final = """
 """
 
 
+# A renewed lease does not move its timer. Here all timers are moved that come due soon and whose leases were renewed.
+# One by one, each would take a request and a look of its own.
+FOLLOW_LEASES: Final = f"""
+    WITH soon AS MATERIALIZED (
+        SELECT kind, id, due FROM timer
+        WHERE partition = $1 AND due <= statement_timestamp() + interval '{SOON_SECONDS} seconds'
+        ORDER BY due LIMIT {MOVED_AT_ONCE}
+    )
+    UPDATE timer SET due = lease.ends FROM soon JOIN lease ON lease.run_id = soon.id
+    WHERE soon.kind = 'lease' AND lease.executor IS NULL AND lease.ends > soon.due
+        AND timer.kind = 'lease' AND timer.id = soon.id
+"""
+
+
 class DueTimer(NamedTuple):
     """A timer that is due; with the parked proposal, if it is one."""
 
@@ -56,6 +73,9 @@ async def due_timers(storage: Storage, partition: int, count: int) -> tuple[list
     """
     async with storage.transaction(partition) as transaction:
         rows = await transaction.driver.fetch(READ_TIMERS, partition, count + 1)
+        if any(row["kind"] == TimerKind.LEASE and row["due"] <= row["now"] for row in rows):
+            await transaction.driver.execute(FOLLOW_LEASES, partition)
+            rows = await transaction.driver.fetch(READ_TIMERS, partition, count + 1)
     due = [
         DueTimer(
             TimerName(TimerKind(row["kind"]), row["id"]),

@@ -286,6 +286,42 @@ class Timer:
     due: datetime
 
 
+class LeaseRecord(NamedTuple):
+    """Until when a run's RUNNING is good without a heartbeat."""
+
+    run_id: UUID
+    state_id: UUID
+    """The state RUNNING that it belongs to."""
+    seconds: float
+    ends: datetime
+    """With an executor, whose own lease counts, only the moment at which its lease for this run began to be good."""
+    executor: str | None = None
+
+
+@dataclass(slots=True)
+class LeasesAtHand:
+    """What a batch knows of leases, and what it changes."""
+
+    known: dict[UUID, LeaseRecord] = field(default_factory=dict)
+    """The leases by run that the batch has asked for, renewed by its heartbeats, and those that it begins."""
+    changed: dict[UUID, LeaseRecord | None] = field(default_factory=dict)
+    """Those that begin, by run, and None for those that end."""
+    executors: dict[UUID, datetime] = field(default_factory=dict)
+    """When the leases of executors end, by id, if the batch has asked for that."""
+    standings: dict[UUID, "Standing"] = field(default_factory=dict)
+    """What runs were in before the batch that its heartbeats name and that are not leased."""
+
+
+class Standing(NamedTuple):
+    """What a run is in, of which only that is asked; None without a state."""
+
+    state_type: StateType | None
+    state_name: str | None
+    state_message: str | None
+    executor: str | None
+    """Who holds it by a lease, if an executor does."""
+
+
 @dataclass(slots=True)
 class ParkedProposal:
     """A proposal that is kept until it can be decided."""

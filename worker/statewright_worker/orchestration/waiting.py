@@ -45,7 +45,7 @@ class Waiting:
     ) -> None:
         """Take the batch's clock and partition, its limits by name, and where to note how to undo what is done."""
         self._now = now
-        self._partition = partition
+        self.partition = partition
         self._limits = limits
         self._undo = undo
         self.parked: dict[UUID, ParkedProposal] = {}
@@ -84,7 +84,7 @@ class Waiting:
         for limit in new:
             self.waiters_added.append((limit.id, parked))
             place = sum(waiter.priority >= parked.priority for waiter in limit.queue)
-            limit.queue.insert(place, Queued(parked.proposal_id, self._partition, parked.priority))
+            limit.queue.insert(place, Queued(parked.proposal_id, self.partition, parked.priority))
         parked.waits_on = (*stands_in, *(limit.name for limit in new))
 
     def wait_for(self, limits: Sequence[LimitRecord], until: datetime | None) -> None:
@@ -156,7 +156,7 @@ class Waiting:
         """
         name = TimerName(kind, timer_id)
         self._keep_timer(name)
-        self.timers_set[name] = Timer(self._partition if partition is None else partition, due)
+        self.timers_set[name] = Timer(self.partition if partition is None else partition, due)
         self.timers_cleared.discard(name)
 
     def clear_timer(self, kind: TimerKind, timer_id: UUID) -> None:
@@ -178,15 +178,15 @@ class Waiting:
     @property
     def next_due(self) -> datetime | None:
         """The first moment at which this partition must look at something that this batch has set, or None."""
-        if self._partition in self.partitions_called:
+        if self.partition in self.partitions_called:
             return self._now
         timers = chain(self.timers_set.values(), self.timers_called.values())
-        return min((timer.due for timer in timers if timer.partition == self._partition), default=None)
+        return min((timer.due for timer in timers if timer.partition == self.partition), default=None)
 
     @property
     def woken(self) -> set[int]:
         """The other partitions whose holders must look again at what is due, and when."""
         called = {timer.partition for timer in self.timers_called.values()}
         return called.union(self.partitions_called, (timer.partition for timer in self.timers_set.values())) - {
-            self._partition
+            self.partition
         }

@@ -35,6 +35,8 @@ def asked_by(requests: Iterable[Incoming], engine: Engine, condemned: Container[
             asked.ledger.request_ids.append(incoming.id)
         if not condemned or incoming.entry.id not in condemned:
             kind.ask(request, asked, engine)
+        else:
+            kind.ask_refused(request, asked, engine)
     return asked
 
 
@@ -53,7 +55,10 @@ async def answer(incoming: Incoming, batch: InBatch, condemned: ErrorReply | Non
             return known
     request = incoming.request
     kind = kind_of(request)
-    reply = condemned or await kind.carry_out(request, incoming, batch)
+    if condemned is None:
+        reply = await kind.carry_out(request, incoming, batch)
+    else:
+        reply = await kind.refuse(request, incoming, batch, condemned)
     if kind.changes and reply is not None and (kind.keeps_answer or reply.type == "error"):
         text = to_json(reply, exclude_none=True).decode()
         work.record_answer(Answer(incoming.id, incoming.digest, text))

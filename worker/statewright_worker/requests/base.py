@@ -97,6 +97,18 @@ class Kind(ABC, Generic[AnyRequest]):
     def ask(self, request: AnyRequest, asked: Asked, engine: Engine) -> None:
         """Ask for every fact that carrying out the request needs."""
 
+    def ask_refused(self, request: AnyRequest, asked: Asked, engine: Engine) -> None:
+        """Ask for what refusing the request needs: nothing, beside its earlier answer."""
+
+    async def refuse(
+        self, request: AnyRequest, incoming: Incoming, batch: InBatch, condemned: ErrorReply
+    ) -> Reply | None:
+        """Return the answer to a request that must not be carried out, because that has cost a batch its transaction.
+
+        Raises what `carry_out` does.
+        """
+        return condemned
+
     @abstractmethod
     async def carry_out(self, request: AnyRequest, incoming: Incoming, batch: InBatch) -> Reply | None:
         """Carry the request out and return its answer; an ErrorReply means that nothing of it was done.

@@ -7,6 +7,7 @@ from uuid import UUID
 from statewright.messages import (
     CreateFlowRun,
     CreateTaskRun,
+    Heartbeat,
     Propose,
     ReadEvents,
     ReadLimit,
@@ -20,6 +21,8 @@ from statewright_worker.orchestration.records import TimerKind
 from statewright_worker.requests.base import Kind
 from statewright_worker.requests.cascade import FollowDown, FollowDownKind
 from statewright_worker.requests.create_run import CreateRunKind
+from statewright_worker.requests.heartbeat import HeartbeatKind
+from statewright_worker.requests.leases import EndExecutor, EndExecutorKind, EndLease, EndLeaseKind
 from statewright_worker.requests.limits import ReadLimitKind, ReadLimitsKind, SetLimitKind
 from statewright_worker.requests.parking import DropParked, DropParkedKind, TellParked, TellParkedKind, WithdrawKind
 from statewright_worker.requests.pauses import EndPause, EndPauseKind
@@ -44,10 +47,15 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     DropParked: DropParkedKind(),
     FollowDown: FollowDownKind(),
     EndPause: EndPauseKind(),
+    Heartbeat: HeartbeatKind(),
+    EndLease: EndLeaseKind(),
+    EndExecutor: EndExecutorKind(),
 }
 WHEN_DUE: Final[dict[TimerKind, Callable[[UUID], object]]] = {
     TimerKind.CASCADE: FollowDown,
     TimerKind.PAUSE: EndPause,
+    TimerKind.LEASE: EndLease,
+    TimerKind.EXECUTOR: EndExecutor,
 }
 """What a timer asks for, by its kind: a request made of the timer's id. A parked proposal is its own request."""
 

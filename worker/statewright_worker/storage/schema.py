@@ -270,7 +270,9 @@ class Waiter(Base):
 
 
 class Lease(Base):
-    """Until when a run's RUNNING is good without a word from its executor. With `executor`, that one's row says it."""
+    """Until when a run's RUNNING, the state `state_id`, is good without a word from its executor. With `executor`, that
+    one's row says it. When an executor has fallen silent, its leases are nobody's: they have ended, and last 0 seconds.
+    """
 
     __tablename__ = "lease"
     __table_args__ = (
@@ -280,6 +282,7 @@ class Lease(Base):
 
     run_id: Mapped[UUID] = mapped_column(primary_key=True)
     partition: Mapped[int] = mapped_column(SmallInteger)
+    state_id: Mapped[UUID]
     seconds: Mapped[float] = mapped_column(Double)
     ends: Mapped[datetime]
     executor: Mapped[str | None]

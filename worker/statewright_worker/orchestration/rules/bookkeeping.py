@@ -142,7 +142,9 @@ class UpdateSubflowParentTask(BaseUniversalTransform):
             return
         parent = context.unit_of_work.run(context.run.parent_task_run_id)
         if parent is not None and context.validated_state is not None:
-            mirrored = context.validated_state.with_details(child_flow_run_id=context.run.id)
+            # The subflow has the lease: the parent task run, which nobody renews, only follows.
+            details = {"child_flow_run_id": context.run.id, "lease": None, "executor": None}
+            mirrored = context.validated_state.with_details(**details)
             await context.force_state(parent, mirrored.as_proposed())
 
 

@@ -3,6 +3,7 @@
 Source of every rule's behaviour: the core policy page of the documented engine; where it deviates, the rule says so.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import ClassVar, Final
 
@@ -29,7 +30,8 @@ _SECOND: Final = timedelta(seconds=1)
 
 class SecureTaskConcurrencySlots(BaseOrchestrationRule):
     """Takes a slot of every limit that the task run asks for before it enters RUNNING: of those on its tags, and of
-    those that its policy names. A full limit delays the transition, a limit of 0 aborts it.
+    those that its policy names. A full limit delays the transition, a limit of 0 aborts it. A run that asks for no
+    lease gets the shortest that its limits give.
 
     Deviation: all or nothing. The documented rule kept the slots of tags behind a full one, and waited for itself.
     """
@@ -68,6 +70,14 @@ class SecureTaskConcurrencySlots(BaseOrchestrationRule):
             work.waiting.wait_for(limits, None if None in moments else max(filter(None, moments)))
         if self.context.proposed_state is not None:
             self._taken = tuple(limit for limit in limits if work.take_slot(limit, run_id))
+            self._lease_by_default(limits)
+
+    def _lease_by_default(self, limits: Sequence[LimitRecord]) -> None:
+        """Give a state that asks for no lease the shortest of those that its limits give."""
+        proposed = self.context.proposed_state
+        leases = [limit.lease_seconds for limit in limits if limit.lease_seconds is not None]
+        if leases and proposed is not None and proposed.state_details.lease is None:
+            self.context.proposed_state = proposed.with_details(lease=min(leases))
 
     async def cleanup(
         self, initial_state: State | None, validated_state: State | None, context: OrchestrationContext

@@ -64,6 +64,7 @@ def upgrade() -> None:
         "lease",
         sa.Column("run_id", sa.Uuid(), nullable=False),
         sa.Column("partition", sa.SmallInteger(), nullable=False),
+        sa.Column("state_id", sa.Uuid(), nullable=False),
         sa.Column("seconds", sa.Double(), nullable=False),
         sa.Column("ends", sa.DateTime(timezone=True), nullable=False),
         sa.Column("executor", sa.Text(), nullable=True),
