@@ -55,7 +55,7 @@ class _CreateRun(_Request):
     name: Name
     tags: Tags = ()
     policy: RunPolicy = RunPolicy()
-    labels: Labels = Field(default_factory=dict)
+    labels: Labels = Field(default_factory=dict, exclude_if=lambda labels: not labels)
     state: ProposedState | None = None
     """What the run is proposed to enter when this request creates it."""
 
@@ -85,11 +85,11 @@ class Propose(_Request):
     state: ProposedState
     force: bool = False
     api_version: ApiVersion | None = None
-    on_wait: Literal["answer", "park"] = "answer"
+    on_wait: Literal["answer", "park"] | None = None
     """What becomes of it where the verdict would be WAIT: it is answered so, or kept until it can be decided."""
-    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
-    """Which of the parked proposals that wait for the same limit goes first: the greatest."""
-    cascade: bool = False
+    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
+    """Which of the parked proposals that wait for the same limit goes first: the greatest; None is 0."""
+    cascade: bool | None = None
     """Whether the runs below a flow run follow it when this lets it be CANCELLED or CRASHED."""
     park_seconds: ParkSeconds | None = None
     """How long it may be parked; then it is answered WAIT after all. None means for ever."""
@@ -116,7 +116,7 @@ class ReadRun(_Request):
     type: Literal["read_run"] = "read_run"
     run_id: UUID
     after: Position = 0
-    history: bool = True
+    history: Annotated[bool, Field(exclude_if=lambda history: history)] = True
 
 
 class ReadEvents(_Request):

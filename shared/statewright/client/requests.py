@@ -156,9 +156,10 @@ def propose(
         state=state,
         force=force,
         api_version=api_version,
-        on_wait=on_wait,
-        priority=priority,
-        cascade=cascade,
+        # What goes without saying is not said: every proposal is sent.
+        on_wait=None if on_wait == "answer" else on_wait,
+        priority=priority or None,
+        cascade=cascade or None,
         park_seconds=None if park_timeout is None else seconds_of(park_timeout, "park_timeout"),
     )
 

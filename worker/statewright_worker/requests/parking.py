@@ -109,7 +109,7 @@ def park(request: Propose, incoming: Incoming, batch: InBatch, reason: str | Non
             incoming.entry.id,
             work.now,
             until,
-            request.priority,
+            request.priority or 0,
         )
     if parked.until is not None and parked.until <= work.now:
         return None

@@ -60,7 +60,7 @@ class ProposeKind(OfRun[Propose]):
             entered,
             request.force,
             request.api_version,
-            request.priority,
+            request.priority or 0,
         )
         work = batch.work
         work.begin()
