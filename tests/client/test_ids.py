@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from statewright.ids import IdSource, id_from_key, partition_of, partition_of_tag, tree_tag
+from statewright.ids import IdSource, id_from_key, partition_of, partition_of_limit, partition_of_tag, tree_tag
 
 SECONDS = 1_893_499_200.123
 """The moment at which the clock of these tests stands."""
@@ -178,3 +178,11 @@ def test_entropy_that_was_injected_stays_as_it_is_in_a_forked_off_process() -> N
     if child == 0:
         os._exit(0 if ids.new() == expected else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_limit_belongs_to_the_partition_of_its_tag_or_of_its_scope_and_key() -> None:
+    assert partition_of_limit("tag", "gpu", 1_000) == partition_of_tag("gpu", 1_000)
+    assert partition_of_limit("name", "gpu", 1_000) == partition_of_tag("name:gpu", 1_000)
+    assert partition_of_limit("deployment", str(UUID(int=7)), 1_000) == partition_of_tag(
+        f"deployment:{UUID(int=7)}", 1_000
+    )
