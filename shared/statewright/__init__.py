@@ -2,7 +2,7 @@
 
 from statewright.client import Client, Proposal
 from statewright.client.leases import Executor, KeepAlive
-from statewright.client.sent import Sent, SentRun
+from statewright.client.sent import Sent, SentCreation, SentRun
 from statewright.errors import (
     ConfigurationError,
     Delivery,
@@ -67,6 +67,7 @@ __all__ = [
     "RunNotFound",
     "RunPolicy",
     "Sent",
+    "SentCreation",
     "SentRun",
     "SetStateStatus",
     "SlotHolder",

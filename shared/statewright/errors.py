@@ -228,7 +228,11 @@ class RunNotFound(RequestFailed):
 
 
 class RunConflict(RequestFailed):
-    """The run to be created contradicts what exists: another kind of run, or a parent that does not exist."""
+    """What is asked for contradicts the run as it is; `field` says what.
+
+    A run to be created exists with other content, or its parent does not exist; a run to be changed is in a terminal
+    state, or is RUNNING, which keeps its tags.
+    """
 
 
 class ProposalConflict(RequestFailed):

@@ -15,7 +15,17 @@ from statewright.events import Era, Event
 from statewright.limits import ConcurrencyLimit, LimitName, LimitScope
 from statewright.runs import FlowRun, RunHistory, RunPolicy, TaskRun
 from statewright.states import LeaseSeconds, ProposedState, StateType
-from statewright.values import MAX_PARTITIONS, MAX_POSITION, TAKES_DURATIONS, Frozen, Message, Moment, Name, Tags
+from statewright.values import (
+    MAX_PARTITIONS,
+    MAX_POSITION,
+    TAKES_DURATIONS,
+    Frozen,
+    Labels,
+    Message,
+    Moment,
+    Name,
+    Tags,
+)
 from statewright.verdicts import Verdict
 
 PROTOCOL_VERSION: Final = 1
@@ -45,6 +55,9 @@ class _CreateRun(_Request):
     name: Name
     tags: Tags = ()
     policy: RunPolicy = RunPolicy()
+    labels: Labels = Field(default_factory=dict)
+    state: ProposedState | None = None
+    """What the run is proposed to enter when this request creates it."""
 
 
 class CreateFlowRun(_CreateRun):
@@ -76,12 +89,25 @@ class Propose(_Request):
     """What becomes of it where the verdict would be WAIT: it is answered so, or kept until it can be decided."""
     priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
     """Which of the parked proposals that wait for the same limit goes first: the greatest."""
+    cascade: bool = False
+    """Whether the runs below a flow run follow it when this lets it be CANCELLED or CRASHED."""
     park_seconds: ParkSeconds | None = None
     """How long it may be parked; then it is answered WAIT after all. None means for ever."""
 
 
+class UpdateRun(_Request):
+    """Change a run that is not terminal; what is None stays. Answered with the run as it is then."""
+
+    type: Literal["update_run"] = "update_run"
+    run_id: UUID
+    name: Name | None = None
+    tags: Tags | None = None
+    policy: RunPolicy | None = None
+    """Replaces the old policy, but for the marks that pausing leaves on it."""
+
+
 class ReadRun(_Request):
-    """Read a run and its history, as they are after everything pushed before.
+    """Read a run and its history, or the run alone, as they are after everything pushed before.
 
     A long history comes in pages: each holds states whose ordinal (1 for the run's first state, then 2, 3 …) is above
     `after`.
@@ -90,6 +116,7 @@ class ReadRun(_Request):
     type: Literal["read_run"] = "read_run"
     run_id: UUID
     after: Position = 0
+    history: bool = True
 
 
 class ReadEvents(_Request):
@@ -201,11 +228,12 @@ class ReadLimits(_Request):
 
 
 CreateRun = CreateFlowRun | CreateTaskRun
-RunRequest = CreateFlowRun | CreateTaskRun | Propose | ReadRun
+RunRequest = CreateFlowRun | CreateTaskRun | UpdateRun | Propose | ReadRun
 LimitRequest = SetLimit | ReadLimit
 Request = Annotated[
     CreateFlowRun
     | CreateTaskRun
+    | UpdateRun
     | Propose
     | Withdraw
     | Heartbeat
@@ -258,10 +286,12 @@ class WithdrawnReply(Frozen):
 
 
 class RunReply(Frozen):
-    """The run that a create request asked for."""
+    """The run that a request creates, changes or reads."""
 
     type: Literal["run"] = "run"
     run: Annotated[FlowRun | TaskRun, Field(discriminator="kind")]
+    created: bool = False
+    """Whether the run is new: this request has created it just now."""
 
 
 class HistoryReply(Frozen):

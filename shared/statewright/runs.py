@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import AfterValidator, Field
 
 from statewright.states import State, StateType
-from statewright.values import TAKES_DURATIONS, Frozen, Name, Offered, Tags
+from statewright.values import TAKES_DURATIONS, Frozen, Labels, Name, Offered, Tags
 
 MAX_RETRY_DELAY_SECONDS = 10 * 365 * 86_400
 MAX_RETRIES = 1_000_000
@@ -72,6 +72,12 @@ class Run(Frozen):
     start_time: datetime | None = None
     end_time: datetime | None = None
     total_run_time: timedelta = timedelta()
+    labels: Labels = Field(default_factory=dict)
+    """The producer's own facts about the run."""
+
+    def __hash__(self) -> int:
+        # Labels have no hash, and runs with the same id are hardly ever in one set.
+        return hash(self.id)
 
     @property
     def state_type(self) -> StateType | None:

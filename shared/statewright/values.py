@@ -25,6 +25,9 @@ MAX_NAME_LENGTH = 200
 MAX_MESSAGE_LENGTH = 250_000
 MAX_CACHE_KEY_LENGTH = 2_000
 MAX_TAGS = 100
+MAX_LABELS = 50
+MAX_LABEL_KEY_LENGTH = 100
+MAX_LABEL_LENGTH = 255
 MAX_IDEMPOTENCY_KEY_LENGTH = 2_000
 MAX_JSON_DEPTH = 100
 MAX_INTEGER_BITS = 1_024
@@ -196,4 +199,8 @@ Message = Annotated[str, BeforeValidator(_sayable)]
 """A text for people. It is never refused: what cannot be stored is escaped, and what is too long is cut."""
 CacheKey = Annotated[str, StringConstraints(max_length=MAX_CACHE_KEY_LENGTH, pattern=_NO_NUL)]
 Tags = Annotated[tuple[Name, ...], Field(max_length=MAX_TAGS)]
+LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=MAX_LABEL_KEY_LENGTH, pattern=_NO_NUL)]
+Label = Annotated[str, StringConstraints(max_length=MAX_LABEL_LENGTH, pattern=_NO_NUL)]
+Labels = Annotated[dict[LabelKey, Label], Field(max_length=MAX_LABELS)]
+"""What a producer wants to remember of a run: small texts by name, which no rule reads."""
 Json = Annotated[JsonValue, AfterValidator(_storable)]

@@ -53,6 +53,7 @@ from statewright.messages import (
     Request,
     RunReply,
     SetLimit,
+    UpdateRun,
     VerdictReply,
     encode,
 )
@@ -103,11 +104,17 @@ STATES = st.builds(
 )
 POSITIONS = st.integers(0, 2**63 - 1)
 TAGS = st.lists(NAMES, max_size=3).map(tuple)
+LABELS = st.dictionaries(NAMES, TEXTS, max_size=3)
 REQUESTS = {
-    CreateFlowRun: st.builds(CreateFlowRun, name=NAMES, tags=TAGS, policy=POLICIES, flow_id=st.none() | IDS),
-    CreateTaskRun: st.builds(CreateTaskRun, name=NAMES, tags=TAGS, policy=POLICIES, task_key=st.none() | NAMES),
+    CreateFlowRun: st.builds(
+        CreateFlowRun, name=NAMES, tags=TAGS, policy=POLICIES, labels=LABELS, state=st.none() | STATES, flow_id=IDS
+    ),
+    CreateTaskRun: st.builds(
+        CreateTaskRun, name=NAMES, tags=TAGS, policy=POLICIES, labels=LABELS, state=st.none() | STATES, task_key=NAMES
+    ),
+    UpdateRun: st.builds(UpdateRun, name=st.none() | NAMES, tags=st.none() | TAGS, policy=st.none() | POLICIES),
     Propose: st.builds(Propose, state=STATES, force=st.booleans(), api_version=st.sampled_from([None, "0.8.2", "3"])),
-    ReadRun: st.builds(ReadRun, after=POSITIONS),
+    ReadRun: st.builds(ReadRun, after=POSITIONS, history=st.booleans()),
     Heartbeat: st.lists(st.tuples(IDS, st.none() | IDS), min_size=1, max_size=3).flatmap(
         lambda held: st.builds(
             Heartbeat,
@@ -133,7 +140,7 @@ REQUESTS = {
 
 RUNNING = State.running().stamped(ID, NOW, NOW)
 FLOW_RUN = FlowRun(id=ID, name="nightly", created=NOW, state=RUNNING, policy=RunPolicy(retry_delay=(1, 2)))
-TASK_RUN = TaskRun(id=ID, name="load", created=NOW, tags=("db",), start_time=NOW)
+TASK_RUN = TaskRun(id=ID, name="load", created=NOW, tags=("db",), start_time=NOW, labels={"team": "data"})
 EVENT = Event(
     id=ID,
     event="task-run.Running",
@@ -160,7 +167,7 @@ REPLIES: list[Reply] = [
         verdict=Verdict(proposal_id=ID, run_id=ID, status=SetStateStatus.WAIT, delay_seconds=5, rule_signature=("A",))
     ),
     RunReply(run=FLOW_RUN),
-    RunReply(run=TASK_RUN),
+    RunReply(run=TASK_RUN, created=True),
     HistoryReply(history=RunHistory(run=FLOW_RUN, states=(RUNNING, RUNNING))),
     LimitReply(
         limit=ConcurrencyLimit(
@@ -271,6 +278,15 @@ def test_none_within_data_is_kept() -> None:
     assert json.loads(encode(Propose(run_id=ID, state=State.completed(data=data))))["state"]["data"] == data
 
 
+def test_a_change_that_is_none_is_left_out_and_one_that_is_empty_is_not() -> None:
+    assert json.loads(encode(UpdateRun(run_id=ID, tags=()))) == {
+        "v": 1,
+        "type": "update_run",
+        "run_id": str(ID),
+        "tags": [],
+    }
+
+
 def test_none_is_the_message_where_a_limit_is_removed() -> None:
     assert json.loads(encode(SetLimit(tag="db", concurrency_limit=None)))["concurrency_limit"] is None
 
@@ -323,6 +339,15 @@ def test_an_unknown_type_is_refused_as_such(fields: dict[str, Any]) -> None:
         ({"type": "propose", "run_id": str(ID), "state": {"type": "FAILED", "data": ["\x00"]}}, "propose.state.data"),
         ({"type": "create_flow_run", "run_id": str(ID), "name": ""}, "create_flow_run.name"),
         ({"type": "create_task_run", "run_id": str(ID), "name": "n", "tags": ["t"] * 101}, "create_task_run.tags"),
+        ({"type": "create_task_run", "run_id": str(ID), "name": "n", "labels": ["a"]}, "create_task_run.labels"),
+        ({"type": "create_task_run", "run_id": str(ID), "name": "n", "labels": {"a": 7}}, "create_task_run.labels.a"),
+        ({"type": "create_flow_run", "run_id": str(ID), "name": "n", "state": {}}, "create_flow_run.state.type"),
+        ({"type": "update_run"}, "update_run.run_id"),
+        ({"type": "update_run", "run_id": str(ID), "name": ""}, "update_run.name"),
+        ({"type": "update_run", "run_id": str(ID), "tags": ["t"] * 101}, "update_run.tags"),
+        ({"type": "update_run", "run_id": str(ID), "policy": {"retries": -1}}, "update_run.policy.retries"),
+        ({"type": "update_run", "run_id": str(ID), "labels": {}}, "update_run.labels"),
+        ({"type": "read_run", "run_id": str(ID), "history": "later"}, "read_run.history"),
         ({"type": "set_limit", "tag": "db"}, "set_limit.concurrency_limit"),
         ({"type": "set_limit", "tag": "db", "concurrency_limit": 1, "period_seconds": 0}, "set_limit.period_seconds"),
         ({"type": "set_limit", "tag": "db", "concurrency_limit": 1, "lease_seconds": -1}, "set_limit.lease_seconds"),

@@ -8,23 +8,34 @@ import pytest
 
 from statewright import FlowRun, InvalidRequest, MessageTooLarge, RunPolicy, SetStateStatus, State, Verdict
 from statewright.client import requests
-from statewright.ids import IdSource, id_from_key, tree_tag
+from statewright.ids import IdSource, id_from_key, partition_of, tree_tag
 from statewright.limits import LimitScope
-from statewright.messages import CreateFlowRun, CreateTaskRun, ReadLimit, SetLimit, request_from
+from statewright.messages import CreateFlowRun, CreateTaskRun, ReadLimit, SetLimit, UpdateRun, request_from
+from statewright.values import MAX_LABEL_KEY_LENGTH, MAX_LABEL_LENGTH, MAX_LABELS
 from tests.client.test_messages import NOW
 
 ids = IdSource()
 ID = UUID("01a200ef-06bf-7500-83c5-73e04725151e")
-UNSAID: dict[str, Any] = {"tags": (), "policy": None, "idempotency_key": None}
+PARTITIONS = 8
+UNSAID: dict[str, Any] = {"tags": (), "policy": None, "labels": None, "state": None}
 
 
-def flow_run(**said: Any) -> CreateFlowRun:
+def identity(run_id: Any = None, idempotency_key: Any = None) -> requests.Identity:
+    return requests.Identity(run_id, idempotency_key, PARTITIONS)
+
+
+def flow_run(run_id: Any = None, idempotency_key: Any = None, **said: Any) -> CreateFlowRun:
     unsaid = {**UNSAID, "flow_id": None, "deployment_id": None, "parent_task_run": None}
-    return requests.create_flow_run(ids, "nightly", **{**unsaid, **said})
+    return requests.create_flow_run(ids, identity(run_id, idempotency_key), "nightly", **{**unsaid, **said})
 
 
-def task_run(**said: Any) -> CreateTaskRun:
-    return requests.create_task_run(ids, "load", **{**UNSAID, "flow_run": None, "task_key": None, **said})
+def task_run(run_id: Any = None, idempotency_key: Any = None, **said: Any) -> CreateTaskRun:
+    unsaid = {**UNSAID, "flow_run": None, "task_key": None}
+    return requests.create_task_run(ids, identity(run_id, idempotency_key), "load", **{**unsaid, **said})
+
+
+def update(**said: Any) -> UpdateRun:
+    return requests.update_run(ID, **{"name": None, "tags": None, "policy": None, **said})
 
 
 def test_each_run_has_an_id_of_its_own_in_its_parents_tree() -> None:
@@ -35,6 +46,38 @@ def test_each_run_has_an_id_of_its_own_in_its_parents_tree() -> None:
 def test_a_key_has_one_id_within_its_parent() -> None:
     assert flow_run(idempotency_key="key").run_id == flow_run(idempotency_key="key").run_id == id_from_key("key")
     assert task_run(idempotency_key="key", flow_run=ID).run_id == id_from_key("key", ID)
+
+
+@pytest.mark.parametrize("run_id", [ID, str(ID)], ids=["id", "text"])
+def test_a_run_may_have_an_id_of_the_producers(run_id: Any) -> None:
+    assert flow_run(run_id=run_id).run_id == task_run(run_id=run_id).run_id == ID
+
+
+def test_a_run_id_belongs_to_the_partition_of_its_parent() -> None:
+    beside = UUID(int=ids.new().int & ~0xFFFF | (tree_tag(ID) ^ PARTITIONS))
+    assert partition_of(beside, PARTITIONS) == partition_of(ID, PARTITIONS)
+    assert task_run(run_id=beside, flow_run=ID).run_id == flow_run(run_id=beside, parent_task_run=ID).run_id == beside
+    elsewhere = UUID(int=beside.int ^ 1)
+    for make in (
+        lambda: task_run(run_id=elsewhere, flow_run=ID),
+        lambda: flow_run(run_id=elsewhere, parent_task_run=ID),
+    ):
+        with pytest.raises(InvalidRequest, match=r"end in the same four hexadecimal digits .*\(151e\)") as raised:
+            make()
+        assert raised.value.field == "run_id"
+
+
+def test_labels_are_as_many_and_as_long_as_is_accepted() -> None:
+    most = {str(n).zfill(MAX_LABEL_KEY_LENGTH): "v" * MAX_LABEL_LENGTH for n in range(MAX_LABELS)}
+    assert task_run(labels=most).labels == most
+    assert flow_run(labels={"empty": ""}).labels == {"empty": ""}
+
+
+def test_a_change_says_only_what_changes() -> None:
+    assert update() == UpdateRun(run_id=ID)
+    changed = update(name="n", tags=["etl"], policy=RunPolicy(retries=1))
+    assert changed == UpdateRun(run_id=ID, name="n", tags=("etl",), policy=RunPolicy(retries=1))
+    assert update(tags=[]).tags == ()
 
 
 @pytest.mark.parametrize("named", [ID, str(ID), FlowRun(id=ID, name="nightly", created=NOW)], ids=["id", "text", "run"])
@@ -54,6 +97,23 @@ def test_what_is_left_out_is_what_the_protocol_has() -> None:
         ("tags", lambda: flow_run(tags=7)),
         ("idempotency_key", lambda: flow_run(idempotency_key=7)),
         ("parent_task_run", lambda: flow_run(parent_task_run="no id")),
+        ("run_id", lambda: flow_run(run_id="no id")),
+        ("run_id", lambda: task_run(run_id=ID, idempotency_key="key")),
+        ("state.type", lambda: flow_run(state={})),
+        ("labels", lambda: flow_run(labels="team")),
+        ("labels", lambda: task_run(labels=0)),
+        ("labels.team", lambda: flow_run(labels={"team": 7})),
+        ("labels.team", lambda: flow_run(labels={"team": "d" * (MAX_LABEL_LENGTH + 1)})),
+        ("labels.team", lambda: flow_run(labels={"team": "\x00"})),
+        ("labels..[key]", lambda: flow_run(labels={"": "data"})),
+        ("labels.7.[key]", lambda: flow_run(labels={7: "data"})),
+        (f"labels.{'k' * (MAX_LABEL_KEY_LENGTH + 1)}.[key]", lambda: flow_run(labels={"k" * 101: "data"})),
+        ("labels", lambda: flow_run(labels={str(n): "" for n in range(MAX_LABELS + 1)})),
+        ("run", lambda: requests.update_run("no id", name="n", tags=None, policy=None)),
+        ("name", lambda: update(name="")),
+        ("tags", lambda: update(tags="etl")),
+        ("policy", lambda: update(policy=7)),
+        ("history", lambda: requests.read_run(ID, history="later")),  # type: ignore[arg-type]
         ("flow_run", lambda: task_run(flow_run=7)),
         ("run", lambda: requests.propose("no id", State.pending(), force=False, api_version=None)),
         ("proposal_id", lambda: requests.id_of_proposal("no id")),

@@ -86,7 +86,10 @@ class EngineSubject:
     def _snapshot(self, run: AnyRunRecord) -> RunSnapshot:
         states = tuple(change.state for change in self._work.state_changes if change.run is run)
         return RunSnapshot(
-            RunHistory(run=run.as_run(), states=states), run.state_type, run.state_name, run.state_timestamp
+            RunHistory(run=run.as_run(self._work.labels[run.id]), states=states),
+            run.state_type,
+            run.state_name,
+            run.state_timestamp,
         )
 
     async def slots(self, tags: Collection[str]) -> dict[str, Collection[UUID]]:

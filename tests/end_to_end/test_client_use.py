@@ -145,8 +145,8 @@ async def test_ids_may_be_texts(deployment: Deployment) -> None:
 
 WRONG: dict[str, tuple[str, Callable[[Client], Any]]] = {
     "run": ("run", lambda client: client.propose("seven", State.pending())),
-    "run to be read": ("run", lambda client: client.read_run(7)),  # type: ignore[arg-type]
-    "no run": ("run", lambda client: client.read_run(None)),  # type: ignore[arg-type]
+    "run to be read": ("run", lambda client: client.read_run(7)),  # type: ignore[call-overload]
+    "no run": ("run", lambda client: client.read_run(None)),  # type: ignore[call-overload]
     "flow run": ("flow_run", lambda client: client.create_task_run("a", flow_run="")),
     "parent": ("parent_task_run", lambda client: client.create_flow_run("a", parent_task_run="x" * 1_000)),
     "proposal id": ("proposal_id", lambda client: client.propose(ids.new(), State.pending(), proposal_id="x")),

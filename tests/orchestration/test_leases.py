@@ -29,7 +29,8 @@ def leased(lease: float = 30, **details: Any) -> ProposedState:
 
 def changes(work: UnitOfWork) -> tuple[object, ...]:
     """Return all that a batch writes of leases and timers."""
-    return deepcopy((work.leases, work.timers_set, work.timers_cleared))
+    waiting, leases = work.waiting, work.leases
+    return deepcopy((leases.known, leases.changed, waiting.timers_set, waiting.timers_cleared))
 
 
 def on_run(run_id: UUID) -> TimerName:
@@ -43,7 +44,7 @@ async def test_running_with_a_lease_begins_one_and_sets_its_timer() -> None:
     assert verdict.state is not None
     ends = NOW + seconds(30)
     assert work.leases.changed == {run.id: LeaseRecord(run.id, verdict.state.id, 30, ends)}
-    assert {name: timer.due for name, timer in work.timers_set.items()} == {on_run(run.id): ends}
+    assert {name: timer.due for name, timer in work.waiting.timers_set.items()} == {on_run(run.id): ends}
 
 
 async def test_without_leases_nothing_is_noted() -> None:
@@ -60,7 +61,7 @@ async def test_whatever_ends_running_ends_its_lease() -> None:
         await put(work, run, leased(), state)
         assert work.leases.changed == {run.id: None}
         assert work.leases.known == {}
-        assert (work.timers_set, work.timers_cleared) == ({}, {on_run(run.id)})
+        assert (work.waiting.timers_set, work.waiting.timers_cleared) == ({}, {on_run(run.id)})
 
 
 async def test_a_new_lease_takes_the_place_of_the_old_one() -> None:
@@ -69,7 +70,7 @@ async def test_a_new_lease_takes_the_place_of_the_old_one() -> None:
     await put(work, run, leased(), leased(5))
     assert run.state is not None
     assert work.leases.known == {run.id: LeaseRecord(run.id, run.state.id, 5, NOW + seconds(5))}
-    assert work.timers_set[on_run(run.id)].due == NOW + seconds(5)
+    assert work.waiting.timers_set[on_run(run.id)].due == NOW + seconds(5)
 
 
 async def test_an_executor_has_one_timer_for_all_its_runs() -> None:
@@ -77,8 +78,8 @@ async def test_an_executor_has_one_timer_for_all_its_runs() -> None:
     work = work_with(*runs)
     for run in runs:
         await put(work, run, leased(executor="e"))
-    assert set(work.timers_set) == {TimerName(TimerKind.EXECUTOR, id_of_executor("e", 0))}
-    assert work.timers_cleared == set()
+    assert set(work.waiting.timers_set) == {TimerName(TimerKind.EXECUTOR, id_of_executor("e", 0))}
+    assert work.waiting.timers_cleared == set()
     assert [lease and lease.executor for lease in work.leases.changed.values()] == ["e"] * 3
 
 
@@ -86,8 +87,8 @@ async def test_an_executor_that_takes_a_leased_run_over_leaves_no_timer_behind()
     run = task_run()
     work = work_with(run)
     await put(work, run, leased(), leased(executor="e"))
-    assert set(work.timers_set) == {TimerName(TimerKind.EXECUTOR, id_of_executor("e", 0))}
-    assert work.timers_cleared == {on_run(run.id)}
+    assert set(work.waiting.timers_set) == {TimerName(TimerKind.EXECUTOR, id_of_executor("e", 0))}
+    assert work.waiting.timers_cleared == {on_run(run.id)}
 
 
 async def test_rolling_back_restores_leases_and_timers() -> None:
@@ -110,7 +111,7 @@ async def test_only_running_is_leased() -> None:
     work = work_with(run)
     await put(work, run, of_type(StateType.PENDING, lease=30))
     assert work.leases.known == {}
-    assert work.timers_set == {}
+    assert work.waiting.timers_set == {}
 
 
 async def test_the_parent_task_run_of_a_leased_subflow_has_no_lease() -> None:

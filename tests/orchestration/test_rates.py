@@ -107,12 +107,14 @@ def test_a_rate_says_exactly_when_so_many_slots_are_free(number: int, period: ti
         stored.start(moment)
     limit = stored.at(moment)
     for wanted in range(1, number + 1):
-        until = limit.free_in(wanted)
+        until = limit.turn_in(wanted - 1)
         assert until is not None
         assert stored.at(moment + until).free >= wanted
         if until:
             assert stored.at(moment + until - MICROSECOND).free == wanted - 1
-    assert limit.free_in(number + 1) is None
+    later = limit.turn_in(number)
+    assert later is not None
+    assert later >= limit.interval
 
 
 @EXAMPLES
@@ -126,12 +128,12 @@ def test_what_is_used_stays_used_when_the_rate_is_changed(
         work.take_slot(limit, IDS.new())
     changed = limit.changed(other, others, None)
     assert changed.free == max(other - min(used, number), 0)
-    assert changed.free_in(1) == (timedelta() if changed.free else changed.interval)
+    assert changed.turn_in(0) == (timedelta() if changed.free else changed.interval)
 
 
 def test_a_rate_of_zero_is_never_free() -> None:
     limit = rate(0)
-    assert (limit.free, limit.free_in(1), limit.has_room_for(IDS.new())) == (0, None, False)
+    assert (limit.free, limit.has_room_for(IDS.new())) == (0, False)
 
 
 def test_a_rate_that_was_zero_for_a_while_remembers_what_was_used_before() -> None:
@@ -144,7 +146,7 @@ def test_a_rate_that_was_zero_for_a_while_remembers_what_was_used_before() -> No
 
 def test_a_limit_of_slots_becomes_free_by_no_time() -> None:
     limit = limit_on("db", 2, task_run())
-    assert (limit.free, limit.free_in(1), limit.free_in(2)) == (1, timedelta(), None)
+    assert (limit.free, limit.turn_in(0), limit.turn_in(2)) == (1, None, None)
 
 
 def test_a_limit_that_becomes_a_rate_begins_unused_and_keeps_its_holders() -> None:

@@ -76,6 +76,39 @@ def test_rolling_back_takes_written_states_back() -> None:
     assert run.state_count == 1
 
 
+def test_rolling_back_takes_a_created_run_and_its_first_state_back() -> None:
+    parent, run = task_run(), flow_run()
+    work = work_with(parent)
+    work.begin()
+    work.create_run(run, {"team": "data"})
+    work.write_state(found(work, run), written(State.pending()))
+    work.roll_back()
+    assert (set(work.runs), work.created_runs, work.labels, work.state_changes) == ({parent.id}, {}, {}, [])
+    work.begin()
+    work.create_run(run, {"team": "data"})
+    work.commit()
+    work.begin()
+    work.roll_back()
+    assert work.created_runs == {run.id: run}
+    assert work.labels == {run.id: {"team": "data"}}
+
+
+def test_a_run_is_described_anew_until_that_is_rolled_back() -> None:
+    run = flow_run(tags=("a",))
+    work = work_with(run)
+    for undo in (True, False):
+        work.begin()
+        work.redescribe_run(found(work, run), "new", ("b",))
+        (work.roll_back if undo else work.commit)()
+        assert (run.name, run.tags) == (("a flow run", ("a",)) if undo else ("new", ("b",)))
+        assert work.redescribed_runs == set(work.changed_runs) == (set() if undo else {run.id})
+    # What was kept before stays when a later one is rolled back.
+    work.begin()
+    work.redescribe_run(found(work, run), "newest", ())
+    work.roll_back()
+    assert (run.name, work.redescribed_runs) == ("new", {run.id})
+
+
 def test_what_was_committed_outlives_a_later_roll_back() -> None:
     run = flow_run()
     work = work_with(run)

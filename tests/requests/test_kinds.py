@@ -19,9 +19,11 @@ from statewright.messages import (
     ReadRun,
     Request,
     SetLimit,
+    UpdateRun,
     Withdraw,
 )
 from statewright_worker.facts.batch import Asked
+from statewright_worker.facts.ledger import as_created, first_proposal
 from statewright_worker.orchestration import Engine
 from statewright_worker.requests.answering import asked_by
 from statewright_worker.requests.base import Incoming
@@ -37,6 +39,7 @@ EVERY: list[Any] = [
     Propose(run_id=RUN, state=State.running()),
     CreateFlowRun(run_id=RUN, name="f", parent_task_run_id=OTHER),
     CreateTaskRun(run_id=RUN, name="t", flow_run_id=OTHER),
+    UpdateRun(run_id=RUN, tags=("database",)),
     ReadRun(run_id=RUN, after=3),
     ReadEvents(partition=3, after=5),
     SetLimit(tag="database", concurrency_limit=1),
@@ -77,9 +80,17 @@ def test_a_request_belongs_to_the_partition_of_what_it_is_about(request_: Any) -
 @pytest.mark.parametrize("request_", EVERY, ids=lambda request: request.type)
 def test_what_changes_something_is_looked_up_in_the_ledger(request_: Any) -> None:
     one = incoming(request_)
-    changes = request_.type in {"propose", "create_flow_run", "create_task_run", "set_limit", "withdraw"}
+    changes = request_.type in {
+        "propose",
+        "create_flow_run",
+        "create_task_run",
+        "update_run",
+        "set_limit",
+        "withdraw",
+    }
     assert kind_of(request_).changes is changes
-    assert asked(one).ledger.request_ids == [one.id] * changes
+    own = [as_created(RUN)] * (request_.type == "update_run")
+    assert asked(one).ledger.request_ids == [one.id] * changes + own
 
 
 def test_what_is_condemned_asks_for_its_answer_alone() -> None:
@@ -93,12 +104,31 @@ def test_requests_ask_for_runs_histories_events_and_limits() -> None:
     def runs(request: Any) -> set[UUID]:
         return asked(incoming(request)).runs.ids
 
-    assert [runs(request) for request in EVERY] == [{RUN}, {RUN, OTHER}, {RUN, OTHER}, {RUN}, *[set()] * 6]
+    named = [{RUN}, {RUN, OTHER}, {RUN, OTHER}, {RUN}, {RUN}, *[set()] * 6]
+    assert [runs(request) for request in EVERY] == named
     wanted = asked(*map(incoming, EVERY))
     assert wanted.histories.pages == {(RUN, 3)}
     assert wanted.changes.after == {5}
-    assert (wanted.limits.read, wanted.limits.to_set) == ({LIMIT}, {LIMIT})
+    assert (wanted.limits.read, wanted.limits.to_set) == ({LIMIT}, {LIMIT: [1]})
     assert (wanted.limits.to_remove, wanted.limits.pages) == (set(), {5})
     removing = asked(incoming(SetLimit(tag="database", concurrency_limit=None)))
-    assert (removing.limits.read, removing.limits.to_set) == ({LIMIT}, set())
+    assert (removing.limits.read, removing.limits.to_set) == ({LIMIT}, {})
     assert removing.limits.to_remove == {LIMIT}
+
+
+def test_labels_are_asked_for_where_an_answer_tells_them() -> None:
+    labelled = [asked(incoming(request)).runs.labelled for request in EVERY]
+    assert labelled == [set(), {RUN}, {RUN}, {RUN}, {RUN}, *[set()] * 6]
+
+
+def test_a_run_that_is_read_alone_asks_for_no_history() -> None:
+    assert asked(incoming(ReadRun(run_id=RUN, history=False))).histories.pages == set()
+
+
+def test_a_first_state_asks_for_what_a_proposal_asks_for() -> None:
+    state = State.running(cache_key="k")
+    created = asked(incoming(CreateTaskRun(run_id=RUN, name="t", tags=("database",), state=state)))
+    proposed = asked(incoming(Propose(run_id=RUN, state=state)))
+    assert created.cache._keys == proposed.cache._keys == {"k"}
+    assert created.limits._proposed == proposed.limits._proposed
+    assert created.ledger.request_ids[1:] == [first_proposal(RUN)]

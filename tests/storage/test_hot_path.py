@@ -1,8 +1,8 @@
 """The hot path: as many statements for a large batch as for a small one, each by the index that it should use."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,14 +12,17 @@ import pytest
 from statewright import ProposedState, State
 from statewright.ids import IdSource
 from statewright.limits import LimitName, LimitScope
-from statewright.messages import Propose
+from statewright.messages import CreateFlowRun, CreateTaskRun, Propose, ReadRun, Request, UpdateRun
 from statewright_worker.facts import batch, cache, changes, histories, leases, ledger, limits, parked, runs, timers
 from statewright_worker.facts.batch import Asked, Batch
 from statewright_worker.orchestration import Engine, Proposal
 from statewright_worker.orchestration.records import FlowRunRecord, TaskRunRecord
+from statewright_worker.requests.answering import answer, asked_by
+from statewright_worker.requests.base import InBatch, Incoming
 from statewright_worker.storage import database, statements
 from statewright_worker.storage.transactions import Fence, Storage
 from statewright_worker.storage.writing import Part, write
+from statewright_worker.streams.proposals import Entry
 from tests.deployment import Deployment
 
 ids = IdSource()
@@ -82,9 +85,12 @@ INDEXES: dict[str | Part, set[str]] = {
         "pk_task_run_state",
     },
     limits.LOCK_LIMITS: {"uq_concurrency_limit__scope_key"},
-    limits.READ_SLOTS: {"pk_concurrency_slot"},
+    limits.READ_SLOTS: {"pk_concurrency_slot", "ix_waiter__limit_id_priority_ticket"},
     runs.FLOW_RUNS_CHANGED: {"pk_partition", "pk_flow_run"},
     runs.TASK_RUNS_CHANGED: {"pk_partition", "pk_task_run"},
+    runs.FLOW_RUNS_REDESCRIBED: {"pk_partition", "pk_flow_run"},
+    runs.TASK_RUNS_REDESCRIBED: {"pk_partition", "pk_task_run"},
+    runs.READ_LABELS: {"pk_flow_run", "pk_task_run"},
     limits.SLOTS_RELEASED: {"pk_partition", "ix_concurrency_slot__run_id"},
     limits.LIMITS_SET: {"pk_partition"},
     limits.RATES_USED: {"pk_partition", "pk_concurrency_limit"},
@@ -153,7 +159,7 @@ async def statements_for(opened: Storage, fence: Fence, size: int, *tags: str, s
         asked = Asked()
         names = [LimitName(LimitScope.TAG, tag) for tag in tags]
         asked.limits.read.update(names)
-        asked.limits.to_set.update(names)
+        asked.limits.to_set.update({key: [size] for key in names})
         work = await batch.load(asked, ids)
         flow_run = FlowRunRecord(id=ids.new(), name="f", created=work.now)
         fields: dict[str, Any] = {"created": work.now, "tags": tags, "flow_run_id": flow_run.id}
@@ -164,12 +170,36 @@ async def statements_for(opened: Storage, fence: Fence, size: int, *tags: str, s
         for name in names:
             work.set_limit(name, 1_000)
         await batch.write(work)
+    with counted(opened) as counting:
+        async with opened.transaction(fence.partition) as transaction:
+            await decide(Batch(transaction, fence), runs, state)
+    return counting.sent
+
+
+@contextmanager
+def counted(opened: Storage) -> Iterator[CountingDriver]:
+    """Count what is sent over the connection of partition 0."""
     kept = opened._kept[0]
     counting = CountingDriver(kept.driver)
     opened._kept[0] = kept._replace(driver=counting)
-    async with opened.transaction(fence.partition) as transaction:
-        await decide(Batch(transaction, fence), runs, state)
-    opened._kept[0] = kept
+    try:
+        yield counting
+    finally:
+        opened._kept[0] = kept
+
+
+async def statements_to_answer(opened: Storage, fence: Fence, *requests: Request) -> int:
+    """Return how many statements a batch of the requests takes."""
+    entry, engine = Entry("1-0", {}), Engine()
+    incoming = [Incoming(entry, ids.new(), None, request, 0) for request in requests]
+    with counted(opened) as counting:
+        async with opened.transaction(fence.partition) as transaction:
+            batch = Batch(transaction, fence)
+            work = await batch.load(asked_by(incoming, engine, ()), ids)
+            within = InBatch(engine, work, batch.sessions, fence.partition, batch.sequence, ())
+            replies = [await answer(one, within, None) for one in incoming]
+            await batch.write(work)
+    assert "error" not in [reply and reply.type for reply in replies], replies
     return counting.sent
 
 
@@ -188,6 +218,34 @@ async def test_a_batch_takes_the_same_number_of_statements_whatever_its_size(dep
     assert limited == {6}
     # Nobody asks for limits when a run that does not run is not to run either.
     assert unconcerned == {4}
+
+
+async def test_only_who_asks_about_a_run_that_exists_pays_for_its_labels(deployment: Deployment) -> None:
+    run, task = ids.new(), ids.new()
+    made = CreateFlowRun(run_id=run, name="f", labels={"team": "data"})
+    with_state = CreateTaskRun(run_id=task, name="t", flow_run_id=run, state=State.pending())
+    async with storage(deployment) as opened:
+        fence = (await opened.take_up(0)).fence
+
+        async def taken(*requests: Request) -> int:
+            return await statements_to_answer(opened, fence, *requests)
+
+        # BEGIN, load, write, COMMIT.
+        assert await taken(made, with_state) == 4
+        assert await taken(Propose(run_id=run, state=State.running())) == 4
+        # The labels, and nothing to write.
+        assert await taken(ReadRun(run_id=run, history=False)) == 4
+        # The history as well.
+        assert await taken(ReadRun(run_id=run)) == 5
+        # Labels, and what else the ledger knows of the run. Nothing is written.
+        assert await taken(made) == 5
+        assert await taken(UpdateRun(run_id=run, name="g")) == 5
+
+
+def test_no_hot_statement_touches_what_no_transition_changes() -> None:
+    assert "labels" not in batch.LOAD
+    for part in (runs.FLOW_RUNS_CHANGED, runs.TASK_RUNS_CHANGED):
+        assert {"labels", "name", "tags"}.isdisjoint(name for name, _ in part.columns)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The client: create runs, propose states, read, set limits and subscribe, through Redis alone."""
+"""The client: create and change runs, propose states, read, set limits and subscribe, through Redis alone."""
 
 import asyncio
 import os
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from types import EllipsisType, TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self, overload
 from uuid import UUID
 
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
@@ -17,9 +17,9 @@ from statewright.client.inbox import Inbox
 from statewright.client.leases import Executor, KeepAlive
 from statewright.client.outbox import Outbox
 from statewright.client.partitions import announced_partitions
-from statewright.client.requests import LeaseReference, OnWait, Proposal, RunReference
+from statewright.client.requests import Identity, LeaseReference, OnWait, Proposal, RunReference
 from statewright.client.room import Bound
-from statewright.client.sent import Answer, Sent, SentHistory, SentParking, SentRun, UnderWay
+from statewright.client.sent import Answer, Sent, SentCreation, SentHistory, SentParking, SentRun, UnderWay
 from statewright.connection import connection_pool
 from statewright.errors import LeaseLost, NotOpen, StatewrightError
 from statewright.ids import IdSource, partition_of
@@ -153,20 +153,35 @@ class Client:
         parent_task_run: RunReference | None = None,
         tags: Sequence[str] = (),
         policy: RunPolicy | None = None,
+        labels: Mapping[str, str] | None = None,
+        state: ProposedState | None = None,
+        run_id: UUID | str | None = None,
         idempotency_key: str | None = None,
-    ) -> SentRun[FlowRun]:
-        """Create a flow run; with `parent_task_run` a subflow. The same idempotency key returns the same run."""
+    ) -> SentCreation[FlowRun]:
+        """Create a flow run, with `parent_task_run` a subflow, and return it as it is; `created` says if it is new.
+
+        The same `idempotency_key`, or the same `run_id`, returns the same run. It must come with the same content, else
+        the request is refused with RunConflict. A `run_id` must belong to the partition of `parent_task_run`.
+        `labels` are the producer's own facts about the run.
+
+        `state` is the run's first state. It is proposed with the creation, in one transaction, and governed like any
+        proposal: the run is returned as it is after the verdict. With WAIT or ABORT it is created all the same and has
+        no state (`run.state is None`); propose again then. When a rule fails, nothing is created. For a run that exists
+        already `state` means nothing, so asking again does not propose it twice.
+        """
         message = requests.create_flow_run(
             self._ids,
+            Identity(run_id, idempotency_key, self.partitions),
             name,
             flow_id=flow_id,
             deployment_id=deployment_id,
             parent_task_run=parent_task_run,
             tags=tags,
             policy=policy,
-            idempotency_key=idempotency_key,
+            labels=labels,
+            state=state,
         )
-        return self._send_to_run(message, lambda reply: reply.run)
+        return SentCreation(self._send_in_its_tree(message), lambda reply: reply.run, message.run_id)
 
     def create_task_run(
         self,
@@ -176,21 +191,45 @@ class Client:
         task_key: str | None = None,
         tags: Sequence[str] = (),
         policy: RunPolicy | None = None,
+        labels: Mapping[str, str] | None = None,
+        state: ProposedState | None = None,
+        run_id: UUID | str | None = None,
         idempotency_key: str | None = None,
-    ) -> SentRun[TaskRun]:
-        """Create a task run, usually within a flow run, whose order of effects it then shares.
+    ) -> SentCreation[TaskRun]:
+        """Create a task run, usually within a flow run, whose order of effects it then shares, and return it as it is.
 
-        An idempotency key is unique within the flow run; the same key returns the same task run.
+        An idempotency key is unique within the flow run. A `run_id` must belong to the partition of `flow_run`. All
+        else is as `create_flow_run` says.
         """
         message = requests.create_task_run(
             self._ids,
+            Identity(run_id, idempotency_key, self.partitions),
             name,
             flow_run=flow_run,
             task_key=task_key,
             tags=tags,
             policy=policy,
-            idempotency_key=idempotency_key,
+            labels=labels,
+            state=state,
         )
+        return SentCreation(self._send_in_its_tree(message), lambda reply: reply.run, message.run_id)
+
+    def update_run(
+        self,
+        run: RunReference,
+        *,
+        name: str | None = None,
+        tags: Sequence[str] | None = None,
+        policy: RunPolicy | None = None,
+    ) -> SentRun[FlowRun | TaskRun]:
+        """Change a run, and return it as it is then; what is None stays.
+
+        A policy replaces the whole old one, but for the marks that pausing leaves on it, and governs every proposal
+        that is sent from now on. Refused with RunConflict, whose `field` says what, when the run is in a terminal
+        state, and for its tags and the limits that its policy names while it is RUNNING, because it may hold slots by
+        them; with RunNotFound when there is no such run.
+        """
+        message = requests.update_run(run, name=name, tags=tags, policy=policy)
         return self._send_to_run(message, lambda reply: reply.run)
 
     def propose(
@@ -207,6 +246,7 @@ class Client:
         on_wait: OnWait = "answer",
         priority: int = 0,
         park_timeout: Duration | None = None,
+        cascade: bool = False,
     ) -> SentRun[Verdict]:
         """Propose that `run` enter `state`.
 
@@ -221,6 +261,9 @@ class Client:
         decided: at its scheduled time, or when the limits have room, first come, first served within a `priority` (the
         greatest first). After `park_timeout` (seconds or a duration) it is answered WAIT after all. Then the answer is
         awaited as long as the engine says that the proposal is parked, unless there is a `timeout`; `withdraw` ends it.
+
+        With `cascade`, task runs and subflows below a flow run that becomes CANCELLED or CRASHED follow it by force, if
+        they have not come to an end themselves, each with an event of its own.
         """
         message = requests.propose(
             run,
@@ -232,6 +275,7 @@ class Client:
             on_wait=on_wait,
             priority=priority,
             park_timeout=park_timeout,
+            cascade=cascade,
         )
         request_id = None if proposal_id is None else requests.id_of_proposal(proposal_id)
         seconds = None if timeout is None else requests.seconds_of(timeout)
@@ -278,12 +322,21 @@ class Client:
         answers = iter(await asyncio.gather(*(one for one in sent if isinstance(one, Sent)), return_exceptions=True))
         return [_verdict_or_error(next(answers)) if isinstance(one, Sent) else one for one in sent]
 
-    def read_run(self, run: RunReference) -> SentRun[RunHistory]:
+    @overload
+    def read_run(self, run: RunReference, *, history: Literal[True] = True) -> SentRun[RunHistory]: ...
+
+    @overload
+    def read_run(self, run: RunReference, *, history: Literal[False]) -> SentRun[FlowRun | TaskRun]: ...
+
+    def read_run(self, run: RunReference, *, history: bool = True) -> SentRun[RunHistory] | SentRun[FlowRun | TaskRun]:
         """Read a run with its whole history, as they are after everything sent before to its tree.
 
-        A long history comes in several answers, each of which may take `answer_timeout` seconds.
+        A long history comes in several answers, each of which may take `answer_timeout` seconds. Without `history` the
+        answer is the run alone, and no history is read for it.
         """
-        message = requests.read_run(run)
+        message = requests.read_run(run, history=history)
+        if not message.history:
+            return self._send_to_run(message, lambda reply: reply.run)
         first = self._send_in_its_tree(message)
         return SentHistory(first, message.run_id, partial(self._page_of_history, message.run_id))
 
@@ -427,7 +480,7 @@ class Client:
         return self._send(home, message, partition_of(message.run_id, self._partitions), request_id, timeout)
 
     def _page_of_history(self, run_id: UUID, after: int) -> Sent[HistoryReply]:
-        return Sent(self._send_in_its_tree(requests.read_run(run_id, after)), lambda reply: reply)
+        return Sent(self._send_in_its_tree(requests.read_run(run_id, after=after)), lambda reply: reply)
 
     def _read_events(self, partition: int, after: int, seconds: float | None) -> Sent[EventsReply]:
         home = self._check_that_it_is_open()

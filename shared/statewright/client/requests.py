@@ -1,6 +1,6 @@
 """What a client sends: arguments are checked and become messages. No IO."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from types import EllipsisType
 from typing import Any, Final, Literal, NamedTuple, TypeVar
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from statewright.client.sent import SentRun
 from statewright.errors import InvalidRequest, MessageTooLarge
-from statewright.ids import IdSource, id_from_key, tree_tag
+from statewright.ids import IdSource, id_from_key, partition_of, tree_tag
 from statewright.messages import (
     MAX_RUNS_OF_HEARTBEAT,
     ONE_OF_THREE,
@@ -24,6 +24,7 @@ from statewright.messages import (
     ReadRun,
     Request,
     SetLimit,
+    UpdateRun,
     Withdraw,
     encode,
 )
@@ -57,10 +58,21 @@ class Proposal(NamedTuple):
     on_wait: OnWait | None = None
     priority: int | None = None
     park_timeout: Duration | None = None
+    cascade: bool | None = None
+
+
+class Identity(NamedTuple):
+    """What a producer says of the id of a run to be created: nothing, the id itself, or a key to which one belongs."""
+
+    run_id: UUID | str | None
+    idempotency_key: str | None
+    partitions: int
+    """How many partitions the deployment has."""
 
 
 def create_flow_run(
     ids: IdSource,
+    identity: Identity,
     name: str,
     *,
     flow_id: UUID | None,
@@ -68,43 +80,58 @@ def create_flow_run(
     parent_task_run: RunReference | None,
     tags: Sequence[str],
     policy: RunPolicy | None,
-    idempotency_key: str | None,
+    labels: Mapping[str, str] | None,
+    state: ProposedState | None,
 ) -> CreateFlowRun:
-    """Return the request for a flow run, whose id is a new one or belongs to the key. Raises InvalidRequest."""
+    """Return the request for a flow run. Raises InvalidRequest."""
     parent_id = None if parent_task_run is None else id_of_run(parent_task_run, "parent_task_run")
     return _checked(
         CreateFlowRun,
-        run_id=_new_run_id(ids, parent_id, idempotency_key),
+        run_id=_id_of_new_run(ids, identity, parent_id),
         name=name,
         flow_id=flow_id,
         deployment_id=deployment_id,
         parent_task_run_id=parent_id,
         tags=_tuple_of(tags),
         policy=policy or RunPolicy(),
+        labels={} if labels is None else labels,
+        state=state,
     )
 
 
 def create_task_run(
     ids: IdSource,
+    identity: Identity,
     name: str,
     *,
     flow_run: RunReference | None,
     task_key: str | None,
     tags: Sequence[str],
     policy: RunPolicy | None,
-    idempotency_key: str | None,
+    labels: Mapping[str, str] | None,
+    state: ProposedState | None,
 ) -> CreateTaskRun:
-    """Return the request for a task run, whose id is a new one or belongs to the key. Raises InvalidRequest."""
+    """Return the request for a task run. Raises InvalidRequest."""
     flow_run_id = None if flow_run is None else id_of_run(flow_run, "flow_run")
     return _checked(
         CreateTaskRun,
-        run_id=_new_run_id(ids, flow_run_id, idempotency_key),
+        run_id=_id_of_new_run(ids, identity, flow_run_id),
         name=name,
         flow_run_id=flow_run_id,
         task_key=task_key,
         tags=_tuple_of(tags),
         policy=policy or RunPolicy(),
+        labels={} if labels is None else labels,
+        state=state,
     )
+
+
+def update_run(
+    run: RunReference, *, name: str | None, tags: Sequence[str] | None, policy: RunPolicy | None
+) -> UpdateRun:
+    """Return the request that a run be changed. Raises InvalidRequest."""
+    tags_or_none = None if tags is None else _tuple_of(tags)
+    return _checked(UpdateRun, run_id=id_of_run(run), name=name, tags=tags_or_none, policy=policy)
 
 
 def propose(
@@ -118,6 +145,7 @@ def propose(
     on_wait: OnWait = "answer",
     priority: int = 0,
     park_timeout: Duration | None = None,
+    cascade: bool = False,
 ) -> Propose:
     """Return the request that a run enter a state. Raises InvalidRequest."""
     if lease is not None or executor is not None:
@@ -130,6 +158,7 @@ def propose(
         api_version=api_version,
         on_wait=on_wait,
         priority=priority,
+        cascade=cascade,
         park_seconds=None if park_timeout is None else seconds_of(park_timeout, "park_timeout"),
     )
 
@@ -172,9 +201,9 @@ def lease_seconds(lease: Duration) -> float:
     return StateDetails(lease=lease).lease or 0.0
 
 
-def read_run(run: RunReference, after: int = 0) -> ReadRun:
-    """Return the request for a run and its history behind an ordinal. Raises InvalidRequest."""
-    return ReadRun(run_id=id_of_run(run), after=after)
+def read_run(run: RunReference, *, after: int = 0, history: bool = True) -> ReadRun:
+    """Return the request for a run, and for its history behind an ordinal. Raises InvalidRequest."""
+    return _checked(ReadRun, run_id=id_of_run(run), after=after, history=history)
 
 
 def read_events(partition: int, after: int) -> ReadEvents:
@@ -275,15 +304,34 @@ def _each(runs: Any) -> Iterable[Any]:
     raise InvalidRequest("runs", f"must be a run or some runs, not {_shown(runs)}")
 
 
-def _new_run_id(ids: IdSource, parent_id: UUID | None, idempotency_key: str | None) -> UUID:
-    if idempotency_key is not None:
-        if not isinstance(idempotency_key, str):
-            raise InvalidRequest("idempotency_key", f"must be a text, not {_shown(idempotency_key)}")
-        if (length := len(idempotency_key)) > MAX_IDEMPOTENCY_KEY_LENGTH:
+def _id_of_new_run(ids: IdSource, identity: Identity, parent_id: UUID | None) -> UUID:
+    key = identity.idempotency_key
+    if identity.run_id is not None:
+        if key is not None:
+            raise InvalidRequest("run_id", "cannot be given together with an idempotency_key, which makes the run's id")
+        return _id_beside(parent_id, _uuid_of(identity.run_id, "run_id"), identity.partitions)
+    if key is not None:
+        if not isinstance(key, str):
+            raise InvalidRequest("idempotency_key", f"must be a text, not {_shown(key)}")
+        if (length := len(key)) > MAX_IDEMPOTENCY_KEY_LENGTH:
             problem = f"has {length} characters, at most {MAX_IDEMPOTENCY_KEY_LENGTH} are accepted"
             raise InvalidRequest("idempotency_key", problem)
-        return id_from_key(idempotency_key, parent_id)
+        return id_from_key(key, parent_id)
     return ids.new(tag=None if parent_id is None else tree_tag(parent_id))
+
+
+def _id_beside(parent_id: UUID | None, run_id: UUID, partitions: int) -> UUID:
+    """Return the run's id when it belongs to the partition of its parent, with which it shares the order of effects."""
+    if parent_id is not None:
+        its_own, its_parents = partition_of(run_id, partitions), partition_of(parent_id, partitions)
+        if its_own != its_parents:
+            raise InvalidRequest(
+                "run_id",
+                f"{run_id} belongs to partition {its_own}, and its parent {parent_id} to partition {its_parents}; let"
+                f" it end in the same four hexadecimal digits as its parent's id ({tree_tag(parent_id):04x}), or leave"
+                " it out and give an idempotency_key",
+            )
+    return run_id
 
 
 def _tuple_of(tags: Sequence[str]) -> object:

@@ -80,6 +80,10 @@ class Sent(Generic[Answer]):
         if not self._under_way.reply.done():
             delivery, problem = self._under_way.delivery_of(self._under_way.pushed)
             raise NoAnswer(self.request_id, self._under_way.timeout, delivery, problem)
+        return self._reply()
+
+    def _reply(self) -> Reply:
+        """Return the reply that is there. Raises what the engine refused the request with."""
         reply = self._decoded(self._under_way.reply.result())
         if reply.type == "error":
             raise error_from(reply, self.request_id)
@@ -113,6 +117,27 @@ class SentRun(Sent[Answer]):
         super().__init__(under_way, read)
         self.run_id = run_id
         """The run that the request is about, known before it exists."""
+
+
+class SentCreation(SentRun[Answer]):
+    """A request that creates a run, unless it exists."""
+
+    @property
+    def created(self) -> bool:
+        """Whether the run is new. It is known once the request is answered, so await the request first.
+
+        It is False when the run existed before, also when this very request had created it and its answer was lost,
+        because a worker died or the request was sent again.
+
+        Raises asyncio.InvalidStateError before the answer is there, and what the request was refused with.
+        """
+        if not self._under_way.reply.done():
+            raise asyncio.InvalidStateError(
+                "the request is not answered yet: await it, then ask whether the run is new"
+            )
+        reply: Any = self._reply()
+        created: bool = reply.created
+        return created
 
 
 class SentParking(SentRun[Answer]):

@@ -245,7 +245,7 @@ class Drain:
         if batch.sequence < self._feed.committed:
             await self._feed.went_back(batch.sequence)
             return await self._transact(decoded)
-        self._agenda.set(work.next_due, work.now, read_at)
+        self._agenda.set(work.waiting.next_due, work.now, read_at)
         return self._outcome(answered, late, batch.sequence, work)
 
     async def _carry_out(
@@ -272,7 +272,7 @@ class Drain:
         self, answered: Sequence[Answered], late: Sequence[LateAnswer], sequence: int, work: UnitOfWork
     ) -> Outcome:
         publication = _publication(answered, late)
-        publication.wakes = work.woken
+        publication.wakes = work.waiting.woken
         feed, changes = self._feed, work.state_changes
         # Any numbers between come from our own transaction, the answer to whose commit was lost.
         follows_on = sequence == feed.committed and not feed.is_behind
@@ -280,7 +280,7 @@ class Drain:
         if changes and follows_on:
             publication.follows = feed.ends_with or 0
             publication.events = feed.events_of(changes, sequence)
-        return Outcome(publication, len(answered), work.parked_answered)
+        return Outcome(publication, len(answered), work.waiting.answered)
 
     async def _publish(self, publication: Publication, last: str) -> None:
         appended = await self._attempts.until_redis_takes_it(partial(self._streams.publish, publication))

@@ -7,6 +7,7 @@ from asyncpg import Record
 from statewright.ids import IdSource
 from statewright.messages import Propose
 from statewright_worker.facts.base import Reading, Subject
+from statewright_worker.facts.below import Below
 from statewright_worker.facts.cache import Cache
 from statewright_worker.facts.changes import Changes
 from statewright_worker.facts.histories import Histories
@@ -50,6 +51,7 @@ class Asked:
         self.ledger = Ledger()
         self.limits = Limits()
         self.parked = Parked(self.limits)
+        self.below = Below(self.parked)
         self.cache = Cache()
         self.histories = Histories()
         self.changes = Changes()
@@ -58,6 +60,7 @@ class Asked:
         self.subjects: tuple[Subject, ...] = (
             self.runs,
             self.ledger,
+            self.below,
             self.parked,
             self.limits,
             self.cache,
@@ -114,6 +117,7 @@ class Batch:
 
     async def write(self, work: UnitOfWork) -> None:
         """Write all that was decided, in one statement. Every change of state advances the sequence by one."""
+        work.waiting.call_waiters()
         parts = (part for subject in self._asked.subjects for part in subject.parts(work, self.sequence))
         written = {part: rows for part, rows in parts if rows}
         if written:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Final
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from asyncpg import Record
 
@@ -59,18 +59,34 @@ class Ledger(Subject):
 
     def __init__(self) -> None:
         self.request_ids: list[UUID] = []
+        self.created: set[UUID] = set()
+        """Runs of which is loaded what they were created with, if they exist and were changed since."""
 
     async def load(self, reading: Reading, work: UnitOfWork) -> None:
         known = [row["id"] for row in reading.found["known"]]
         if known:
             for row in await reading.driver.fetch(READ_VERDICTS, known):
                 work.verdicts[row["proposal_id"]] = verdict_from(row), row["digest"]
-            for row in await reading.driver.fetch(READ_ANSWERS, known):
+        if answers := known + [as_created(run_id) for run_id in self.created & work.runs.keys()]:
+            for row in await reading.driver.fetch(READ_ANSWERS, answers):
                 work.answers[row["request_id"]] = Answer(row["request_id"], row["digest"], row["reply"])
 
     def parts(self, work: UnitOfWork, sequence: int) -> Iterator[tuple[Part, Sequence[Row]]]:
         yield VERDICTS, [verdict_values(verdict, digest) for verdict, digest in work.new_verdicts]
         yield ANSWERS, [(answer.request_id, answer.digest, answer.reply) for answer in work.new_answers]
+
+
+def first_proposal(run_id: UUID) -> UUID:
+    """Return the id of the proposal by which the run's creation gives it its first state."""
+    return uuid5(run_id, "first state")
+
+
+def as_created(run_id: UUID) -> UUID:
+    """Return the id under which the ledger keeps the answer that tells the run as it was created, once it is changed.
+
+    So whoever creates it again with the same content gets it, and is not told that it has other content now.
+    """
+    return uuid5(run_id, "as created")
 
 
 def verdict_from(row: Record) -> Verdict:

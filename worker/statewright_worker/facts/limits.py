@@ -14,7 +14,14 @@ from statewright.runs import RunKind
 from statewright.states import StateType
 from statewright_worker.facts.base import Reading, Subject
 from statewright_worker.orchestration.facts import Fact, Need
-from statewright_worker.orchestration.records import AnyRunRecord, LimitRecord, NameOfLimit, limits_on_tags
+from statewright_worker.orchestration.records import (
+    QUEUE_LOADED,
+    AnyRunRecord,
+    LimitRecord,
+    NameOfLimit,
+    Queued,
+    limits_on_tags,
+)
 from statewright_worker.orchestration.rules.base import ALL_ORCHESTRATION_STATES
 from statewright_worker.orchestration.unit_of_work import HOLDERS_TOLD, LimitPage, UnitOfWork
 from statewright_worker.storage.columns import Columns
@@ -55,10 +62,33 @@ LOCK_LIMITS: Final = """
     ORDER BY named.id FOR UPDATE OF named
 """
 # Not part of LOCK_LIMITS: only a later statement sees what the transaction committed that held the locks before.
+# Of the queue it reads as many as may get a slot in this batch, if all holders among its runs leave, and one more.
 READ_SLOTS: Final = """
-    SELECT limit_id, count(*) AS held,
-        array_agg(run_id) FILTER (WHERE run_id = ANY ($2) OR limit_id = ANY ($3)) AS holders
-    FROM concurrency_slot WHERE limit_id = ANY ($1) GROUP BY limit_id
+    SELECT wanted.limit_id, slots.held, slots.holders, queue.proposals, queue.partitions, queue.priorities
+    FROM unnest($1::bigint[], $4::integer[]) AS wanted (limit_id, most)
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS held,
+            array_agg(run_id) FILTER (WHERE run_id = ANY ($2) OR limit_id = ANY ($3)) AS holders
+        FROM concurrency_slot WHERE limit_id = wanted.limit_id
+    ) AS slots
+    CROSS JOIN LATERAL (
+        SELECT array_agg(proposal_id) AS proposals, array_agg(partition) AS partitions,
+            array_agg(priority) AS priorities
+        FROM (
+            SELECT proposal_id, partition, priority FROM waiter WHERE limit_id = wanted.limit_id
+            ORDER BY priority DESC, ticket
+            LIMIT least(greatest(wanted.most - slots.held, 0) + coalesce(cardinality(slots.holders), 0) + 1, $5)
+        ) AS first
+    ) AS queue
+"""
+# Whoever waits for a limit that is removed waits for it no longer.
+CALL_WAITERS: Final = """
+    WITH called AS (
+        INSERT INTO timer (kind, id, partition, due)
+        SELECT 'parked', proposal_id, partition, $2 FROM waiter WHERE limit_id = ANY ($1) ORDER BY proposal_id
+        ON CONFLICT (kind, id) DO UPDATE SET due = least(timer.due, excluded.due) RETURNING partition
+    )
+    SELECT DISTINCT partition FROM called
 """
 _NAMED_RUN: Final = """
     SELECT 'flow-run' AS kind, name FROM flow_run WHERE id = {run}
@@ -108,8 +138,8 @@ class Limits(Subject):
         """Limits that are told, with the first of those that hold their slots or wait for them."""
         self.also: set[NameOfLimit] = set()
         """Limits that are loaded because parked proposals stand in their queues."""
-        self.to_set: set[LimitName] = set()
-        """Those of `read` that will be set, and so need an id if they do not exist yet."""
+        self.to_set: dict[NameOfLimit, list[int]] = {}
+        """Those of `read` that will be set, and so need an id if they do not exist yet, each with its new numbers."""
         self.to_remove: set[LimitName] = set()
         """Those of `read` that will be removed."""
         self.pages: set[int] = set()
@@ -148,17 +178,31 @@ class Limits(Subject):
             limits[row["id"]] = limit_from(row, work.now)
         if limits:
             # A limit that is removed takes its slots with it, unless its row stays, because it is set again.
-            emptied = self.to_remove & self.to_set
+            emptied = self.to_remove & self.to_set.keys()
             complete = [limit.id for limit in limits.values() if limit.name in emptied]
-            for row in await reading.driver.fetch(READ_SLOTS, list(limits), list(work.runs), complete):
-                limits[row["limit_id"]].slots_held = row["held"]
-                limits[row["limit_id"]].holders = set(row["holders"] or ())
-            work.limits = {limit.name: limit for limit in limits.values()}
+            most = [self._loaded_of_queue(limit, work) for limit in limits.values()]
+            asked = (list(limits), list(work.runs), complete, most, QUEUE_LOADED)
+            for row in await reading.driver.fetch(READ_SLOTS, *asked):
+                limit = limits[row["limit_id"]]
+                limit.slots_held = row["held"]
+                limit.holders = set(row["holders"] or ())
+                if row["proposals"] is not None:
+                    limit.queue = list(map(Queued, row["proposals"], row["partitions"], row["priorities"]))
+            work.limits.update((limit.name, limit) for limit in limits.values())
+            if removed := [limit.id for limit in limits.values() if limit.name in self.to_remove]:
+                called = await reading.driver.fetch(CALL_WAITERS, removed, work.now)
+                work.waiting.partitions_called.update(row["partition"] for row in called)
             if told := [limit.id for limit in limits.values() if limit.name in self.read]:
                 await _load_told(reading.driver, limits, told)
-        if new := self.to_set - work.limits.keys():
+        if new := self.to_set.keys() - work.limits.keys():
             for row in await reading.driver.fetch(RESERVE_IDS, *columns_of(new)):
                 work.limit_ids[LimitName(LimitScope(row["scope"]), row["key"])] = row["id"]
+
+    def _loaded_of_queue(self, limit: LimitRecord, work: UnitOfWork) -> int:
+        """Return how many slots may become free, and how many waiters may leave the queue without taking one."""
+        slots = [limit.concurrency_limit, *self.to_set.get(limit.name, ())]
+        # A limit of 0 turns everybody away.
+        return QUEUE_LOADED if 0 in slots else max(slots) + len(work.waiting.parked)
 
     def _names(self, work: UnitOfWork) -> set[NameOfLimit]:
         names: set[NameOfLimit] = {*self.read, *self.also}

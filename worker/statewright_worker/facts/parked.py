@@ -31,6 +31,15 @@ PARKED_CHANGED: Final = Part(
     " WHERE parked.proposal_id = rows.proposal_id",
     (("proposal_id", "uuid"), ("reply_to", "text"), ("decided", "boolean")),
 )
+WAITER_COLUMNS: Final[Columns] = (
+    ("limit_id", "bigint"),
+    ("proposal_id", "uuid"),
+    ("run_id", "uuid"),
+    ("priority", "integer"),
+    ("since", "timestamptz"),
+)
+WAITERS_ADDED: Final = insert("waiter", WAITER_COLUMNS, partition="partition")
+WAITERS_REMOVED: Final = delete("waiter", (("proposal_id", "uuid"),))
 PARKED_REMOVED: Final = delete("parked", (("proposal_id", "uuid"),))
 
 READ_PARKED: Final = """
@@ -59,14 +68,22 @@ class Parked(Subject):
             return
         for row in await reading.driver.fetch(READ_PARKED, reading.partition, list(ids), list(self.of_runs)):
             parked = parked_from(row)
-            work.parked[parked.proposal_id] = parked
+            work.waiting.parked[parked.proposal_id] = parked
             self._limits.also.update(parked.waits_on)
 
     def parts(self, work: UnitOfWork, sequence: int) -> Iterator[tuple[Part, Sequence[Row]]]:
-        yield PARKED_ADDED, [parked_values(parked) for parked in work.parked_added.values()]
-        changed = work.parked_changed.values()
+        yield PARKED_ADDED, [parked_values(parked) for parked in work.waiting.added.values()]
+        changed = work.waiting.changed.values()
         yield PARKED_CHANGED, [(parked.proposal_id, parked.reply_to, parked.decided) for parked in changed]
-        yield PARKED_REMOVED, [(proposal_id,) for proposal_id in sorted(work.parked_removed)]
+        yield (
+            WAITERS_ADDED,
+            [
+                (limit_id, parked.proposal_id, parked.run_id, parked.priority, parked.since)
+                for limit_id, parked in work.waiting.waiters_added
+            ],
+        )
+        yield WAITERS_REMOVED, [(proposal_id,) for proposal_id in sorted(work.waiting.waiters_removed)]
+        yield PARKED_REMOVED, [(proposal_id,) for proposal_id in sorted(work.waiting.removed)]
 
 
 def parked_from(row: Record) -> ParkedProposal:

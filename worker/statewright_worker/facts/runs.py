@@ -62,10 +62,19 @@ TASK_COLUMNS: Final[Columns] = (
     ("flow_run_run_count", "integer"),
 )
 
-FLOW_RUNS_CREATED: Final = insert("flow_run", FLOW_COLUMNS)
-TASK_RUNS_CREATED: Final = insert("task_run", TASK_COLUMNS)
+_LABELS: Final = ("labels", "jsonb")
+_DESCRIPTION: Final[Columns] = (("name", "text"), ("tags", "jsonb"))
+"""What no transition changes."""
+FLOW_REDESCRIPTIONS: Final[Columns] = (*FLOW_CHANGES, *_DESCRIPTION)
+TASK_REDESCRIPTIONS: Final[Columns] = (*TASK_CHANGES, *_DESCRIPTION)
+
+FLOW_RUNS_CREATED: Final = insert("flow_run", (*FLOW_COLUMNS, _LABELS))
+TASK_RUNS_CREATED: Final = insert("task_run", (*TASK_COLUMNS, _LABELS))
 FLOW_RUNS_CHANGED: Final = update("flow_run", FLOW_CHANGES)
 TASK_RUNS_CHANGED: Final = update("task_run", TASK_CHANGES)
+# Instead of the two before, because one statement updates a row only once.
+FLOW_RUNS_REDESCRIBED: Final = update("flow_run", FLOW_REDESCRIPTIONS)
+TASK_RUNS_REDESCRIBED: Final = update("task_run", TASK_REDESCRIPTIONS)
 FLOW_RUN_STATES: Final = insert("flow_run_state", STATE_COLUMNS, partition="partition")
 TASK_RUN_STATES: Final = insert("task_run_state", STATE_COLUMNS, partition="partition")
 
@@ -97,7 +106,14 @@ TASK_RUNS: Final = Source("task", (*TASK_COLUMNS, *_LOADED_STATE), _locked("task
 LOCK_FAILED_TASK_RUNS: Final = _locked(
     "task_run", TASK_COLUMNS, "run.flow_run_id = ANY ($1) AND run.state_type = 'FAILED'"
 )
+LOCK_FLOW_RUNS: Final = _locked("flow_run", FLOW_COLUMNS, "run.id = ANY ($1)")
+LOCK_TASK_RUNS: Final = _locked("task_run", TASK_COLUMNS, "run.id = ANY ($1)")
 READ_FLOW_STATES: Final = f"SELECT {STATE} FROM flow_run_state AS s WHERE s.id = ANY ($1)"
+# Not part of LOAD: few requests ask for labels, and no rule does.
+READ_LABELS: Final = """
+    SELECT id, labels::text AS labels FROM flow_run WHERE id = ANY ($1)
+    UNION ALL SELECT id, labels::text FROM task_run WHERE id = ANY ($1)
+"""
 READ_TASK_STATES: Final = f"SELECT {STATE} FROM task_run_state AS s WHERE s.id = ANY ($1)"
 
 _stored_policies: dict[int, tuple[RunPolicy, str]] = {}
@@ -110,6 +126,8 @@ class Runs(Subject):
 
     def __init__(self) -> None:
         self.ids: set[UUID] = set()
+        self.labelled: set[UUID] = set()
+        """Those of them that are loaded with their labels, if they exist."""
         self._failing: set[UUID] = set()
 
     def foretell(self, proposal: Propose, need: Need) -> None:
@@ -123,17 +141,33 @@ class Runs(Subject):
         if self._failing:
             failed = await reading.driver.fetch(LOCK_FAILED_TASK_RUNS, list(self._failing))
             await _take(reading, work, failed, task_run_from, READ_TASK_STATES)
+        if labelled := self.labelled & work.runs.keys():
+            for row in await reading.driver.fetch(READ_LABELS, list(labelled)):
+                work.labels[row["id"]] = from_json(row["labels"])
 
     def parts(self, work: UnitOfWork, sequence: int) -> Iterator[tuple[Part, Sequence[Row]]]:
         created = work.created_runs
         changed = [run for run_id, run in work.changed_runs.items() if run_id not in created]
         numbered = list(enumerate(work.state_changes, sequence + 1))
-        yield FLOW_RUNS_CREATED, _values(created.values(), FlowRunRecord, FLOW_COLUMNS)
-        yield TASK_RUNS_CREATED, _values(created.values(), TaskRunRecord, TASK_COLUMNS)
+        yield FLOW_RUNS_CREATED, _created_values(work, FlowRunRecord, FLOW_COLUMNS)
+        yield TASK_RUNS_CREATED, _created_values(work, TaskRunRecord, TASK_COLUMNS)
+        if work.redescribed_runs:
+            redescribed = [run for run in changed if run.id in work.redescribed_runs]
+            changed = [run for run in changed if run.id not in work.redescribed_runs]
+            yield FLOW_RUNS_REDESCRIBED, _values(redescribed, FlowRunRecord, FLOW_REDESCRIPTIONS)
+            yield TASK_RUNS_REDESCRIBED, _values(redescribed, TaskRunRecord, TASK_REDESCRIPTIONS)
         yield FLOW_RUNS_CHANGED, _values(changed, FlowRunRecord, FLOW_CHANGES)
         yield TASK_RUNS_CHANGED, _values(changed, TaskRunRecord, TASK_CHANGES)
         for part, kind in ((FLOW_RUN_STATES, FlowRunRecord), (TASK_RUN_STATES, TaskRunRecord)):
             yield part, [change_values(change, number) for number, change in numbered if isinstance(change.run, kind)]
+
+
+async def lock_runs(reading: Reading, work: UnitOfWork, run_ids: Sequence[UUID]) -> None:
+    """Load more runs, found once those that the batch names are locked; so they are locked as LOCK_FAILED_TASK_RUNS."""
+    new = [run_id for run_id in run_ids if run_id not in work.runs]
+    if new:
+        await _take(reading, work, await reading.driver.fetch(LOCK_FLOW_RUNS, new), flow_run_from, READ_FLOW_STATES)
+        await _take(reading, work, await reading.driver.fetch(LOCK_TASK_RUNS, new), task_run_from, READ_TASK_STATES)
 
 
 async def _take(
@@ -175,6 +209,16 @@ def task_run_from(row: Record) -> TaskRunRecord:
 def _values(runs: Iterable[AnyRunRecord], kind: type[AnyRunRecord], columns: Columns) -> list[Row]:
     wanted = names(columns)
     return [run_values(run, wanted) for run in runs if isinstance(run, kind)]
+
+
+def _created_values(work: UnitOfWork, kind: type[AnyRunRecord], columns: Columns) -> list[Row]:
+    wanted = names(columns)
+    created = [run for run in work.created_runs.values() if isinstance(run, kind)]
+    return [(*run_values(run, wanted), _stored_labels(work.labels[run.id])) for run in created]
+
+
+def _stored_labels(labels: dict[str, str]) -> str:
+    return to_json(labels).decode() if labels else "{}"
 
 
 def run_values(run: RunRecord, columns: Sequence[str]) -> Row:

@@ -25,6 +25,9 @@ TIMERS_SET: Final = insert(
     TIMER_COLUMNS,
     otherwise="ON CONFLICT (kind, id) DO UPDATE SET due = excluded.due, partition = excluded.partition",
 )
+TIMERS_CALLED: Final = insert(
+    "timer", TIMER_COLUMNS, otherwise="ON CONFLICT (kind, id) DO UPDATE SET due = least(timer.due, excluded.due)"
+)
 TIMERS_CLEARED: Final = delete("timer", (("kind", "text"), ("id", "uuid")))
 
 # Timers that lie ahead are read as well: the first one of them says when to look next.
@@ -97,5 +100,6 @@ class Timers(Subject):
         return
 
     def parts(self, work: UnitOfWork, sequence: int) -> Iterator[tuple[Part, Sequence[Row]]]:
-        yield TIMERS_CLEARED, sorted(work.timers_cleared)
-        yield TIMERS_SET, [(*name, timer.partition, timer.due) for name, timer in sorted(work.timers_set.items())]
+        yield TIMERS_CLEARED, sorted(work.waiting.timers_cleared)
+        for part, timers in ((TIMERS_SET, work.waiting.timers_set), (TIMERS_CALLED, work.waiting.timers_called)):
+            yield part, [(*name, timers[name].partition, timers[name].due) for name in sorted(timers)]

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, Self
+from uuid import UUID
 
 from statewright.runs import RunPolicy
 from statewright.states import ProposedState, State, StateType
@@ -107,6 +108,10 @@ class OrchestrationContext(ABC):
     """How long a rule has held up the worker, once that is longer than it may."""
     has_foreign_rules: bool = False
     """Whether a user's rules govern it: what is in its states is frozen then."""
+    proposal_id: UUID | None = None
+    """The proposal that asks for the transition; None when another transition brings it about."""
+    priority: int = 0
+    """Which of the parked proposals that wait for the same limit goes first: the greatest."""
     is_copy: bool = field(default=False, compare=False)
     """Whether this is the copy that a hook was given."""
     response_status: SetStateStatus = SetStateStatus.ACCEPT

@@ -101,6 +101,7 @@ class Proposal(NamedTuple):
     entered: datetime
     force: bool = False
     api_version: str | None = None
+    priority: int = 0
 
 
 class Engine:
@@ -159,6 +160,7 @@ class Engine:
             raise RunNotFound(proposal.run_id)
         timestamp = min(proposal.state.timestamp or proposal.entered, work.now)
         context = self._context(run, proposal.state.stamped(work.ids.new(), timestamp, work.now), work, sessions)
+        context.proposal_id, context.priority = proposal.id, proposal.priority
         if proposal.api_version is not None:
             context.parameters[API_VERSION] = Version(proposal.api_version)
         await self._govern(context, proposal.force)

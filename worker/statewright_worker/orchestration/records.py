@@ -1,6 +1,6 @@
 """What the engine knows of runs, limits and states while it decides: plain records, no rows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -8,12 +8,20 @@ from typing import ClassVar, Final, NamedTuple
 from uuid import UUID
 
 from statewright.limits import ConcurrencyLimit, LimitName, LimitScope, SlotHolder, Waiter
+from statewright.messages import MAX_CONCURRENCY_LIMIT
 from statewright.runs import FlowRun, RunKind, RunPolicy, TaskRun
 from statewright.states import State, StateType
 
-_FLOW_RUN_FIELDS: Final = tuple(FlowRun.model_fields)
-_TASK_RUN_FIELDS: Final = tuple(TaskRun.model_fields)
+_FLOW_RUN_FIELDS: Final = tuple(name for name in FlowRun.model_fields if name != "labels")
+_TASK_RUN_FIELDS: Final = tuple(name for name in TaskRun.model_fields if name != "labels")
 
+
+CALLED_AT_ONCE: Final = 256
+"""How many waiters of a limit a batch calls at most."""
+RATES_LOOK_AHEAD: Final = 8
+"""How many waiters of a rate are told when their turn comes: those behind them are told by these."""
+QUEUE_LOADED: Final = 512
+"""How many waiters of a limit a batch knows at most."""
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -78,9 +86,9 @@ class FlowRunRecord(RunRecord):
         """Return which limits it asks for: its deployment's and those that its policy names, but none on its tags."""
         return limits_asked_for(self.policy, deployment_id=self.deployment_id)
 
-    def as_run(self) -> FlowRun:
-        """Return the run as a producer reads it."""
-        return FlowRun.trusted(**{name: getattr(self, name) for name in _FLOW_RUN_FIELDS})
+    def as_run(self, labels: dict[str, str]) -> FlowRun:
+        """Return the run as a producer reads it, with the labels, which no rule sees."""
+        return FlowRun.trusted(**{name: getattr(self, name) for name in _FLOW_RUN_FIELDS}, labels=labels)
 
 
 @dataclass(kw_only=True)
@@ -97,12 +105,25 @@ class TaskRunRecord(RunRecord):
         """Return which limits it asks for: those on its tags and those that its policy names."""
         return limits_asked_for(self.policy, tags=self.tags)
 
-    def as_run(self) -> TaskRun:
-        """Return the run as a producer reads it."""
-        return TaskRun.trusted(**{name: getattr(self, name) for name in _TASK_RUN_FIELDS})
+    def as_run(self, labels: dict[str, str]) -> TaskRun:
+        """Return the run as a producer reads it, with the labels, which no rule sees."""
+        return TaskRun.trusted(**{name: getattr(self, name) for name in _TASK_RUN_FIELDS}, labels=labels)
 
 
 AnyRunRecord = FlowRunRecord | TaskRunRecord
+
+
+class Queued(NamedTuple):
+    """A parked proposal in the queue of a limit."""
+
+    proposal_id: UUID
+    partition: int
+    priority: int
+
+
+def with_marks_of(policy: RunPolicy, marked: RunPolicy) -> RunPolicy:
+    """Return the policy with the marks that pausing has left on the other one."""
+    return policy.replaced(pause_keys=marked.pause_keys, resuming=marked.resuming)
 
 
 @dataclass(slots=True)
@@ -121,6 +142,9 @@ class LimitRecord:
     """Of a rate: in how much time all of its slots are free again."""
     lease_seconds: float | None = None
     """The lease of runs that hold the limit and ask for none."""
+    queue: list[Queued] = field(default_factory=list)
+    """The first of the parked proposals that wait for a slot, in order: as many as may get one in this batch, and one
+    more."""
     shown: tuple[SlotHolder, ...] = ()
     """The first of those that held a slot before this batch, if the limit is to be told."""
     waiting: int = 0
@@ -146,17 +170,40 @@ class LimitRecord:
             return max(self.concurrency_limit - self.slots_held, 0)
         return max(self.concurrency_limit + (-self.used) // self.interval, 0)
 
-    def has_room_for(self, run_id: UUID) -> bool:
-        """Whether the run may be RUNNING under this limit; one that holds a slot already may."""
-        return run_id in self.holders or self.free > 0
+    def ahead_of(self, proposal_id: UUID | None, priority: int) -> int:
+        """Return how many waiters go before a proposal, which may be one of them."""
+        for place, waiter in enumerate(self.queue):
+            if waiter.proposal_id == proposal_id:
+                return place
+        if len(self.queue) >= QUEUE_LOADED:
+            # There may be more of them.
+            return MAX_CONCURRENCY_LIMIT
+        return sum(waiter.priority >= priority for waiter in self.queue)
 
-    def free_in(self, number: int) -> timedelta | None:
-        """Return in how much time so many slots are free, as far as time alone frees them; None when it does not."""
-        if number <= self.free:
-            return timedelta()
-        if self.period is None or number > self.concurrency_limit:
+    def has_room_for(self, run_id: UUID, ahead: int = 0) -> bool:
+        """Whether the run may be RUNNING under this limit when so many waiters go before it; one that holds a slot
+        already may."""
+        return run_id in self.holders or self.free > ahead
+
+    def turn_in(self, ahead: int) -> timedelta | None:
+        """Return in how much time a rate has a slot for who has so many waiters before; None for another limit, whose
+        slots come back when their runs have ended."""
+        if self.period is None:
             return None
-        return self.used - (self.concurrency_limit - number) * self.interval
+        return max(self.used - (self.concurrency_limit - ahead - 1) * self.interval, timedelta())
+
+    def next_waiters(self) -> Iterator[tuple[Queued, timedelta]]:
+        """Yield the waiters whose turn it is, or of a rate will be, each with the time until then.
+
+        Where a limit is 0, it is everybody's turn to hear that.
+        """
+        if self.concurrency_limit == 0:
+            turns = CALLED_AT_ONCE
+        else:
+            turns = min(max(self.free, 0 if self.period is None else RATES_LOOK_AHEAD), CALLED_AT_ONCE)
+        for ahead, waiter in enumerate(self.queue[:turns]):
+            is_early = self.concurrency_limit > 0 and ahead >= self.free
+            yield waiter, (self.turn_in(ahead) if is_early else None) or timedelta()
 
     def changed(self, concurrency_limit: int, period: timedelta | None, lease_seconds: float | None) -> "LimitRecord":
         """Return the limit with other terms; its holders stay, and so does the number of slots used of a rate."""
@@ -216,6 +263,10 @@ class TimerKind(StrEnum):
     """A parked proposal is looked at again, or its answer was sent and it can go; the id is the proposal's."""
     LEASE = "lease"
     """A run's lease ends; the id is the run's."""
+    CASCADE = "cascade"
+    """The runs below a flow run follow it to its end; the id is the flow run's."""
+    PAUSE = "pause"
+    """A flow run was paused long enough; the id is the flow run's."""
     EXECUTOR = "executor"
     """An executor's lease ends; the id belongs to its name and partition."""
 
@@ -247,20 +298,6 @@ class LeaseRecord(NamedTuple):
     executor: str | None = None
 
 
-@dataclass(slots=True)
-class LeasesAtHand:
-    """What a batch knows of leases, and what it changes."""
-
-    known: dict[UUID, LeaseRecord] = field(default_factory=dict)
-    """The leases by run that the batch has asked for, renewed by its heartbeats, and those that it begins."""
-    changed: dict[UUID, LeaseRecord | None] = field(default_factory=dict)
-    """Those that begin, by run, and None for those that end."""
-    executors: dict[UUID, datetime] = field(default_factory=dict)
-    """When the leases of executors end, by id, if the batch has asked for that."""
-    standings: dict[UUID, "Standing"] = field(default_factory=dict)
-    """What runs were in before the batch that its heartbeats name and that are not leased."""
-
-
 class Standing(NamedTuple):
     """What a run is in, of which only that is asked; None without a state."""
 
@@ -285,9 +322,10 @@ class ParkedProposal:
     since: datetime
     until: datetime | None
     """Until when it may wait; None means for ever."""
+    priority: int = 0
     decided: bool = False
     """Whether it has an answer, in the ledger, which may not have been sent yet."""
-    waits_on: tuple[LimitName, ...] = ()
+    waits_on: tuple[NameOfLimit, ...] = ()
     """The limits in whose queues it stands."""
 
 

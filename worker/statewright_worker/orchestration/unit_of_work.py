@@ -1,32 +1,29 @@
 """The unit of work: the facts of a batch and the decisions on them, which every later proposal of the batch sees."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 from uuid import UUID
 
-from statewright.ids import IdSource, id_of_executor
+from statewright.ids import IdSource
 from statewright.limits import ConcurrencyLimit, LimitName, SlotHolder
+from statewright.runs import RunKind
 from statewright.states import State, StateType
 from statewright.verdicts import Verdict
+from statewright_worker.orchestration.leasing import Leasing
 from statewright_worker.orchestration.records import (
     Answer,
     AnyRunRecord,
     CacheEntry,
-    LeaseRecord,
-    LeasesAtHand,
     LimitRecord,
     NameOfLimit,
-    ParkedProposal,
     RunRecord,
     StateChange,
     TaskRunRecord,
-    Timer,
     TimerKind,
-    TimerName,
     limits_on_tags,
 )
+from statewright_worker.orchestration.waiting import Waiting, put_back
 
 
 class ChangePage(NamedTuple):
@@ -43,15 +40,11 @@ class LimitPage(NamedTuple):
     next: int | None
 
 
-Key = TypeVar("Key")
-Value = TypeVar("Value")
-
-ANSWER_IS_SENT_WITHIN: Final = timedelta(seconds=1)
-"""After this long, the answer to a parked proposal was sent, or its worker is gone."""
 HOLDERS_TOLD: Final = 1_000
 """How many of a limit's holders are told to whoever reads it."""
 
 _NO_PAGES: Final[dict[int, list[tuple[int, State]]]] = {}
+NO_LABELS: Final[dict[str, str]] = {}
 
 
 class UnitOfWork:
@@ -64,9 +57,9 @@ class UnitOfWork:
         self.now = now
         """The database's clock when the batch was taken up; the only clock that decides."""
         self.ids = ids
-        self.partition = partition
-        """The partition whose batch this is."""
         self.runs: dict[UUID, AnyRunRecord] = {}
+        self.labels: dict[UUID, dict[str, str]] = {}
+        """The labels of the runs that are created, or whose labels a request asks for."""
         self.limits: dict[NameOfLimit, LimitRecord] = {}
         """The limits by name."""
         self.limit_ids: dict[NameOfLimit, int] = {}
@@ -79,11 +72,15 @@ class UnitOfWork:
         """Pages of runs' histories, each by the ordinal behind which it was read: states with their ordinals."""
         self.events: dict[int, ChangePage] = {}
         """Changes of the partition, by the number behind which they were read back."""
+        self.below: dict[UUID, list[UUID]] = {}
+        """The first runs below flow runs that have not come to an end."""
         self.limit_pages: dict[int, LimitPage] = {}
         """Pages of all limits, by the place behind which they were read, as they were before this batch."""
 
         self.created_runs: dict[UUID, AnyRunRecord] = {}
         self.changed_runs: dict[UUID, AnyRunRecord] = {}
+        self.redescribed_runs: set[UUID] = set()
+        """Those of the changed runs that have another name or other tags, which no transition changes."""
         self.state_changes: list[StateChange] = []
         self.limits_set: dict[int, LimitRecord] = {}
         self.limits_removed: set[int] = set()
@@ -93,19 +90,11 @@ class UnitOfWork:
         self.cache_added: list[CacheEntry] = []
         self.new_verdicts: list[tuple[Verdict, int | None]] = []
         self.new_answers: list[Answer] = []
-        self.parked: dict[UUID, ParkedProposal] = {}
-        """The parked proposals that this batch has asked for, and those that it parks."""
-        self.parked_added: dict[UUID, ParkedProposal] = {}
-        self.parked_changed: dict[UUID, ParkedProposal] = {}
-        self.parked_removed: set[UUID] = set()
-        self.parked_answered: list[UUID] = []
-        self.wait_until: datetime | None = None
-        """When the proposal that is told to WAIT may be looked at again; None when nobody can know that."""
-        self.timers_set: dict[TimerName, Timer] = {}
-        self.timers_cleared: set[TimerName] = set()
-        self.leases = LeasesAtHand()
 
         self._undo: list[Callable[[], object]] = []
+        self.waiting = Waiting(now, partition, self.limits, self._undo)
+        """What waits and what comes due."""
+        self.leases = Leasing(now, partition, self.waiting, self._undo)
         self._before: dict[UUID, dict[str, object]] = {}
 
     # -- one proposal ------------------------------------------------------------------------------------------------
@@ -114,7 +103,7 @@ class UnitOfWork:
         """Start a proposal, which can be rolled back as a whole."""
         self._undo.clear()
         self._before.clear()
-        self.wait_until = None
+        self.waiting.begin()
 
     def commit(self) -> None:
         """Keep what the proposal did."""
@@ -127,10 +116,11 @@ class UnitOfWork:
 
     def roll_back(self) -> None:
         """Undo everything since `begin`."""
-        for undo in reversed(self._undo):
-            undo()
+        # Before anything else: a run that was created since is at hand no more once that is undone.
         for run_id, before in self._before.items():
             self.runs[run_id].__dict__.update(before)
+        for undo in reversed(self._undo):
+            undo()
         self.begin()
 
     # -- runs and states ---------------------------------------------------------------------------------------------
@@ -152,9 +142,21 @@ class UnitOfWork:
         found = [self.run(run_id) for run_id in sorted(failed)]
         return [run for run in found if isinstance(run, TaskRunRecord)]
 
-    def create_run(self, run: AnyRunRecord) -> None:
+    def create_run(self, run: AnyRunRecord, labels: dict[str, str] = NO_LABELS) -> None:
         """Add a run that does not exist yet."""
         self.runs[run.id] = self.created_runs[run.id] = run
+        self.labels[run.id] = labels
+        self._undo.append(lambda: self._forget_run(run.id))
+
+    def _forget_run(self, run_id: UUID) -> None:
+        del self.runs[run_id], self.created_runs[run_id], self.labels[run_id]
+
+    def redescribe_run(self, run: AnyRunRecord, name: str, tags: tuple[str, ...]) -> None:
+        """Give the run, which was taken from `run`, this name and these tags."""
+        run.name, run.tags = name, tags
+        if run.id not in self.redescribed_runs:
+            self.redescribed_runs.add(run.id)
+            self._undo.append(lambda: self.redescribed_runs.discard(run.id))
 
     def write_state(self, run: AnyRunRecord, state: State) -> State:
         """Let the run enter `state`, and return it. A run that is not RUNNING any more gives its slots back."""
@@ -167,7 +169,9 @@ class UnitOfWork:
                 self._undo.append(page.pop)
         previous, run.state = run.state, state
         if state.state_details.lease is not None or (previous is not None and previous.state_details.lease is not None):
-            self._change_lease(run.id, previous, state)
+            self.leases.follow(run.id, previous, state)
+        if state.state_details.pause_timeout is not None and run.kind is RunKind.FLOW_RUN and state.is_paused():
+            self.waiting.set_timer(TimerKind.PAUSE, run.id, state.state_details.pause_timeout)
         # Here, so that slots do not depend on a rule: no policy, and no forced or nested transition, keeps them.
         if self.limits and state.type is not StateType.RUNNING:
             for limit in self.limits_of(run):
@@ -208,6 +212,7 @@ class UnitOfWork:
         self._keep_limit(name, limit.id)
         limit = limit.changed(concurrency_limit, period, lease_seconds)
         self.limits[name] = self.limits_set[limit.id] = limit
+        self.waiting.touch(limit)
         self.limits_removed.discard(limit.id)
 
     def remove_limit(self, name: LimitName) -> None:
@@ -231,9 +236,9 @@ class UnitOfWork:
         was_set, was_removed = self.limits_set.get(limit_id), limit_id in self.limits_removed
 
         def undo() -> None:
-            _put_back(self.limits, name, limit)
-            _put_back(self.limit_ids, name, reserved)
-            _put_back(self.limits_set, limit_id, was_set)
+            put_back(self.limits, name, limit)
+            put_back(self.limit_ids, name, reserved)
+            put_back(self.limits_set, limit_id, was_set)
             (self.limits_removed.add if was_removed else self.limits_removed.discard)(limit_id)
 
         self._undo.append(undo)
@@ -264,6 +269,7 @@ class UnitOfWork:
         """Take back the slot that the run has just been given, because it does not enter RUNNING after all."""
         if limit.period is not None:
             self._use_rate(limit, -limit.interval)
+            self.waiting.touch(limit)
         else:
             self.release_slot(limit, run_id)
 
@@ -283,6 +289,7 @@ class UnitOfWork:
         """Take the run's slot back, if it has one. What it has used of a rate comes back by time alone."""
         if run_id in limit.holders:
             self._move_slot(limit, run_id, self.slots_released, self.slots_taken, -1)
+            self.waiting.touch(limit)
             self._undo.append(lambda: self._move_slot(limit, run_id, self.slots_taken, self.slots_released, +1))
 
     @staticmethod
@@ -313,110 +320,6 @@ class UnitOfWork:
         self.cache_added.append(entry)
         self._undo += [entries.pop, self.cache_added.pop]
 
-    # -- parked proposals --------------------------------------------------------------------------------------------
-
-    def park(self, parked: ParkedProposal) -> None:
-        """Keep a proposal until it can be decided."""
-        if parked.proposal_id not in self.parked:
-            self.parked[parked.proposal_id] = self.parked_added[parked.proposal_id] = parked
-
-    def change_parked(self, parked: ParkedProposal, **changes: object) -> None:
-        """Change what is kept of a parked proposal."""
-        parked = replace(parked, **changes)  # type: ignore[arg-type]
-        self.parked[parked.proposal_id] = parked
-        changed = self.parked_added if parked.proposal_id in self.parked_added else self.parked_changed
-        changed[parked.proposal_id] = parked
-
-    def answer_parked(self, parked: ParkedProposal) -> None:
-        """Take note that a parked proposal has its answer; its row stays until the answer was sent."""
-        self.change_parked(parked, decided=True)
-        self.parked_answered.append(parked.proposal_id)
-        self.set_timer(TimerKind.PARKED, parked.proposal_id, self.now + ANSWER_IS_SENT_WITHIN)
-
-    def forget_parked(self, proposal_id: UUID) -> None:
-        """Delete a parked proposal, whose answer was sent."""
-        self.parked.pop(proposal_id, None)
-        self.parked_changed.pop(proposal_id, None)
-        self.parked_removed.add(proposal_id)
-        self.clear_timer(TimerKind.PARKED, proposal_id)
-
-    # -- timers ------------------------------------------------------------------------------------------------------
-
-    def set_timer(self, kind: TimerKind, timer_id: UUID, due: datetime, partition: int | None = None) -> None:
-        """Let the partition's holder (without one, this partition's) look at something again, no later than at `due`.
-
-        It is carried out as `requests/kinds.py` says for its kind.
-        """
-        name = TimerName(kind, timer_id)
-        self._keep_timer(name)
-        self.timers_set[name] = Timer(self.partition if partition is None else partition, due)
-        self.timers_cleared.discard(name)
-
-    def clear_timer(self, kind: TimerKind, timer_id: UUID) -> None:
-        """Let nobody look any more."""
-        name = TimerName(kind, timer_id)
-        self._keep_timer(name)
-        self.timers_set.pop(name, None)
-        self.timers_cleared.add(name)
-
-    def _keep_timer(self, name: TimerName) -> None:
-        was_set, was_cleared = self.timers_set.get(name), name in self.timers_cleared
-
-        def undo() -> None:
-            _put_back(self.timers_set, name, was_set)
-            (self.timers_cleared.add if was_cleared else self.timers_cleared.discard)(name)
-
-        self._undo.append(undo)
-
-    @property
-    def next_due(self) -> datetime | None:
-        """The first moment at which this partition must look at something that this batch has set, or None."""
-        return min((timer.due for timer in self.timers_set.values() if timer.partition == self.partition), default=None)
-
-    @property
-    def woken(self) -> set[int]:
-        """The other partitions whose holders must look now."""
-        return {timer.partition for timer in self.timers_set.values()} - {self.partition}
-
-    # -- leases ------------------------------------------------------------------------------------------------------
-
-    def _change_lease(self, run_id: UUID, previous: State | None, state: State) -> None:
-        """End the lease of the state that the run has left, and begin that of the state that it has entered."""
-        seconds, executor = state.state_details.lease, state.state_details.executor
-        if state.is_running() and seconds is not None:
-            self._keep_lease(run_id)
-            ends = self.now + timedelta(seconds=seconds)
-            lease = LeaseRecord(run_id, state.id, seconds, ends, executor)
-            self.leases.known[run_id] = self.leases.changed[run_id] = lease
-            if executor is None:
-                self.set_timer(TimerKind.LEASE, run_id, ends)
-            else:
-                if previous is not None and previous.state_details.lease is not None:
-                    self.clear_timer(TimerKind.LEASE, run_id)
-                self.set_timer(TimerKind.EXECUTOR, id_of_executor(executor, self.partition), ends)
-        elif previous is not None and previous.is_running():
-            self.end_lease(run_id)
-
-    def end_lease(self, run_id: UUID) -> None:
-        """Forget the run's lease."""
-        self._keep_lease(run_id)
-        self.leases.known.pop(run_id, None)
-        self.leases.changed[run_id] = None
-        self.clear_timer(TimerKind.LEASE, run_id)
-
-    def _keep_lease(self, run_id: UUID) -> None:
-        known, changed = self.leases.known.get(run_id), self.leases.changed.get(run_id)
-        was_changed = run_id in self.leases.changed
-
-        def undo() -> None:
-            _put_back(self.leases.known, run_id, known)
-            if was_changed:
-                self.leases.changed[run_id] = changed
-            else:
-                self.leases.changed.pop(run_id, None)
-
-        self._undo.append(undo)
-
     # -- the ledger --------------------------------------------------------------------------------------------------
 
     def record_verdict(self, verdict: Verdict, digest: int | None = None) -> None:
@@ -428,10 +331,3 @@ class UnitOfWork:
         """Keep an answer that is no verdict for ever, as for verdicts."""
         self.answers[answer.request_id] = answer
         self.new_answers.append(answer)
-
-
-def _put_back(mapping: dict[Key, Value], key: Key, value: Value | None) -> None:
-    if value is None:
-        mapping.pop(key, None)
-    else:
-        mapping[key] = value

@@ -69,21 +69,21 @@ async def answer(incoming: Incoming, batch: InBatch, condemned: ErrorReply | Non
 
 def _done_with(timer: TimerName, reply: Reply | None, work: UnitOfWork) -> None:
     """See that what has come due is over with its answer, or comes due again."""
-    parked = work.parked.get(timer.id) if timer.kind is TimerKind.PARKED else None
+    parked = work.waiting.parked.get(timer.id) if timer.kind is TimerKind.PARKED else None
     if parked is not None and reply is not None and reply.type != "parked":
-        work.answer_parked(parked)
+        work.waiting.answer(parked)
     elif parked is None and reply is not None and reply.type == "error":
         log.error("what has come due could not be done", timer=timer.kind, id=str(timer.id), reason=reply.message)
-        work.set_timer(*timer, work.now + AGAIN_AFTER)
+        work.waiting.set_timer(*timer, work.now + AGAIN_AFTER)
 
 
 def _known(incoming: Incoming, work: UnitOfWork) -> Reply | None:
-    parked = work.parked.get(incoming.id)
+    parked = work.waiting.parked.get(incoming.id)
     if parked is not None and not parked.decided:
         if incoming.digest != parked.digest:
             return _conflict(incoming)
         if incoming.reply_to != parked.reply_to:
-            work.change_parked(parked, reply_to=incoming.reply_to)
+            work.waiting.change(parked, reply_to=incoming.reply_to)
         return parked_reply(parked)
     verdict = work.verdicts.get(incoming.id)
     if verdict is not None:

@@ -3,26 +3,46 @@
 from typing import Any, Final
 from uuid import UUID
 
-from statewright.messages import CreateFlowRun, CreateRun, CreateTaskRun, ErrorCode, ErrorReply, Reply, RunReply
-from statewright.runs import RunKind
+from statewright.messages import (
+    REPLY,
+    CreateFlowRun,
+    CreateRun,
+    CreateTaskRun,
+    ErrorCode,
+    ErrorReply,
+    Propose,
+    Reply,
+    RunReply,
+)
+from statewright.runs import FlowRun, RunKind, TaskRun
+from statewright.states import ProposedState
 from statewright_worker.facts.batch import Asked
-from statewright_worker.orchestration.engine import Engine
-from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, TaskRunRecord, limits_asked_for
+from statewright_worker.facts.ledger import as_created, first_proposal
+from statewright_worker.orchestration.engine import Engine, Proposal
+from statewright_worker.orchestration.records import (
+    AnyRunRecord,
+    FlowRunRecord,
+    TaskRunRecord,
+    limits_asked_for,
+    with_marks_of,
+)
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.requests.base import InBatch, Incoming, OfRun, refusal
+from statewright_worker.requests.propose import govern
 
-_NO_CONTENT: Final = frozenset({"v", "type", "run_id"})
-_SAME_POLICY: Final = ("retries", "retry_delay", "retry_jitter_factor", "retry_type", "limits")
-"""The fields of a run's policy that never change."""
+_NO_CONTENT: Final = frozenset({"v", "type", "run_id", "state"})
+"""What may differ when a run is created again; its first state is proposed only once."""
 
 
 class CreateRunKind(OfRun[CreateRun]):
-    """Creates a flow run or a task run, unless it exists."""
+    """Creates a flow run or a task run, unless it exists, and lets a new one enter its first state, if rules agree."""
 
     changes = True
 
     def ask(self, request: CreateRun, asked: Asked, engine: Engine) -> None:
         asked.runs.ids.add(request.run_id)
+        asked.runs.labelled.add(request.run_id)
+        asked.ledger.created.add(request.run_id)
         _, parent_id, _ = _parent_of(request)
         if parent_id is not None:
             asked.runs.ids.add(parent_id)
@@ -31,19 +51,46 @@ class CreateRunKind(OfRun[CreateRun]):
         else:
             kind, limits = RunKind.FLOW_RUN, limits_asked_for(request.policy, deployment_id=request.deployment_id)
         asked.limits.created(kind, request.run_id, request.tags, limits)
+        if request.state is not None:
+            asked.ledger.request_ids.append(first_proposal(request.run_id))
+            proposal = Propose(run_id=request.run_id, state=request.state)
+            asked.foretell(proposal, engine.needs(request.state.type, force=False))
 
     async def carry_out(self, request: CreateRun, incoming: Incoming, batch: InBatch) -> Reply:
         work = batch.work
         run = work.runs.get(request.run_id)
+        is_new = run is None
         if run is None:
             problem = _missing_parent(request, work)
             if problem is not None:
                 return problem
+            work.begin()
             run = _new_run(request, work)
-            work.create_run(run)
-        elif difference := _difference(run, request):
+            work.create_run(run, request.labels)
+            if request.state is None:
+                work.commit()
+            elif problem := await _enter(request.state, run, incoming, batch):
+                return problem
+        elif difference := _difference(_as_created(run, work), request):
             return difference
-        return RunReply.trusted(type="run", run=run.as_run())
+        return RunReply.trusted(type="run", run=run.as_run(work.labels[run.id]), created=is_new)
+
+
+async def _enter(state: ProposedState, run: AnyRunRecord, incoming: Incoming, batch: InBatch) -> ErrorReply | None:
+    """Keep the new run, and let it enter its first state, if the rules agree; return why nothing was done.
+
+    A proposal that is decided already belonged to a run of the same id that was deleted since. It has its verdict.
+    """
+    work, proposal_id = batch.work, first_proposal(run.id)
+    if proposal_id in work.verdicts or proposal_id in work.answers:
+        work.commit()
+        return None
+    verdict = await govern(Proposal(proposal_id, run.id, state, incoming.entered), incoming, batch)
+    if isinstance(verdict, ErrorReply):
+        return verdict
+    work.commit()
+    work.record_verdict(verdict, incoming.digest)
+    return None
 
 
 def _parent_of(request: CreateRun) -> tuple[str, UUID | None, RunKind]:
@@ -73,21 +120,29 @@ def _new_run(request: CreateRun, work: UnitOfWork) -> AnyRunRecord:
     )
 
 
-def _difference(run: AnyRunRecord, request: CreateRun) -> ErrorReply | None:
+def _as_created(run: AnyRunRecord, work: UnitOfWork) -> FlowRun | TaskRun:
+    """Return the run with what it was created with, as far as it can be changed."""
+    kept = work.answers.get(as_created(run.id))
+    if kept is not None:
+        reply = REPLY.validate_json(kept.reply)
+        # It may tell of a run of the same id that was deleted since.
+        if isinstance(reply, RunReply) and reply.run.created == run.created:
+            return reply.run
+    return run.as_run(work.labels[run.id])
+
+
+def _difference(run: FlowRun | TaskRun, request: CreateRun) -> ErrorReply | None:
     """Return the refusal of a request for a run that exists with other content, None when the content is the same."""
-    wanted = FlowRunRecord if isinstance(request, CreateFlowRun) else TaskRunRecord
+    wanted = FlowRun if isinstance(request, CreateFlowRun) else TaskRun
     if not isinstance(run, wanted):
         return refusal(ErrorCode.RUN_CONFLICT, "run_id", f"{run.id} is a {run.kind} already")
     for field in request.__class__.model_fields:
         if field in _NO_CONTENT:
             continue
         asked, is_so = getattr(request, field), getattr(run, field)
-        same = (
-            all(getattr(asked, name) == getattr(is_so, name) for name in _SAME_POLICY)
-            if field == "policy"
-            else (asked == is_so)
-        )
-        if not same:
+        if field == "policy":
+            asked = with_marks_of(asked, is_so)
+        if asked != is_so:
             return refusal(
                 ErrorCode.RUN_CONFLICT,
                 field,

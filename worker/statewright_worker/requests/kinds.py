@@ -14,24 +14,29 @@ from statewright.messages import (
     ReadLimits,
     ReadRun,
     SetLimit,
+    UpdateRun,
     Withdraw,
 )
 from statewright_worker.orchestration.records import TimerKind
 from statewright_worker.requests.base import Kind
+from statewright_worker.requests.cascade import FollowDown, FollowDownKind
 from statewright_worker.requests.create_run import CreateRunKind
 from statewright_worker.requests.heartbeat import HeartbeatKind
 from statewright_worker.requests.leases import EndExecutor, EndExecutorKind, EndLease, EndLeaseKind
 from statewright_worker.requests.limits import ReadLimitKind, ReadLimitsKind, SetLimitKind
 from statewright_worker.requests.parking import DropParked, DropParkedKind, TellParked, TellParkedKind, WithdrawKind
+from statewright_worker.requests.pauses import EndPause, EndPauseKind
 from statewright_worker.requests.propose import ProposeKind
 from statewright_worker.requests.read_events import ReadEventsKind
 from statewright_worker.requests.read_run import ReadRunKind
+from statewright_worker.requests.update_run import UpdateRunKind
 
 _CREATE: Final = CreateRunKind()
 _KINDS: Final[dict[type, Kind[Any]]] = {
     Propose: ProposeKind(),
     CreateFlowRun: _CREATE,
     CreateTaskRun: _CREATE,
+    UpdateRun: UpdateRunKind(),
     ReadRun: ReadRunKind(),
     ReadEvents: ReadEventsKind(),
     SetLimit: SetLimitKind(),
@@ -43,10 +48,14 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     Heartbeat: HeartbeatKind(),
     EndLease: EndLeaseKind(),
     EndExecutor: EndExecutorKind(),
+    FollowDown: FollowDownKind(),
+    EndPause: EndPauseKind(),
 }
 WHEN_DUE: Final[dict[TimerKind, Callable[[UUID], object]]] = {
     TimerKind.LEASE: EndLease,
     TimerKind.EXECUTOR: EndExecutor,
+    TimerKind.CASCADE: FollowDown,
+    TimerKind.PAUSE: EndPause,
 }
 """What a timer asks for, by its kind: a request made of the timer's id. A parked proposal is its own request."""
 

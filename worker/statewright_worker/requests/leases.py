@@ -48,6 +48,7 @@ class EndLeaseKind(Kind[EndLease]):
             return None
         crashed = _crashed(lease, batch.work)
         work = batch.work
+        work.begin()
         outcome = await govern(Proposal(work.ids.new(), lease.run_id, crashed, work.now), incoming, batch)
         if not isinstance(outcome, ErrorReply):
             work.commit()
@@ -88,10 +89,10 @@ class EndExecutorKind(Kind[EndExecutor]):
         work = batch.work
         ends = work.leases.executors.get(request.executor_id)
         if ends is None:
-            work.clear_timer(TimerKind.EXECUTOR, request.executor_id)
+            work.waiting.clear_timer(TimerKind.EXECUTOR, request.executor_id)
         else:
             # If it has ended, the next look finds its runs.
-            work.set_timer(TimerKind.EXECUTOR, request.executor_id, max(ends, work.now))
+            work.waiting.set_timer(TimerKind.EXECUTOR, request.executor_id, max(ends, work.now))
         return None
 
 
@@ -99,13 +100,13 @@ def _ended(request: EndLease, work: UnitOfWork) -> LeaseRecord | None:
     """Return the run's lease if it has ended, and the run is still in its state; otherwise see to what is left."""
     lease = work.leases.known.get(request.run_id)
     if lease is None or lease.executor is not None:
-        work.clear_timer(TimerKind.LEASE, request.run_id)
+        work.waiting.clear_timer(TimerKind.LEASE, request.run_id)
     elif lease.ends > work.now:
-        work.set_timer(TimerKind.LEASE, request.run_id, lease.ends)
+        work.waiting.set_timer(TimerKind.LEASE, request.run_id, lease.ends)
     elif _is_in_it(lease, work):
         return lease
     else:
-        work.end_lease(request.run_id)
+        work.leases.end(request.run_id)
     return None
 
 
@@ -128,6 +129,7 @@ async def _force(
 ) -> Reply | None:
     """Let the run crash by force: what the dead hold must come free, whatever the rules say."""
     work = batch.work
+    work.begin()
     log.error("a run whose lease has ended is crashed by force", run=str(lease.run_id), reason=reason)
     outcome = await govern(Proposal(work.ids.new(), lease.run_id, crashed, work.now, force=True), incoming, batch)
     if isinstance(outcome, ErrorReply):

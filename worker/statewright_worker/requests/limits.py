@@ -37,7 +37,10 @@ class SetLimitKind(Kind[SetLimit]):
 
     def ask(self, request: SetLimit, asked: Asked, engine: Engine) -> None:
         asked.limits.read.add(request.limit)
-        (asked.limits.to_remove if request.concurrency_limit is None else asked.limits.to_set).add(request.limit)
+        if request.concurrency_limit is None:
+            asked.limits.to_remove.add(request.limit)
+        else:
+            asked.limits.to_set.setdefault(request.limit, []).append(request.concurrency_limit)
 
     async def carry_out(self, request: SetLimit, incoming: Incoming, batch: InBatch) -> Reply:
         batch.work.begin()

@@ -40,7 +40,7 @@ class TellParkedKind(Kind[TellParked]):
             asked.ledger.request_ids.append(request.proposal_id)
 
     async def carry_out(self, request: TellParked, incoming: Incoming, batch: InBatch) -> Reply | None:
-        batch.work.forget_parked(request.proposal_id)
+        batch.work.waiting.forget(request.proposal_id)
         return None if request.is_told else known_reply(request.proposal_id, batch.work)
 
 
@@ -80,7 +80,7 @@ class WithdrawKind(Kind[Withdraw]):
         asked.parked.ids.add(request.proposal_id)
 
     async def carry_out(self, request: Withdraw, incoming: Incoming, batch: InBatch) -> Reply:
-        parked = batch.work.parked.get(request.proposal_id)
+        parked = batch.work.waiting.parked.get(request.proposal_id)
         is_here = parked is not None and not parked.decided and batch.partition == request.partition
         if parked is not None and is_here:
             batch.work.begin()
@@ -96,22 +96,37 @@ def park(request: Propose, incoming: Incoming, batch: InBatch, reason: str | Non
     It is looked at again when its time has come, or when a limit that it waits for has room.
     """
     work = batch.work
-    parked = work.parked.get(incoming.id)
+    parked = work.waiting.parked.get(incoming.id)
     if parked is None:
         until = None if request.park_seconds is None else work.now + timedelta(seconds=request.park_seconds)
         message = incoming.entry.fields[REQUEST_MESSAGE].decode()
         parked = ParkedProposal(
-            incoming.id, request.run_id, incoming.digest, message, incoming.reply_to, incoming.entry.id, work.now, until
+            incoming.id,
+            request.run_id,
+            incoming.digest,
+            message,
+            incoming.reply_to,
+            incoming.entry.id,
+            work.now,
+            until,
+            request.priority,
         )
     if parked.until is not None and parked.until <= work.now:
         return None
-    work.park(parked)
-    due = min((moment for moment in (work.wait_until, parked.until) if moment is not None), default=None)
+    work.waiting.park(parked)
+    due = min((moment for moment in (work.waiting.wait_until, parked.until) if moment is not None), default=None)
     if due is not None:
-        work.set_timer(TimerKind.PARKED, incoming.id, due)
+        work.waiting.set_timer(TimerKind.PARKED, incoming.id, due)
     elif incoming.timer is not None:
-        work.clear_timer(TimerKind.PARKED, incoming.id)
+        work.waiting.clear_timer(TimerKind.PARKED, incoming.id)
     return parked_reply(parked, reason)
+
+
+def withdraw_those_of(run_id: UUID, but: UUID, batch: InBatch) -> None:
+    """Withdraw the parked proposals of a run that was cancelled, except the one that has cancelled it."""
+    for parked in list(batch.work.waiting.parked.values()):
+        if parked.run_id == run_id and not parked.decided and parked.proposal_id != but:
+            withdraw(parked, RUN_CANCELLED, batch)
 
 
 def parked_reply(parked: ParkedProposal, reason: str | None = None) -> ParkedReply:
@@ -131,6 +146,6 @@ def withdraw(parked: ParkedProposal, reason: str, batch: InBatch) -> None:
         state=None if run is None else run.state,
     )
     work.record_verdict(verdict, parked.digest)
-    work.answer_parked(parked)
+    work.waiting.answer(parked)
     if parked.reply_to is not None:
         batch.late.append(LateAnswer(parked.reply_to, parked.proposal_id, verdict_reply(verdict)))

@@ -1,17 +1,40 @@
 """Proposals: governed by the engine, answered with a verdict."""
 
+from typing import Final
+
 import structlog
 
 from statewright.messages import ErrorReply, Propose, Reply
+from statewright.states import StateType
 from statewright.verdicts import SetStateStatus, Verdict
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.errors import OrchestrationError, RuleFailed
+from statewright_worker.orchestration.records import TimerKind
 from statewright_worker.requests.base import BatchSpoiled, InBatch, Incoming, OfRun, failure, verdict_reply
-from statewright_worker.requests.parking import park
+from statewright_worker.requests.parking import park, withdraw_those_of
 from statewright_worker.storage.errors import NotWritable
 
+LEAD_DOWN: Final = frozenset({StateType.CANCELLED, StateType.CRASHED})
+"""The ends of a flow run in which those below may follow it."""
+
 log = structlog.get_logger()
+
+
+async def govern(proposal: Proposal, incoming: Incoming, batch: InBatch) -> Verdict | ErrorReply:
+    """Govern the proposal that was begun in the batch's unit of work, and return the verdict, which is not kept yet.
+
+    An ErrorReply means that everything since `begin` is undone. Raises BatchSpoiled when the proposal has cost the
+    batch its transaction, and StorageError.
+    """
+    work, sessions = batch.work, batch.sessions
+    try:
+        verdict = await batch.engine.decide(proposal, work, sessions)
+        await sessions.keep()
+    except (OrchestrationError, NotWritable) as error:
+        work.roll_back()
+        return await _failed(proposal, incoming, batch, error)
+    return verdict
 
 
 class ProposeKind(OfRun[Propose]):
@@ -22,12 +45,25 @@ class ProposeKind(OfRun[Propose]):
     def ask(self, request: Propose, asked: Asked, engine: Engine) -> None:
         asked.runs.ids.add(request.run_id)
         asked.foretell(request, engine.needs(request.state.type, request.force))
+        if request.state.is_cancelled():
+            asked.parked.of_runs.add(request.run_id)
 
     async def carry_out(self, request: Propose, incoming: Incoming, batch: InBatch) -> Reply:
+        state, entered = request.state, incoming.entered
+        if incoming.timer is not None:
+            # What was parked is entered now, and not when it was asked for.
+            state, entered = state.replaced(timestamp=None), batch.work.now
         proposal = Proposal(
-            incoming.id, request.run_id, request.state, incoming.entered, request.force, request.api_version
+            incoming.id,
+            request.run_id,
+            state,
+            entered,
+            request.force,
+            request.api_version,
+            request.priority,
         )
         work = batch.work
+        work.begin()
         verdict = await govern(proposal, incoming, batch)
         if isinstance(verdict, ErrorReply):
             return verdict
@@ -38,23 +74,11 @@ class ProposeKind(OfRun[Propose]):
                 return parked
         work.commit()
         work.record_verdict(verdict, incoming.digest)
+        if verdict.state is not None and verdict.state.is_cancelled():
+            withdraw_those_of(request.run_id, incoming.id, batch)
+        if request.cascade and verdict.accepted and request.state.type in LEAD_DOWN:
+            work.waiting.set_timer(TimerKind.CASCADE, request.run_id, work.now)
         return verdict_reply(verdict)
-
-
-async def govern(proposal: Proposal, incoming: Incoming, batch: InBatch) -> Verdict | ErrorReply:
-    """Begin a proposal and return its verdict, which the caller keeps or rolls back; or what has failed, undone.
-
-    Raises BatchSpoiled when it has cost the batch its transaction, and StorageError.
-    """
-    work, sessions = batch.work, batch.sessions
-    work.begin()
-    try:
-        verdict = await batch.engine.decide(proposal, work, sessions)
-        await sessions.keep()
-    except (OrchestrationError, NotWritable) as error:
-        work.roll_back()
-        return await _failed(proposal, incoming, batch, error)
-    return verdict
 
 
 async def _failed(

@@ -1,6 +1,6 @@
-"""Reading runs: a run with a page of its history, as they are after all requests pushed before."""
+"""Reading runs: a run with a page of its history, or alone, as they are after all requests pushed before."""
 
-from statewright.messages import HistoryReply, ReadRun, Reply
+from statewright.messages import HistoryReply, ReadRun, Reply, RunReply
 from statewright.runs import RunHistory
 from statewright_worker.facts.base import PAGE_BYTES
 from statewright_worker.facts.batch import Asked
@@ -10,19 +10,24 @@ from statewright_worker.requests.base import InBatch, Incoming, OfRun, failure
 
 
 class ReadRunKind(OfRun[ReadRun]):
-    """Reads a run and a page of its history."""
+    """Reads a run, and a page of its history where that is asked for."""
 
     answer_bytes = 2 * PAGE_BYTES
 
     def ask(self, request: ReadRun, asked: Asked, engine: Engine) -> None:
         asked.runs.ids.add(request.run_id)
-        asked.histories.pages.add((request.run_id, request.after))
+        asked.runs.labelled.add(request.run_id)
+        if request.history:
+            asked.histories.pages.add((request.run_id, request.after))
 
     async def carry_out(self, request: ReadRun, incoming: Incoming, batch: InBatch) -> Reply:
-        run = batch.work.runs.get(request.run_id)
+        work = batch.work
+        run = work.runs.get(request.run_id)
         if run is None:
             return failure(RunNotFound(request.run_id))
-        states = batch.work.histories[run.id][request.after]
+        if not request.history:
+            return RunReply(run=run.as_run(work.labels[run.id]))
+        states = work.histories[run.id][request.after]
         last = states[-1][0] if states else request.after
-        history = RunHistory(run=run.as_run(), states=tuple(state for _, state in states))
+        history = RunHistory(run=run.as_run(work.labels[run.id]), states=tuple(state for _, state in states))
         return HistoryReply(history=history, next=last if states and last < run.state_count else None)

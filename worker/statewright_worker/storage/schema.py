@@ -114,7 +114,10 @@ class FlowRun(_RunColumns, Base):
     """A flow run."""
 
     __tablename__ = "flow_run"
-    __table_args__ = RUN_FILLFACTOR
+    __table_args__ = (
+        Index(None, "parent_task_run_id", postgresql_where=text("parent_task_run_id IS NOT NULL")),
+        RUN_FILLFACTOR,
+    )
 
     flow_id: Mapped[UUID | None]
     deployment_id: Mapped[UUID | None]

@@ -252,7 +252,7 @@ class BaseOrchestrationRule(_Governing):
         details = StateWaitDetails(min(int(delay_seconds), MAX_DELAY_SECONDS), reason)
         self._decide(None, SetStateStatus.WAIT, details)
         work = self.context.unit_of_work
-        work.wait_until = work.now + timedelta(seconds=min(max(delay_seconds, 0), MAX_DELAY_SECONDS))
+        work.waiting.wait_until = work.now + timedelta(seconds=min(max(delay_seconds, 0), MAX_DELAY_SECONDS))
 
     async def abort_transition(self, reason: str) -> None:
         """Write nothing and tell the producer to do nothing further.

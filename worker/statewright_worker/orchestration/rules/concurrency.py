@@ -4,7 +4,7 @@ Source of every rule's behaviour: the core policy page of the documented engine;
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import ClassVar, Final
 
 from statewright.limits import LimitScope
@@ -52,17 +52,22 @@ class SecureTaskConcurrencySlots(BaseOrchestrationRule):
         if initial_state is not None and initial_state.is_running():
             # A rate counts starts, and a run that goes on does not start.
             limits = [limit for limit in limits if limit.period is None]
+        moments: list[datetime | None] = []
         for limit in limits:
             if limit.concurrency_limit == 0:
                 which = _ZERO[limit.scope].format(limit.key)
                 await self.abort_transition(
                     f"The concurrency limit {which} is 0 and will deadlock if the {self.WHAT_RUNS} tries to run again."
                 )
-            elif not limit.has_room_for(run_id):
+            elif not limit.has_room_for(run_id, ahead := limit.ahead_of(context.proposal_id, context.priority)):
+                turn_in = limit.turn_in(ahead)
                 await self.delay_transition(
-                    _seconds_until_free(limit) or context.settings.concurrency_slot_wait_seconds,
+                    context.settings.concurrency_slot_wait_seconds if turn_in is None else _whole_seconds(turn_in),
                     f"Concurrency limit {_FULL[limit.scope].format(limit.key)} has been reached",
                 )
+                moments.append(None if turn_in is None else work.now + turn_in)
+        if moments:
+            work.waiting.wait_for(limits, None if None in moments else max(filter(None, moments)))
         if self.context.proposed_state is not None:
             self._taken = tuple(limit for limit in limits if work.take_slot(limit, run_id))
             self._lease_by_default(limits)
@@ -127,7 +132,5 @@ def _is_unlimited(context: OrchestrationContext) -> bool:
     return not context.unit_of_work.limits_of(context.run)
 
 
-def _seconds_until_free(limit: LimitRecord) -> int:
-    """Return the whole seconds, rounded up, until time frees the next slot of a rate; 0 when time frees none."""
-    until = limit.free_in(1)
-    return -(-until // _SECOND) if until is not None else 0
+def _whole_seconds(time: timedelta) -> int:
+    return -(-time // _SECOND)

@@ -23,4 +23,4 @@ class WaitForScheduledTime(BaseOrchestrationRule):
         delay_seconds = int((scheduled_time - context.unit_of_work.now).total_seconds())
         if delay_seconds > 0:
             await self.delay_transition(delay_seconds, "Scheduled time is in the future")
-            context.unit_of_work.wait_until = scheduled_time
+            context.unit_of_work.waiting.wait_until = scheduled_time

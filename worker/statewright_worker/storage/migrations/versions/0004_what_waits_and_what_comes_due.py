@@ -87,6 +87,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("partition", "name", name=op.f("pk_executor")),
         postgresql_with={"fillfactor": 70},
     )
+    op.create_index(
+        op.f("ix_flow_run__parent_task_run_id"),
+        "flow_run",
+        ["parent_task_run_id"],
+        unique=False,
+        postgresql_where=sa.text("parent_task_run_id IS NOT NULL"),
+    )
     op.add_column("concurrency_limit", sa.Column("period", sa.Interval(), nullable=True))
     op.add_column("concurrency_limit", sa.Column("used_until", sa.DateTime(timezone=True), nullable=True))
     op.add_column("concurrency_limit", sa.Column("lease_seconds", sa.Double(), nullable=True))
@@ -105,6 +112,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in RUN_TABLES:
         op.drop_column(table, "labels")
+    op.drop_index(op.f("ix_flow_run__parent_task_run_id"), table_name="flow_run")
     op.drop_column("concurrency_limit", "lease_seconds")
     op.drop_column("concurrency_limit", "used_until")
     op.drop_column("concurrency_limit", "period")

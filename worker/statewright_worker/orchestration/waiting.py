@@ -1,0 +1,192 @@
+"""Waiting: parked proposals, the queues of limits, and the timers of what comes due."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import chain
+from typing import Final, TypeVar
+from uuid import UUID
+
+from statewright_worker.orchestration.records import (
+    LimitRecord,
+    NameOfLimit,
+    ParkedProposal,
+    Queued,
+    Timer,
+    TimerKind,
+    TimerName,
+)
+
+ANSWER_IS_SENT_WITHIN: Final = timedelta(seconds=1)
+"""After this long, the answer to a parked proposal was sent, or its worker is gone."""
+
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+def put_back(mapping: dict[Key, Value], key: Key, value: Value | None) -> None:
+    """Let the mapping have the value again that it had, None when it had none."""
+    if value is None:
+        mapping.pop(key, None)
+    else:
+        mapping[key] = value
+
+
+class Waiting:
+    """What a batch parks, answers late, calls and sets timers for. A part of the unit of work."""
+
+    def __init__(
+        self,
+        now: datetime,
+        partition: int,
+        limits: Mapping[NameOfLimit, LimitRecord],
+        undo: list[Callable[[], object]],
+    ) -> None:
+        """Take the batch's clock and partition, its limits by name, and where to note how to undo what is done."""
+        self._now = now
+        self._partition = partition
+        self._limits = limits
+        self._undo = undo
+        self.parked: dict[UUID, ParkedProposal] = {}
+        """The parked proposals that this batch has asked for, and those that it parks."""
+        self.added: dict[UUID, ParkedProposal] = {}
+        self.changed: dict[UUID, ParkedProposal] = {}
+        self.removed: set[UUID] = set()
+        self.answered: list[UUID] = []
+        self.waits_for: Sequence[LimitRecord] = ()
+        """The limits for which the proposal that is told to WAIT waits."""
+        self.waiters_added: list[tuple[int, ParkedProposal]] = []
+        self.waiters_removed: set[UUID] = set()
+        self.touched_limits: dict[int, LimitRecord] = {}
+        """Limits with waiters of which a slot or a place in the queue was freed."""
+        self.timers_called: dict[TimerName, Timer] = {}
+        """Timers of waiters that were called: they come due no later than that."""
+        self.partitions_called: set[int] = set()
+        """Where waiters were called already while the batch was loaded."""
+        self.wait_until: datetime | None = None
+        """When the proposal that is told to WAIT may be looked at again; None when nobody can know that."""
+        self.timers_set: dict[TimerName, Timer] = {}
+        self.timers_cleared: set[TimerName] = set()
+
+    def begin(self) -> None:
+        """Forget for what the last proposal had to wait."""
+        self.wait_until = None
+        self.waits_for = ()
+
+    def park(self, parked: ParkedProposal) -> None:
+        """Keep a proposal until it can be decided."""
+        known = self.parked.get(parked.proposal_id)
+        stands_in = () if known is None else known.waits_on
+        if known is None:
+            self.parked[parked.proposal_id] = self.added[parked.proposal_id] = parked
+        new = [limit for limit in self.waits_for if limit.name not in stands_in]
+        for limit in new:
+            self.waiters_added.append((limit.id, parked))
+            place = sum(waiter.priority >= parked.priority for waiter in limit.queue)
+            limit.queue.insert(place, Queued(parked.proposal_id, self._partition, parked.priority))
+        parked.waits_on = (*stands_in, *(limit.name for limit in new))
+
+    def wait_for(self, limits: Sequence[LimitRecord], until: datetime | None) -> None:
+        """Let the proposal that is decided stand in the queues of these limits, if it is parked.
+
+        `until` is when it will have its turn, None when that depends on others.
+        """
+        self.waits_for, self.wait_until = limits, until
+
+    def _leave_queues(self, parked: ParkedProposal) -> None:
+        if parked.waits_on:
+            self.waiters_removed.add(parked.proposal_id)
+        for name in parked.waits_on:
+            limit = self._limits.get(name)
+            if limit is not None:
+                limit.queue = [waiter for waiter in limit.queue if waiter.proposal_id != parked.proposal_id]
+                self.touch(limit)
+
+    def touch(self, limit: LimitRecord) -> None:
+        """Take note that a slot of the limit was freed, or a place in its queue."""
+        if limit.queue:
+            self.touched_limits[limit.id] = limit
+
+    def call_waiters(self) -> None:
+        """Let the first waiters of the limits at which something was freed be looked at; done once, before writing.
+
+        Nothing is handed to them: nobody else may take what they wait for. When there are very many of them, each group
+        calls the next one.
+        """
+        for limit in self.touched_limits.values():
+            for waiter, waits in limit.next_waiters():
+                self._call(waiter, self._now + waits)
+
+    def _call(self, waiter: Queued, due: datetime) -> None:
+        name = TimerName(TimerKind.PARKED, waiter.proposal_id)
+        was_set = self.timers_set.get(name)
+        if was_set is not None or name in self.timers_cleared:
+            self.timers_cleared.discard(name)
+            self.timers_set[name] = Timer(waiter.partition, due if was_set is None else min(was_set.due, due))
+        else:
+            called = self.timers_called.get(name)
+            self.timers_called[name] = Timer(waiter.partition, due if called is None else min(called.due, due))
+
+    def change(self, parked: ParkedProposal, **changes: object) -> None:
+        """Change what is kept of a parked proposal."""
+        parked = replace(parked, **changes)  # type: ignore[arg-type]
+        self.parked[parked.proposal_id] = parked
+        changed = self.added if parked.proposal_id in self.added else self.changed
+        changed[parked.proposal_id] = parked
+
+    def answer(self, parked: ParkedProposal) -> None:
+        """Take note that a parked proposal has its answer; its row stays until the answer was sent."""
+        self.change(parked, decided=True)
+        self.answered.append(parked.proposal_id)
+        self._leave_queues(parked)
+        self.set_timer(TimerKind.PARKED, parked.proposal_id, self._now + ANSWER_IS_SENT_WITHIN)
+
+    def forget(self, proposal_id: UUID) -> None:
+        """Delete a parked proposal, whose answer was sent."""
+        self.parked.pop(proposal_id, None)
+        self.changed.pop(proposal_id, None)
+        self.removed.add(proposal_id)
+        self.clear_timer(TimerKind.PARKED, proposal_id)
+
+    def set_timer(self, kind: TimerKind, timer_id: UUID, due: datetime, partition: int | None = None) -> None:
+        """Let the partition's holder (without one, this partition's) look at something again, no later than at `due`.
+
+        It is carried out as `requests/kinds.py` says for its kind.
+        """
+        name = TimerName(kind, timer_id)
+        self._keep_timer(name)
+        self.timers_set[name] = Timer(self._partition if partition is None else partition, due)
+        self.timers_cleared.discard(name)
+
+    def clear_timer(self, kind: TimerKind, timer_id: UUID) -> None:
+        """Let nobody look any more."""
+        name = TimerName(kind, timer_id)
+        self._keep_timer(name)
+        self.timers_set.pop(name, None)
+        self.timers_cleared.add(name)
+
+    def _keep_timer(self, name: TimerName) -> None:
+        was_set, was_cleared = self.timers_set.get(name), name in self.timers_cleared
+
+        def undo() -> None:
+            put_back(self.timers_set, name, was_set)
+            (self.timers_cleared.add if was_cleared else self.timers_cleared.discard)(name)
+
+        self._undo.append(undo)
+
+    @property
+    def next_due(self) -> datetime | None:
+        """The first moment at which this partition must look at something that this batch has set, or None."""
+        if self._partition in self.partitions_called:
+            return self._now
+        timers = chain(self.timers_set.values(), self.timers_called.values())
+        return min((timer.due for timer in timers if timer.partition == self._partition), default=None)
+
+    @property
+    def woken(self) -> set[int]:
+        """The other partitions whose holders must look again at what is due, and when."""
+        called = {timer.partition for timer in self.timers_called.values()}
+        return called.union(self.partitions_called, (timer.partition for timer in self.timers_set.values())) - {
+            self._partition
+        }
