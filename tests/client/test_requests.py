@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from statewright import FlowRun, InvalidRequest, MessageTooLarge, RunPolicy, State
+from statewright import FlowRun, InvalidRequest, MessageTooLarge, RunPolicy, SetStateStatus, State, Verdict
 from statewright.client import requests
 from statewright.ids import IdSource, id_from_key, partition_of, tree_tag
 from statewright.limits import LimitScope
@@ -163,3 +163,54 @@ def test_a_request_is_as_long_as_is_accepted() -> None:
     with pytest.raises(MessageTooLarge):
         requests.body_of(message, len(body) - 1)
     assert requests.read_limit("tag") == ReadLimit(tag="tag")
+
+
+def test_a_lease_and_its_executor_stand_in_the_details_of_running() -> None:
+    terms: dict[str, Any] = {"force": False, "api_version": None}
+    asked = requests.propose(ID, State.running(cache_key="key"), lease=timedelta(minutes=1), executor="e", **terms)
+    details = asked.state.state_details
+    assert (details.lease, details.executor, details.cache_key) == (60, "e", "key")
+    assert requests.propose(ID, State.running(lease=5), **terms).state.state_details.lease == 5
+    assert request_from(requests.body_of(asked, 10_000)) == asked
+
+
+@pytest.mark.parametrize(
+    ("field", "state", "wrong"),
+    [
+        ("lease", State.running(), {"lease": 0}),
+        ("lease", State.running(), {"lease": 86_401}),
+        ("lease", State.running(), {"lease": float("nan")}),
+        ("lease", State.completed(), {"lease": 5}),
+        ("executor", State.running(), {"executor": "e"}),
+        ("executor", State.running(), {"lease": 5, "executor": ""}),
+    ],
+)
+def test_what_is_no_lease_is_refused(field: str, state: Any, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        requests.propose(ID, state, force=False, api_version=None, **wrong)
+    assert raised.value.field == field
+
+
+def test_heartbeats_are_as_few_as_can_be() -> None:
+    runs = [ids.new(tag=number % 2) for number in range(2_500)]
+    made = requests.heartbeats(iter(runs), lambda run_id: run_id.int % 2)
+    assert [(beat.partition, len(beat.run_ids)) for beat in made] == [(0, 1_000), (0, 250), (1, 1_000), (1, 250)]
+    assert [run_id for beat in made for run_id in beat.run_ids] == runs[::2] + runs[1::2]
+    assert {beat.state_ids for beat in made} == {None}
+    assert requests.heartbeats([], lambda _: 0) == []
+    [single] = requests.heartbeats(str(ID), lambda _: 3)
+    assert (single.partition, single.run_ids) == (3, (ID,))
+
+
+def test_a_heartbeat_for_a_verdict_names_the_lease() -> None:
+    state = State.running(lease=5).stamped(ids.new(), NOW, NOW)
+    verdict = Verdict(proposal_id=ID, run_id=ID, status=SetStateStatus.ACCEPT, state=state)
+    [beat] = requests.heartbeats([verdict, ID], lambda _: 0)
+    assert (beat.run_ids, beat.state_ids) == ((ID, ID), (state.id, None))
+    assert request_from(requests.body_of(beat, 10_000)) == beat
+
+
+@pytest.mark.parametrize("wrong", [7, None, ["no id"]])
+def test_a_heartbeat_for_no_runs_is_refused(wrong: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^runs"):
+        requests.heartbeats(wrong, lambda _: 0)

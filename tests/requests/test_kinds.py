@@ -4,6 +4,7 @@ from typing import Any, get_args
 from uuid import UUID
 
 import pytest
+from pydantic import ValidationError
 
 from statewright import State
 from statewright.ids import IdSource, partition_of, partition_of_tag
@@ -132,3 +133,18 @@ def test_a_first_state_asks_for_what_a_proposal_asks_for() -> None:
     assert created.cache._keys == proposed.cache._keys == {"k"}
     assert created.limits._proposed == proposed.limits._proposed
     assert created.ledger.request_ids[1:] == [first_proposal(RUN)]
+
+
+def test_a_heartbeat_names_runs_of_one_partition() -> None:
+    here = partition_of(RUN, PARTITIONS)
+    stranger = next(run_id for run_id in iter(ids.new, None) if partition_of(run_id, PARTITIONS) != here)
+    mixed = Heartbeat(partition=here, run_ids=(RUN, stranger))
+    assert kind_of(mixed).place(mixed, PARTITIONS) == ("run_ids", partition_of(stranger, PARTITIONS))
+    of_executor = Heartbeat(partition=3, executor="e")
+    assert kind_of(of_executor).place(of_executor, PARTITIONS) == ("partition", 3)
+
+
+@pytest.mark.parametrize("wrong", [{}, {"run_ids": (RUN,), "state_ids": ()}, {"run_ids": (RUN,) * 1_001}])
+def test_a_heartbeat_for_nobody_or_for_too_many_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Heartbeat(partition=0, **wrong)

@@ -65,13 +65,16 @@ class Heart:
         self._unanswered: set[asyncio.Task[None]] = set()
         self._problem = ""
 
-    def keep(self, kept: Kept) -> None:
-        """Renew the lease from now on, at once for the first time."""
+    def keep(self, kept: Kept, since: float | None = None) -> None:
+        """Renew the lease from now on: at once, unless it is known to be good `since` a moment of the loop's clock."""
         now = self._loop.time()
-        kept.beat_at, kept.good_until = now, now + (kept.seconds or self._patience)
+        if since is None or since + self._pause(kept) < now:
+            kept.beat_at, kept.good_until = now, now + (kept.seconds or self._patience)
+        else:
+            kept.beat_at, kept.good_until = since + self._pause(kept), since + (kept.seconds or self._patience)
         lane = kept.partition, kept.executor
         self._lanes.setdefault(lane, {})[kept] = None
-        self._beat_at[lane] = now
+        self._beat_at[lane] = min(self._beat_at.get(lane, kept.beat_at), kept.beat_at)
         self._more.set()
         if self._beating is None:
             self._beating = asyncio.create_task(self._beat())
@@ -86,10 +89,13 @@ class Heart:
                 del self._lanes[lane], self._beat_at[lane]
 
     async def close(self) -> None:
-        """Stop."""
+        """Stop; what is still kept is lost, because nobody renews it."""
         for task in (self._beating, *self._unanswered):
             if task is not None:
                 await cancel(task)
+        for leases in list(self._lanes.values()):
+            for kept in list(leases):
+                self._lose(kept, LeaseLost.unheard(kept.run_id, "the client was closed"))
 
     async def _beat(self) -> None:
         while True:

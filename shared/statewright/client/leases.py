@@ -145,18 +145,18 @@ class Executor:
             raise NotOpen("an executor proposes within its `async with`")
         if state.is_running():
             options |= {"lease": self._seconds, "executor": self.name}
-        sent = self._propose(run, state, **options)
+        sent, sent_at = self._propose(run, state, **options), asyncio.get_running_loop().time()
         self._asked.add(sent)
 
         def take(verdict: Verdict | None) -> None:
             self._asked.discard(sent)
             if verdict is not None and self._is_open:
-                self._take(verdict)
+                self._take(verdict, sent_at)
 
         sent.when_answered(take)
         return sent
 
-    def _take(self, verdict: Verdict) -> None:
+    def _take(self, verdict: Verdict, sent_at: float) -> None:
         run_id, state = verdict.run_id, verdict.state
         held = self._held.pop(run_id, None)
         if held is not None:
@@ -165,7 +165,8 @@ class Executor:
             return
         kept = Kept(run_id, self._partition_of(run_id), self.name, state.id, self._seconds, self._lose)
         self._held[run_id] = kept
-        self._heart.keep(kept)
+        # The lease began when the engine decided, which was later.
+        self._heart.keep(kept, since=sent_at)
 
     def _lose(self, why: LeaseLost) -> None:
         self._held.pop(why.run_id, None)

@@ -298,20 +298,6 @@ class LeaseRecord(NamedTuple):
     executor: str | None = None
 
 
-@dataclass(slots=True)
-class LeasesAtHand:
-    """What a batch knows of leases, and what it changes."""
-
-    known: dict[UUID, LeaseRecord] = field(default_factory=dict)
-    """The leases by run that the batch has asked for, renewed by its heartbeats, and those that it begins."""
-    changed: dict[UUID, LeaseRecord | None] = field(default_factory=dict)
-    """Those that begin, by run, and None for those that end."""
-    executors: dict[UUID, datetime] = field(default_factory=dict)
-    """When the leases of executors end, by id, if the batch has asked for that."""
-    standings: dict[UUID, "Standing"] = field(default_factory=dict)
-    """What runs were in before the batch that its heartbeats name and that are not leased."""
-
-
 class Standing(NamedTuple):
     """What a run is in, of which only that is asked; None without a state."""
 

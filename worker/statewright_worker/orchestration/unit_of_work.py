@@ -5,17 +5,16 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from statewright.ids import IdSource, id_of_executor
+from statewright.ids import IdSource
 from statewright.limits import ConcurrencyLimit, LimitName, SlotHolder
 from statewright.runs import RunKind
 from statewright.states import State, StateType
 from statewright.verdicts import Verdict
+from statewright_worker.orchestration.leasing import Leasing
 from statewright_worker.orchestration.records import (
     Answer,
     AnyRunRecord,
     CacheEntry,
-    LeaseRecord,
-    LeasesAtHand,
     LimitRecord,
     NameOfLimit,
     RunRecord,
@@ -91,11 +90,11 @@ class UnitOfWork:
         self.cache_added: list[CacheEntry] = []
         self.new_verdicts: list[tuple[Verdict, int | None]] = []
         self.new_answers: list[Answer] = []
-        self.leases = LeasesAtHand()
 
         self._undo: list[Callable[[], object]] = []
         self.waiting = Waiting(now, partition, self.limits, self._undo)
         """What waits and what comes due."""
+        self.leases = Leasing(now, partition, self.waiting, self._undo)
         self._before: dict[UUID, dict[str, object]] = {}
 
     # -- one proposal ------------------------------------------------------------------------------------------------
@@ -170,7 +169,7 @@ class UnitOfWork:
                 self._undo.append(page.pop)
         previous, run.state = run.state, state
         if state.state_details.lease is not None or (previous is not None and previous.state_details.lease is not None):
-            self._change_lease(run.id, previous, state)
+            self.leases.follow(run.id, previous, state)
         if state.state_details.pause_timeout is not None and run.kind is RunKind.FLOW_RUN and state.is_paused():
             self.waiting.set_timer(TimerKind.PAUSE, run.id, state.state_details.pause_timeout)
         # Here, so that slots do not depend on a rule: no policy, and no forced or nested transition, keeps them.
@@ -320,45 +319,6 @@ class UnitOfWork:
         entries.append(entry)
         self.cache_added.append(entry)
         self._undo += [entries.pop, self.cache_added.pop]
-
-    # -- leases ------------------------------------------------------------------------------------------------------
-
-    def _change_lease(self, run_id: UUID, previous: State | None, state: State) -> None:
-        """End the lease of the state that the run has left, and begin that of the state that it has entered."""
-        seconds, executor = state.state_details.lease, state.state_details.executor
-        if state.is_running() and seconds is not None:
-            self._keep_lease(run_id)
-            ends = self.now + timedelta(seconds=seconds)
-            lease = LeaseRecord(run_id, state.id, seconds, ends, executor)
-            self.leases.known[run_id] = self.leases.changed[run_id] = lease
-            if executor is None:
-                self.waiting.set_timer(TimerKind.LEASE, run_id, ends)
-            else:
-                if previous is not None and previous.state_details.lease is not None:
-                    self.waiting.clear_timer(TimerKind.LEASE, run_id)
-                self.waiting.set_timer(TimerKind.EXECUTOR, id_of_executor(executor, self.waiting.partition), ends)
-        elif previous is not None and previous.is_running():
-            self.end_lease(run_id)
-
-    def end_lease(self, run_id: UUID) -> None:
-        """Forget the run's lease."""
-        self._keep_lease(run_id)
-        self.leases.known.pop(run_id, None)
-        self.leases.changed[run_id] = None
-        self.waiting.clear_timer(TimerKind.LEASE, run_id)
-
-    def _keep_lease(self, run_id: UUID) -> None:
-        known, changed = self.leases.known.get(run_id), self.leases.changed.get(run_id)
-        was_changed = run_id in self.leases.changed
-
-        def undo() -> None:
-            put_back(self.leases.known, run_id, known)
-            if was_changed:
-                self.leases.changed[run_id] = changed
-            else:
-                self.leases.changed.pop(run_id, None)
-
-        self._undo.append(undo)
 
     # -- the ledger --------------------------------------------------------------------------------------------------
 

@@ -106,7 +106,7 @@ def _ended(request: EndLease, work: UnitOfWork) -> LeaseRecord | None:
     elif _is_in_it(lease, work):
         return lease
     else:
-        work.end_lease(request.run_id)
+        work.leases.end(request.run_id)
     return None
 
 
@@ -129,6 +129,7 @@ async def _force(
 ) -> Reply | None:
     """Let the run crash by force: what the dead hold must come free, whatever the rules say."""
     work = batch.work
+    work.begin()
     log.error("a run whose lease has ended is crashed by force", run=str(lease.run_id), reason=reason)
     work.begin()
     outcome = await govern(Proposal(work.ids.new(), lease.run_id, crashed, work.now, force=True), incoming, batch)
