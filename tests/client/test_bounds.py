@@ -7,9 +7,10 @@ import pytest
 
 from statewright import ConfigurationError
 from statewright.events import TRUNCATE_MESSAGES_AT
-from statewright.messages import MAX_CONCURRENCY_LIMIT
+from statewright.messages import MAX_CONCURRENCY_LIMIT, MAX_RUNS_OF_HEARTBEAT
 from statewright.runs import MAX_PAUSE_KEYS, MAX_RETRIES, MAX_RETRY_DELAY_SECONDS, MAX_RETRY_DELAYS
 from statewright.settings import ClientSettings
+from statewright.states import MAX_LEASE_SECONDS
 from statewright.values import (
     MAX_CACHE_KEY_LENGTH,
     MAX_IDEMPOTENCY_KEY_LENGTH,
@@ -47,6 +48,8 @@ BOUNDS = {
     "pause keys of a run": MAX_PAUSE_KEYS,
     "what a WAIT tells to wait": MAX_DELAY_SECONDS,
     "a concurrency limit": MAX_CONCURRENCY_LIMIT,
+    "a lease": MAX_LEASE_SECONDS,
+    "runs that a heartbeat names": MAX_RUNS_OF_HEARTBEAT,
     "partitions": MAX_PARTITIONS,
     "the number of an event in its partition": MAX_POSITION,
     "a namespace, a reply stream's name": NAMESPACE_LENGTH,
