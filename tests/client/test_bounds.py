@@ -7,9 +7,16 @@ import pytest
 
 from statewright import ConfigurationError
 from statewright.events import TRUNCATE_MESSAGES_AT
-from statewright.messages import MAX_CONCURRENCY_LIMIT
-from statewright.runs import MAX_PAUSE_KEYS, MAX_RETRIES, MAX_RETRY_DELAY_SECONDS, MAX_RETRY_DELAYS
+from statewright.messages import (
+    MAX_CONCURRENCY_LIMIT,
+    MAX_PARK_SECONDS,
+    MAX_PERIOD_SECONDS,
+    MAX_PRIORITY,
+    MAX_RUNS_OF_HEARTBEAT,
+)
+from statewright.runs import MAX_NAMED_LIMITS, MAX_PAUSE_KEYS, MAX_RETRIES, MAX_RETRY_DELAY_SECONDS, MAX_RETRY_DELAYS
 from statewright.settings import ClientSettings
+from statewright.states import MAX_LEASE_SECONDS
 from statewright.values import (
     MAX_CACHE_KEY_LENGTH,
     MAX_IDEMPOTENCY_KEY_LENGTH,
@@ -29,7 +36,7 @@ from statewright.verdicts import MAX_DELAY_SECONDS
 README = Path(__file__).parents[2] / "README.md"
 NAMESPACE_LENGTH = 64
 BOUNDS = {
-    "a name: of a run, a state, a task key, a tag, a pause key": MAX_NAME_LENGTH,
+    "a name: of a run, a state, a task key, a tag, a limit, a pause key": MAX_NAME_LENGTH,
     "tags of a run": MAX_TAGS,
     "labels of a run": MAX_LABELS,
     "the key of a label": MAX_LABEL_KEY_LENGTH,
@@ -47,6 +54,12 @@ BOUNDS = {
     "pause keys of a run": MAX_PAUSE_KEYS,
     "what a WAIT tells to wait": MAX_DELAY_SECONDS,
     "a concurrency limit": MAX_CONCURRENCY_LIMIT,
+    "limits that a run asks for by name": MAX_NAMED_LIMITS,
+    "the period of a rate": MAX_PERIOD_SECONDS,
+    "how long a proposal may be parked with a time limit": MAX_PARK_SECONDS,
+    "the priority of a proposal": MAX_PRIORITY,
+    "a lease": MAX_LEASE_SECONDS,
+    "runs that a heartbeat names": MAX_RUNS_OF_HEARTBEAT,
     "partitions": MAX_PARTITIONS,
     "the number of an event in its partition": MAX_POSITION,
     "a namespace, a reply stream's name": NAMESPACE_LENGTH,

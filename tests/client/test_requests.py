@@ -10,7 +10,7 @@ from statewright import FlowRun, InvalidRequest, MessageTooLarge, RunPolicy, Set
 from statewright.client import requests
 from statewright.ids import IdSource, id_from_key, partition_of, tree_tag
 from statewright.limits import LimitScope
-from statewright.messages import CreateFlowRun, CreateTaskRun, ReadLimit, SetLimit, UpdateRun, request_from
+from statewright.messages import CreateFlowRun, CreateTaskRun, Heartbeat, ReadLimit, SetLimit, UpdateRun, request_from
 from statewright.values import MAX_LABEL_KEY_LENGTH, MAX_LABEL_LENGTH, MAX_LABELS
 from tests.client.test_messages import NOW
 
@@ -193,19 +193,19 @@ def test_what_is_no_lease_is_refused(field: str, state: Any, wrong: dict[str, An
 
 def test_heartbeats_are_as_few_as_can_be() -> None:
     runs = [ids.new(tag=number % 2) for number in range(2_500)]
-    made = requests.heartbeats(iter(runs), lambda run_id: run_id.int % 2)
+    made = requests.heartbeats(iter(runs), lambda run_id: run_id.int % 2, 1_000)
     assert [(beat.partition, len(beat.run_ids)) for beat in made] == [(0, 1_000), (0, 250), (1, 1_000), (1, 250)]
     assert [run_id for beat in made for run_id in beat.run_ids] == runs[::2] + runs[1::2]
     assert {beat.state_ids for beat in made} == {None}
-    assert requests.heartbeats([], lambda _: 0) == []
-    [single] = requests.heartbeats(str(ID), lambda _: 3)
+    assert requests.heartbeats([], lambda _: 0, 1_000) == []
+    [single] = requests.heartbeats(str(ID), lambda _: 3, 1_000)
     assert (single.partition, single.run_ids) == (3, (ID,))
 
 
 def test_a_heartbeat_for_a_verdict_names_the_lease() -> None:
     state = State.running(lease=5).stamped(ids.new(), NOW, NOW)
     verdict = Verdict(proposal_id=ID, run_id=ID, status=SetStateStatus.ACCEPT, state=state)
-    [beat] = requests.heartbeats([verdict, ID], lambda _: 0)
+    [beat] = requests.heartbeats([verdict, ID], lambda _: 0, 1_000)
     assert (beat.run_ids, beat.state_ids) == ((ID, ID), (state.id, None))
     assert request_from(requests.body_of(beat, 10_000)) == beat
 
@@ -213,4 +213,13 @@ def test_a_heartbeat_for_a_verdict_names_the_lease() -> None:
 @pytest.mark.parametrize("wrong", [7, None, ["no id"]])
 def test_a_heartbeat_for_no_runs_is_refused(wrong: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^runs"):
-        requests.heartbeats(wrong, lambda _: 0)
+        requests.heartbeats(wrong, lambda _: 0, 1_000)
+
+
+@pytest.mark.parametrize("most", [1_024, 5_000, 40_000, 1_048_576])
+def test_a_heartbeat_is_no_larger_than_workers_accept(most: int) -> None:
+    at_once = requests.runs_per_heartbeat(most)
+    assert 1 <= at_once <= 1_000
+    run_ids = tuple(ids.new() for _ in range(at_once))
+    beat = Heartbeat(partition=1_023, run_ids=run_ids, state_ids=run_ids, executor="e" * 200, tell=True)
+    assert requests.body_of(beat, most)

@@ -407,10 +407,10 @@ def test_which_limits_a_run_asks_for() -> None:
     deployment = uuid4()
     flow = flow_run(tags=("db",), deployment_id=deployment, policy=asking_for("gpu", "a"))
     task = task_run(tags=("z", "db", "z"), policy=asking_for("gpu"))
-    assert flow.limit_names() == [
+    assert flow.limit_names() == (
         (LimitScope.DEPLOYMENT, str(deployment)),
         (LimitScope.NAME, "a"),
         (LimitScope.NAME, "gpu"),
-    ]
-    assert task.limit_names() == [(LimitScope.TAG, "db"), (LimitScope.TAG, "z"), (LimitScope.NAME, "gpu")]
-    assert flow_run().limit_names() == task_run().limit_names() == []
+    )
+    assert task.limit_names() == ((LimitScope.TAG, "db"), (LimitScope.TAG, "z"), (LimitScope.NAME, "gpu"))
+    assert flow_run().limit_names() == task_run().limit_names() == ()

@@ -120,7 +120,8 @@ class Client:
             bound = Bound(self._settings.max_backlog, self._settings.max_backlog_bytes)
             self._outbox = Outbox(pool, streams, bound, self._settings.wait_for_room)
             stack.push_async_callback(self._outbox.close, self._settings.answer_timeout)
-            self._heart = Heart(self._send_heartbeat, self._settings.answer_timeout)
+            at_once = requests.runs_per_heartbeat(self._settings.max_message_bytes)
+            self._heart = Heart(self._send_heartbeat, self._settings.answer_timeout, at_once)
             stack.push_async_callback(self._heart.close)
             self._stack = stack.pop_all()
         self._home, self._process = Home(), os.getpid()
@@ -351,8 +352,9 @@ class Client:
         """
         self._check_that_it_is_open()
         seconds = None if timeout is None else requests.seconds_of(timeout)
-        asked = [self._send_heartbeat(message, seconds) for message in requests.heartbeats(runs, self._partition_of)]
-        replies = await asyncio.gather(*asked)
+        at_once = requests.runs_per_heartbeat(self._settings.max_message_bytes)
+        messages = requests.heartbeats(runs, self._partition_of, at_once)
+        replies = await asyncio.gather(*(self._send_heartbeat(message, seconds) for message in messages))
         return [LeaseLost.told(lost) for reply in replies for lost in reply.lost]
 
     def keep_alive(self, run: LeaseReference, lease: Duration | None = None) -> KeepAlive:

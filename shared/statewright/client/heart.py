@@ -15,7 +15,7 @@ from uuid import UUID
 from statewright.client.sent import Sent
 from statewright.connection import cancel
 from statewright.errors import LeaseLost, StatewrightError
-from statewright.messages import MAX_RUNS_OF_HEARTBEAT, Heartbeat, HeartbeatReply
+from statewright.messages import Heartbeat, HeartbeatReply
 
 BEATS_PER_LEASE: Final = 3
 EARLY: Final = 1 / 3
@@ -52,9 +52,11 @@ _Lane = tuple[int, str | None]
 class Heart:
     """Renews what it keeps until that is dropped or lost; it beats only while it keeps something."""
 
-    def __init__(self, send: Send, patience: float) -> None:
-        """Take what sends a heartbeat; a lease of unknown length counts as lost after `patience` seconds unanswered."""
+    def __init__(self, send: Send, patience: float, at_once: int) -> None:
+        """Take what sends a heartbeat, and how many runs it may name; a lease of unknown length counts as lost after
+        `patience` seconds unanswered."""
         self._send = send
+        self._at_once = at_once
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._lanes: dict[_Lane, dict[Kept, None]] = {}
@@ -114,8 +116,8 @@ class Heart:
             self._lose(kept, LeaseLost.unheard(kept.run_id, self._problem))
         leases = self._lanes.get(lane, {})
         due = [kept for kept in leases if kept.beat_at <= now + EARLY * self._pause(kept)]
-        for number in range(0, len(due), MAX_RUNS_OF_HEARTBEAT):
-            self._send_for(lane, due[number : number + MAX_RUNS_OF_HEARTBEAT], now)
+        for number in range(0, len(due), self._at_once):
+            self._send_for(lane, due[number : number + self._at_once], now)
         if leases:
             self._beat_at[lane] = min(min(kept.beat_at, kept.good_until) for kept in leases)
 

@@ -171,4 +171,5 @@ class Executor:
     def _lose(self, why: LeaseLost) -> None:
         self._held.pop(why.run_id, None)
         if self._on_lost is not None:
-            self._on_lost(why)
+            # Not within the heart, which must go on whatever is raised.
+            asyncio.get_running_loop().call_soon(self._on_lost, why)

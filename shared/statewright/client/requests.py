@@ -42,6 +42,10 @@ OnWait = Literal["answer", "park"]
 """What becomes of a proposal where the verdict would be WAIT."""
 
 MAX_TEXT_SHOWN: Final = 100
+HEARTBEAT_BYTES: Final = 1_500
+"""A heartbeat without runs is no larger than that, however long its executor's name."""
+HEARTBEAT_BYTES_PER_RUN: Final = 80
+"""Two ids, with quotes and commas."""
 
 Message = TypeVar("Message", bound=Request)
 
@@ -169,8 +173,16 @@ def withdraw(partition: int, proposal_id: UUID) -> Withdraw:
     return Withdraw(partition=partition, proposal_id=proposal_id)
 
 
-def heartbeats(runs: LeaseReference | Iterable[LeaseReference], partition_of: Callable[[UUID], int]) -> list[Heartbeat]:
-    """Return the requests that renew the leases of a run or of many, of each partition as few as can be.
+def runs_per_heartbeat(max_message_bytes: int) -> int:
+    """Return how many runs a heartbeat may name, so that it is no larger than workers accept."""
+    named = (max_message_bytes - HEARTBEAT_BYTES) // HEARTBEAT_BYTES_PER_RUN
+    return max(min(named, MAX_RUNS_OF_HEARTBEAT), 1)
+
+
+def heartbeats(
+    runs: LeaseReference | Iterable[LeaseReference], partition_of: Callable[[UUID], int], at_once: int
+) -> list[Heartbeat]:
+    """Return the requests that renew the leases of a run or of many, `at_once` of a partition at most in each.
 
     Raises InvalidRequest.
     """
@@ -182,8 +194,8 @@ def heartbeats(runs: LeaseReference | Iterable[LeaseReference], partition_of: Ca
     return [
         Heartbeat(partition=partition, run_ids=tuple(run_ids), state_ids=tuple(state_ids) if any(state_ids) else None)
         for partition, held_there in by_partition.items()
-        for start in range(0, len(held_there), MAX_RUNS_OF_HEARTBEAT)
-        for run_ids, state_ids in [zip(*held_there[start : start + MAX_RUNS_OF_HEARTBEAT], strict=True)]
+        for start in range(0, len(held_there), at_once)
+        for run_ids, state_ids in [zip(*held_there[start : start + at_once], strict=True)]
     ]
 
 

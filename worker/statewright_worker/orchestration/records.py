@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import ClassVar, Final, NamedTuple
 from uuid import UUID
 
@@ -23,6 +24,11 @@ RATES_LOOK_AHEAD: Final = 8
 QUEUE_LOADED: Final = 512
 """How many waiters of a limit a batch knows at most."""
 
+RUNS_REMEMBERED: Final = 1_024
+LIMITS_REMEMBERED: Final = 5
+"""Of how many different runs, and of runs with how many limits, it is remembered which ones they ask for: each transition
+asks that several times. The two bounds keep what is remembered small."""
+
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 NameOfLimit = tuple[LimitScope, str]
@@ -35,17 +41,23 @@ def limits_on_tags(tags: Iterable[str]) -> list[NameOfLimit]:
 
 
 def limits_asked_for(
-    policy: RunPolicy, *, tags: Iterable[str] = (), deployment_id: UUID | None = None
-) -> list[NameOfLimit]:
+    policy: RunPolicy, *, tags: tuple[str, ...] = (), deployment_id: UUID | None = None
+) -> tuple[NameOfLimit, ...]:
     """Return which limits such a run asks for a slot of, each once, in the order in which they are looked at: that of
     the deployment, those on the tags, then those that its policy names; in ascending order each.
     """
+    few = len(tags) + len(policy.limits) <= LIMITS_REMEMBERED
+    return (_remembered if few else _limits_asked_for)(policy.limits, tags, deployment_id)
+
+
+def _limits_asked_for(
+    asked: tuple[str, ...], tags: tuple[str, ...], deployment_id: UUID | None
+) -> tuple[NameOfLimit, ...]:
     names: list[NameOfLimit] = [] if deployment_id is None else [(LimitScope.DEPLOYMENT, str(deployment_id))]
-    if tags:
-        names += limits_on_tags(tags)
-    if policy.limits:
-        names += [(LimitScope.NAME, name) for name in sorted(policy.limits)]
-    return names
+    return (*names, *limits_on_tags(tags), *((LimitScope.NAME, name) for name in sorted(asked)))
+
+
+_remembered = lru_cache(maxsize=RUNS_REMEMBERED)(_limits_asked_for)
 
 
 @dataclass(kw_only=True)
@@ -82,7 +94,7 @@ class FlowRunRecord(RunRecord):
     deployment_id: UUID | None = None
     parent_task_run_id: UUID | None = None
 
-    def limit_names(self) -> list[NameOfLimit]:
+    def limit_names(self) -> tuple[NameOfLimit, ...]:
         """Return which limits it asks for: its deployment's and those that its policy names, but none on its tags."""
         return limits_asked_for(self.policy, deployment_id=self.deployment_id)
 
@@ -101,7 +113,7 @@ class TaskRunRecord(RunRecord):
     task_key: str | None = None
     flow_run_run_count: int = 0
 
-    def limit_names(self) -> list[NameOfLimit]:
+    def limit_names(self) -> tuple[NameOfLimit, ...]:
         """Return which limits it asks for: those on its tags and those that its policy names."""
         return limits_asked_for(self.policy, tags=self.tags)
 
