@@ -245,7 +245,8 @@ class Drain:
         if batch.sequence < self._feed.committed:
             await self._feed.went_back(batch.sequence)
             return await self._transact(decoded)
-        self._agenda.set(work.waiting.next_due, work.now, read_at)
+        if work.waiting.has_changed:
+            self._agenda.set(work.waiting.next_due, work.now, read_at)
         return self._outcome(answered, late, batch.sequence, work)
 
     async def _carry_out(
@@ -272,7 +273,8 @@ class Drain:
         self, answered: Sequence[Answered], late: Sequence[LateAnswer], sequence: int, work: UnitOfWork
     ) -> Outcome:
         publication = _publication(answered, late)
-        publication.wakes = work.waiting.woken
+        if work.waiting.has_changed:
+            publication.wakes = work.waiting.woken
         feed, changes = self._feed, work.state_changes
         # Any numbers between come from our own transaction, the answer to whose commit was lost.
         follows_on = sequence == feed.committed and not feed.is_behind

@@ -1,7 +1,7 @@
 """A subject of facts: what a batch may ask of it, how it loads that, and what it writes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import ClassVar, Final, NamedTuple
 
 from asyncpg import Connection, Record
@@ -37,8 +37,11 @@ class Subject(ABC):
         raise NotImplementedError
 
     @abstractmethod
-    async def load(self, reading: Reading, work: UnitOfWork) -> None:
-        """Put what was asked for into the unit of work; run statements only for what LOAD does not read."""
+    def load(self, reading: Reading, work: UnitOfWork) -> Awaitable[None] | None:
+        """Put what was asked for into the unit of work; run statements only for what LOAD does not read.
+
+        Returns what to await, None when there is nothing: most batches ask most subjects for nothing.
+        """
 
     def parts(self, work: UnitOfWork, sequence: int) -> Iterable[tuple[Part, Sequence[Row]]]:
         """Return the parts of the write with their rows, which may be none.

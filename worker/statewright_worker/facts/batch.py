@@ -1,5 +1,6 @@
 """A batch: it locks its partition, loads every fact that its requests ask for, and writes all that was decided."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from asyncpg import Record
@@ -23,7 +24,7 @@ from statewright_worker.storage.columns import Source, read_together
 from statewright_worker.storage.errors import HoldLost
 from statewright_worker.storage.sessions import RuleSessions
 from statewright_worker.storage.transactions import Fence, Transaction
-from statewright_worker.storage.writing import columns_of, write
+from statewright_worker.storage.writing import Part, Row, columns_of, write
 
 _FENCE: Final = Source(
     "fence",
@@ -110,7 +111,8 @@ class Batch:
         work = UnitOfWork(fence[0]["now"], ids, partition)
         reading = Reading(self._driver, partition, self.sequence, found)
         for subject in asked.subjects:
-            await subject.load(reading, work)
+            if (loading := subject.load(reading, work)) is not None:
+                await loading
         # The rules decide next. Their time has a limit of its own.
         self._watch.end()
         return work
@@ -118,8 +120,9 @@ class Batch:
     async def write(self, work: UnitOfWork) -> None:
         """Write all that was decided, in one statement. Every change of state advances the sequence by one."""
         work.waiting.call_waiters()
-        parts = (part for subject in self._asked.subjects for part in subject.parts(work, self.sequence))
-        written = {part: rows for part, rows in parts if rows}
+        written: dict[Part, Sequence[Row]] = {}
+        for subject in self._asked.subjects:
+            written.update((part, rows) for part, rows in subject.parts(work, self.sequence) if rows)
         if written:
             self._watch.begin()
             arrays = [column for rows in written.values() for column in columns_of(rows)]

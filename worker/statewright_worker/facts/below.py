@@ -1,5 +1,6 @@
 """What is below a flow run: its task runs and subflows that have not come to an end."""
 
+from collections.abc import Awaitable
 from typing import Final
 from uuid import UUID
 
@@ -29,7 +30,10 @@ class Below(Subject):
         self.flow_runs: set[UUID] = set()
         self._parked = parked
 
-    async def load(self, reading: Reading, work: UnitOfWork) -> None:
+    def load(self, reading: Reading, work: UnitOfWork) -> Awaitable[None] | None:
+        return self._load(reading, work) if self.flow_runs else None
+
+    async def _load(self, reading: Reading, work: UnitOfWork) -> None:
         for flow_run_id in self.flow_runs:
             found = [row["id"] for row in await reading.driver.fetch(READ_BELOW, flow_run_id, CHILDREN_AT_ONCE)]
             await lock_runs(reading, work, found)

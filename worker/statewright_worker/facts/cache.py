@@ -1,6 +1,6 @@
 """The cache: completed states that later runs with the same key take over."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Final
 
 from statewright.messages import Propose
@@ -44,11 +44,14 @@ class Cache(Subject):
         if cache_key:
             self._keys.add(cache_key)
 
-    async def load(self, reading: Reading, work: UnitOfWork) -> None:
-        if self._keys:
-            for row in await reading.driver.fetch(READ_CACHE, list(self._keys), work.now):
-                entry = CacheEntry(row["cache_key"], row["cache_expiration"], joined_state(row))
-                work.cache[entry.cache_key] = [entry]
+    def load(self, reading: Reading, work: UnitOfWork) -> Awaitable[None] | None:
+        return self._load(reading, work) if self._keys else None
 
-    def parts(self, work: UnitOfWork, sequence: int) -> Iterator[tuple[Part, Sequence[Row]]]:
-        yield STATES_CACHED, [(entry.cache_key, entry.cache_expiration, entry.state.id) for entry in work.cache_added]
+    async def _load(self, reading: Reading, work: UnitOfWork) -> None:
+        for row in await reading.driver.fetch(READ_CACHE, list(self._keys), work.now):
+            entry = CacheEntry(row["cache_key"], row["cache_expiration"], joined_state(row))
+            work.cache[entry.cache_key] = [entry]
+
+    def parts(self, work: UnitOfWork, sequence: int) -> Iterable[tuple[Part, Sequence[Row]]]:
+        added = work.cache_added
+        return [(STATES_CACHED, [(entry.cache_key, entry.cache_expiration, entry.state.id) for entry in added])]

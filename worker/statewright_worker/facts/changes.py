@@ -1,5 +1,6 @@
 """Changes of state, read back from the histories: an event is made of each."""
 
+from collections.abc import Awaitable
 from typing import Final
 
 from asyncpg import Connection, Record
@@ -52,7 +53,10 @@ class Changes(Subject):
         self.after: set[int] = set()
         """Sequence numbers; a page begins behind each."""
 
-    async def load(self, reading: Reading, work: UnitOfWork) -> None:
+    def load(self, reading: Reading, work: UnitOfWork) -> Awaitable[None] | None:
+        return self._load(reading, work) if self.after else None
+
+    async def _load(self, reading: Reading, work: UnitOfWork) -> None:
         for after in self.after:
             work.events[after] = await _read(reading.driver, reading.partition, after, reading.sequence)
 

@@ -1,5 +1,6 @@
 """Histories: pages of the states that runs were in."""
 
+from collections.abc import Awaitable
 from typing import Final
 from uuid import UUID
 
@@ -35,7 +36,10 @@ class Histories(Subject):
         self.pages: set[tuple[UUID, int]] = set()
         """Pairs of a run and an ordinal; the page begins behind the ordinal."""
 
-    async def load(self, reading: Reading, work: UnitOfWork) -> None:
+    def load(self, reading: Reading, work: UnitOfWork) -> Awaitable[None] | None:
+        return self._load(reading, work) if self.pages else None
+
+    async def _load(self, reading: Reading, work: UnitOfWork) -> None:
         if not self.pages:
             return
         for run_id, after in self.pages:

@@ -7,7 +7,7 @@ The runs of an executor depend on the executor's row alone. When that has ended,
 that has ended as well, and so they are ended one by one, like any other run.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -100,7 +100,10 @@ class Leases(Subject):
         """Ask for the executor's lease to be renewed, and for those of the runs' leases that it holds."""
         self._beats_of.setdefault(name, set()).update(run_ids)
 
-    async def load(self, reading: Reading, work: UnitOfWork) -> None:
+    def load(self, reading: Reading, work: UnitOfWork) -> Awaitable[None] | None:
+        return self._load(reading, work) if self.ids or self.executors or self._beats or self._beats_of else None
+
+    async def _load(self, reading: Reading, work: UnitOfWork) -> None:
         if self.executors:
             await self._end(reading, work)
         if self.ids:

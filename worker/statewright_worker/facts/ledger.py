@@ -1,6 +1,6 @@
 """The ledger: the one answer that each request has for ever, a verdict or another one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from functools import lru_cache
 from typing import Final
 from uuid import UUID, uuid5
@@ -62,7 +62,10 @@ class Ledger(Subject):
         self.created: set[UUID] = set()
         """Runs of which is loaded what they were created with, if they exist and were changed since."""
 
-    async def load(self, reading: Reading, work: UnitOfWork) -> None:
+    def load(self, reading: Reading, work: UnitOfWork) -> Awaitable[None] | None:
+        return self._load(reading, work) if reading.found["known"] or self.created else None
+
+    async def _load(self, reading: Reading, work: UnitOfWork) -> None:
         known = [row["id"] for row in reading.found["known"]]
         if known:
             for row in await reading.driver.fetch(READ_VERDICTS, known):

@@ -1,7 +1,7 @@
 """Limits: how many runs may hold a slot of each, and which runs do; of rates, what is used of them."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -16,7 +16,6 @@ from statewright_worker.facts.base import Reading, Subject
 from statewright_worker.orchestration.facts import Fact, Need
 from statewright_worker.orchestration.records import (
     QUEUE_LOADED,
-    AnyRunRecord,
     LimitRecord,
     NameOfLimit,
     Queued,
@@ -163,12 +162,15 @@ class Limits(Subject):
         if tags or names:
             self._created.append((kind, run_id, tags, names))
 
-    async def load(self, reading: Reading, work: UnitOfWork) -> None:
+    def load(self, reading: Reading, work: UnitOfWork) -> Awaitable[None] | None:
+        names = self._names(work)
+        return self._load(reading, work, names) if names or self.pages else None
+
+    async def _load(self, reading: Reading, work: UnitOfWork, names: set[NameOfLimit]) -> None:
         for after in self.pages:
             found = await reading.driver.fetch(LIST_LIMITS, after, LIMITS_PER_PAGE + 1)
             page = [_listed(row, work.now) for row in found[:LIMITS_PER_PAGE]]
             work.limit_pages[after] = LimitPage(page, page[-1].id if len(found) > LIMITS_PER_PAGE else None)
-        names = self._names(work)
         if names:
             await self._load_limits(reading, work, names)
 
@@ -206,11 +208,12 @@ class Limits(Subject):
 
     def _names(self, work: UnitOfWork) -> set[NameOfLimit]:
         names: set[NameOfLimit] = {*self.read, *self.also}
-        for kind in RunKind:
-            for run in self._asked_about(work, Fact.SLOTS, kind):
-                names.update(run.limit_names())
-            for run in self._asked_about(work, Fact.LIMITS, kind):
-                names.update(limits_on_tags(run.tags))
+        for which in self._types.keys() | self._proposed.keys():
+            fact, kind = which
+            types, proposed = self._types[which], self._proposed[which]
+            for run in work.runs.values():
+                if run.kind is kind and (run.state_type in types or run.id in proposed):
+                    names.update(run.limit_names() if fact is Fact.SLOTS else limits_on_tags(run.tags))
         for kind, run_id, tags, its_names in self._created:
             if run_id in self._proposed[Fact.SLOTS, kind]:
                 names.update(its_names)
@@ -218,21 +221,18 @@ class Limits(Subject):
                 names.update(limits_on_tags(tags))
         return names
 
-    def _asked_about(self, work: UnitOfWork, fact: Fact, kind: RunKind) -> Iterator[AnyRunRecord]:
-        types, proposed = self._types[fact, kind], self._proposed[fact, kind]
-        if types or proposed:
-            for run in work.runs.values():
-                if run.kind is kind and (run.state_type in types or run.id in proposed):
-                    yield run
+    def parts(self, work: UnitOfWork, sequence: int) -> Iterable[tuple[Part, Sequence[Row]]]:
+        return _parts(work) if work.limits or work.limits_removed else ()
 
-    def parts(self, work: UnitOfWork, sequence: int) -> Iterator[tuple[Part, Sequence[Row]]]:
-        yield SLOTS_RELEASED, sorted(work.slots_released)
-        yield SLOTS_TAKEN, sorted(work.slots_taken)
-        yield LIMITS_SET, [limit_values(limit, work.now) for limit in work.limits_set.values()]
-        # The row of a limit that was set says what is used of it already, and a removed one has no row any more.
-        used = work.rates_used.keys() - work.limits_set.keys() - work.limits_removed
-        yield RATES_USED, [(limit_id, used_until(work.rates_used[limit_id], work.now)) for limit_id in sorted(used)]
-        yield LIMITS_REMOVED, [(limit_id,) for limit_id in sorted(work.limits_removed)]
+
+def _parts(work: UnitOfWork) -> Iterator[tuple[Part, Sequence[Row]]]:
+    yield SLOTS_RELEASED, sorted(work.slots_released)
+    yield SLOTS_TAKEN, sorted(work.slots_taken)
+    yield LIMITS_SET, [limit_values(limit, work.now) for limit in work.limits_set.values()]
+    # The row of a limit that was set says what is used of it already, and a removed one has no row any more.
+    used = work.rates_used.keys() - work.limits_set.keys() - work.limits_removed
+    yield RATES_USED, [(limit_id, used_until(work.rates_used[limit_id], work.now)) for limit_id in sorted(used)]
+    yield LIMITS_REMOVED, [(limit_id,) for limit_id in sorted(work.limits_removed)]
 
 
 async def _load_told(driver: Connection, limits: dict[int, LimitRecord], told: list[int]) -> None:

@@ -1,6 +1,6 @@
 """Parked proposals: those that come due, that are asked for again, or that must go with their run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -11,6 +11,7 @@ from statewright_worker.facts.base import Reading, Subject
 from statewright_worker.facts.limits import Limits
 from statewright_worker.orchestration.records import ParkedProposal
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
+from statewright_worker.orchestration.waiting import Waiting
 from statewright_worker.storage.columns import Columns
 from statewright_worker.storage.writing import Part, Row, delete, insert
 
@@ -62,28 +63,33 @@ class Parked(Subject):
         """Runs of which every parked proposal is loaded."""
         self._limits = limits
 
-    async def load(self, reading: Reading, work: UnitOfWork) -> None:
+    def load(self, reading: Reading, work: UnitOfWork) -> Awaitable[None] | None:
+        return self._load(reading, work) if self.ids or self.of_runs or reading.found["known"] else None
+
+    async def _load(self, reading: Reading, work: UnitOfWork) -> None:
         ids = self.ids.union(row["id"] for row in reading.found["known"])
-        if not ids and not self.of_runs:
-            return
         for row in await reading.driver.fetch(READ_PARKED, reading.partition, list(ids), list(self.of_runs)):
             parked = parked_from(row)
             work.waiting.parked[parked.proposal_id] = parked
             self._limits.also.update(parked.waits_on)
 
-    def parts(self, work: UnitOfWork, sequence: int) -> Iterator[tuple[Part, Sequence[Row]]]:
-        yield PARKED_ADDED, [parked_values(parked) for parked in work.waiting.added.values()]
-        changed = work.waiting.changed.values()
-        yield PARKED_CHANGED, [(parked.proposal_id, parked.reply_to, parked.decided) for parked in changed]
-        yield (
-            WAITERS_ADDED,
-            [
-                (limit_id, parked.proposal_id, parked.run_id, parked.priority, parked.since)
-                for limit_id, parked in work.waiting.waiters_added
-            ],
-        )
-        yield WAITERS_REMOVED, [(proposal_id,) for proposal_id in sorted(work.waiting.waiters_removed)]
-        yield PARKED_REMOVED, [(proposal_id,) for proposal_id in sorted(work.waiting.removed)]
+    def parts(self, work: UnitOfWork, sequence: int) -> Iterable[tuple[Part, Sequence[Row]]]:
+        return _parts(work.waiting) if work.waiting.has_changed else ()
+
+
+def _parts(waiting: Waiting) -> Iterator[tuple[Part, Sequence[Row]]]:
+    yield PARKED_ADDED, [parked_values(parked) for parked in waiting.added.values()]
+    changed = waiting.changed.values()
+    yield PARKED_CHANGED, [(parked.proposal_id, parked.reply_to, parked.decided) for parked in changed]
+    yield (
+        WAITERS_ADDED,
+        [
+            (limit_id, parked.proposal_id, parked.run_id, parked.priority, parked.since)
+            for limit_id, parked in waiting.waiters_added
+        ],
+    )
+    yield WAITERS_REMOVED, [(proposal_id,) for proposal_id in sorted(waiting.waiters_removed)]
+    yield PARKED_REMOVED, [(proposal_id,) for proposal_id in sorted(waiting.removed)]
 
 
 def parked_from(row: Record) -> ParkedProposal:

@@ -1,6 +1,6 @@
 """Runs: a batch locks them, loads them with their states, writes what changed, and appends to their histories."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
@@ -116,6 +116,9 @@ READ_LABELS: Final = """
 """
 READ_TASK_STATES: Final = f"SELECT {STATE} FROM task_run_state AS s WHERE s.id = ANY ($1)"
 
+Overtaken = dict[UUID, UUID]
+"""Runs by the id of their current state."""
+
 _stored_policies: dict[int, tuple[RunPolicy, str]] = {}
 
 
@@ -135,9 +138,16 @@ class Runs(Subject):
         if proposal.api_version is not None and Version(proposal.api_version) < TASKS_RETRY_THEMSELVES_FROM:
             self._failing.add(proposal.run_id)
 
-    async def load(self, reading: Reading, work: UnitOfWork) -> None:
-        await _take(reading, work, reading.found["flow"], flow_run_from, READ_FLOW_STATES)
-        await _take(reading, work, reading.found["task"], task_run_from, READ_TASK_STATES)
+    def load(self, reading: Reading, work: UnitOfWork) -> Awaitable[None] | None:
+        overtaken = [
+            _taken(work, reading.found["flow"], flow_run_from),
+            _taken(work, reading.found["task"], task_run_from),
+        ]
+        return self._load(reading, work, overtaken) if any(overtaken) or self._failing or self.labelled else None
+
+    async def _load(self, reading: Reading, work: UnitOfWork, overtaken: Sequence[Overtaken]) -> None:
+        for read_states, states in zip((READ_FLOW_STATES, READ_TASK_STATES), overtaken, strict=True):
+            await _catch_up(reading, work, states, read_states)
         if self._failing:
             failed = await reading.driver.fetch(LOCK_FAILED_TASK_RUNS, list(self._failing))
             await _take(reading, work, failed, task_run_from, READ_TASK_STATES)
@@ -149,8 +159,9 @@ class Runs(Subject):
         created = work.created_runs
         changed = [run for run_id, run in work.changed_runs.items() if run_id not in created]
         numbered = list(enumerate(work.state_changes, sequence + 1))
-        yield FLOW_RUNS_CREATED, _created_values(work, FlowRunRecord, FLOW_COLUMNS)
-        yield TASK_RUNS_CREATED, _created_values(work, TaskRunRecord, TASK_COLUMNS)
+        if created:
+            yield FLOW_RUNS_CREATED, _created_values(work, FlowRunRecord, FLOW_COLUMNS)
+            yield TASK_RUNS_CREATED, _created_values(work, TaskRunRecord, TASK_COLUMNS)
         if work.redescribed_runs:
             redescribed = [run for run in changed if run.id in work.redescribed_runs]
             changed = [run for run in changed if run.id not in work.redescribed_runs]
@@ -177,10 +188,20 @@ async def _take(
     run_from: Callable[[Record], AnyRunRecord],
     read_states: str,
 ) -> None:
+    await _catch_up(reading, work, _taken(work, locked, run_from), read_states)
+
+
+def _taken(work: UnitOfWork, locked: Sequence[Record], run_from: Callable[[Record], AnyRunRecord]) -> Overtaken:
+    """Take the runs, and return those whose state is not the one that was read with them.
+
+    A query that waited for a run's lock gets the newest version of the run, but joins it to the state it had before.
+    """
     for row in locked:
         work.runs[row["id"]] = run_from(row)
-    # A query that waited for a run's lock gets the newest version of the run, but joins it to the state it had before.
-    overtaken = {row["state_id"]: row["id"] for row in locked if row["state_id"] != row["s_id"]}
+    return {row["state_id"]: row["id"] for row in locked if row["state_id"] != row["s_id"]}
+
+
+async def _catch_up(reading: Reading, work: UnitOfWork, overtaken: Overtaken, read_states: str) -> None:
     if overtaken:
         for row in await reading.driver.fetch(read_states, list(overtaken)):
             work.runs[overtaken[row["s_id"]]].state = state_from(row)

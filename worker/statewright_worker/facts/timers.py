@@ -1,11 +1,12 @@
 """Timers: what a partition's holder must look at again, and when."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from statewright_worker.facts.base import Reading, Subject
 from statewright_worker.orchestration.records import TimerKind, TimerName
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
+from statewright_worker.orchestration.waiting import Waiting
 from statewright_worker.storage.columns import Columns
 from statewright_worker.storage.transactions import Storage
 from statewright_worker.storage.writing import Part, Row, delete, insert
@@ -96,10 +97,14 @@ async def due_timers(storage: Storage, partition: int, count: int) -> tuple[list
 class Timers(Subject):
     """The timers that a batch sets and clears. It reads none: what is due comes as a request."""
 
-    async def load(self, reading: Reading, work: UnitOfWork) -> None:
+    def load(self, reading: Reading, work: UnitOfWork) -> None:
         return
 
-    def parts(self, work: UnitOfWork, sequence: int) -> Iterator[tuple[Part, Sequence[Row]]]:
-        yield TIMERS_CLEARED, sorted(work.waiting.timers_cleared)
-        for part, timers in ((TIMERS_SET, work.waiting.timers_set), (TIMERS_CALLED, work.waiting.timers_called)):
-            yield part, [(*name, timers[name].partition, timers[name].due) for name in sorted(timers)]
+    def parts(self, work: UnitOfWork, sequence: int) -> Iterable[tuple[Part, Sequence[Row]]]:
+        return _parts(work.waiting) if work.waiting.has_changed else ()
+
+
+def _parts(waiting: Waiting) -> Iterator[tuple[Part, Sequence[Row]]]:
+    yield TIMERS_CLEARED, sorted(waiting.timers_cleared)
+    for part, timers in ((TIMERS_SET, waiting.timers_set), (TIMERS_CALLED, waiting.timers_called)):
+        yield part, [(*name, timers[name].partition, timers[name].due) for name in sorted(timers)]

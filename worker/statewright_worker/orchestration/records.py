@@ -26,8 +26,8 @@ QUEUE_LOADED: Final = 512
 
 RUNS_REMEMBERED: Final = 1_024
 LIMITS_REMEMBERED: Final = 5
-"""Of how many different runs, and of runs with how many limits, it is remembered which ones they ask for: each transition
-asks that several times. The two bounds keep what is remembered small."""
+"""Of how many different runs, and of runs with how many limits, it is remembered which ones they ask for: each
+transition asks that several times. The two bounds keep what is remembered small."""
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 

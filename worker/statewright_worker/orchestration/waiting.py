@@ -176,6 +176,20 @@ class Waiting:
         self._undo.append(undo)
 
     @property
+    def has_changed(self) -> bool:
+        """Whether there is anything to write or to tell: in most batches nothing waits."""
+        return bool(
+            self.timers_set
+            or self.timers_cleared
+            or self.timers_called
+            or self.added
+            or self.changed
+            or self.waiters_added
+            or self.waiters_removed
+            or self.partitions_called
+        )
+
+    @property
     def next_due(self) -> datetime | None:
         """The first moment at which this partition must look at something that this batch has set, or None."""
         if self.partition in self.partitions_called:
