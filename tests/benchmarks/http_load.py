@@ -72,11 +72,11 @@ async def closed_loop(port: int, concurrency: int, seconds: float, warm_up: floa
     async with connected(port) as connection:
         flow = await connection.post("/flows/", {"name": "bench"})
     opens = time.monotonic() + warm_up
-    await asyncio.gather(*[_lane(port, flow["id"], opens, result) for _ in range(concurrency)])
+    await asyncio.gather(*[_propose_in_turn(port, flow["id"], opens, result) for _ in range(concurrency)])
     return result
 
 
-async def _lane(port: int, flow_id: str, opens: float, result: Result) -> None:
+async def _propose_in_turn(port: int, flow_id: str, opens: float, result: Result) -> None:
     closes = opens + result.seconds
     async with connected(port) as connection:
         while time.monotonic() < closes:

@@ -8,12 +8,13 @@ from redis.asyncio import Redis
 from statewright import Client, ConfigurationError, Delivery, NoAnswer, RedisUnavailable, State
 from statewright.client import inbox, outbox
 from statewright.ids import IdSource
-from tests.deployment import Deployment, until
+from tests.deployment import HANGS_SECONDS, Deployment, until
 from tests.end_to_end.black_hole import black_hole
 from tests.end_to_end.hand_worker import announce, answer, requests
 from tests.end_to_end.own_redis import own_redis
 from tests.end_to_end.test_access import users
 from tests.end_to_end.test_connections import blocked
+from tests.end_to_end.waiting import waiting
 
 ids = IdSource()
 
@@ -37,19 +38,20 @@ async def answers_arrive(client: Client, redis: Redis, deployment: Deployment) -
 async def test_a_client_goes_on_after_its_server_was_demoted_and_promoted(deployment: Deployment) -> None:
     async with own_redis(deployment) as own:
         await announce(own.redis, deployment)
-        async with deployment.client(answer_timeout=1) as client:
+        async with deployment.client() as client:
             await answers_arrive(client, own.redis, deployment)
             await until(lambda: blocked(own.redis, "xread"))
             # Redis answers a blocked read with UNBLOCKED, and a write with READONLY.
             await own.demote()
-            pending = client.read_limit("tag")
+            with waiting(client, 1):
+                pending = client.read_limit("tag")
             with pytest.raises(NoAnswer, match="read only replica") as raised:
                 await pending
             assert raised.value.delivery == Delivery.NOT_SENT
             await own.promote()
             await pending.pushed()
             await answer(own.redis, deployment)
-            assert await pending is None
+            await until_answered(pending)
             await answers_arrive(client, own.redis, deployment)
 
 
@@ -69,7 +71,7 @@ async def test_a_client_hears_again_once_it_has_the_right_to(deployment: Deploym
         await announce(redis, deployment)
         user = f"statewright-producer-{deployment.namespace}"
         await redis.execute_command("ACL", "SETUSER", user, "-xread")  # type: ignore[no-untyped-call]
-        async with Client(urls["producer"], namespace=deployment.namespace, answer_timeout=20) as client:
+        async with Client(urls["producer"], namespace=deployment.namespace, answer_timeout=HANGS_SECONDS) as client:
             pending = client.read_limit("tag")
             await pending.pushed()
             await until(lambda: denied(redis, user))
@@ -87,7 +89,7 @@ async def test_a_request_that_a_user_may_not_send_is_refused_and_the_next_one_is
     async with users(deployment) as urls, deployment.redis() as redis:
         await announce(redis, deployment)
         user = f"statewright-producer-{deployment.namespace}"
-        async with Client(urls["producer"], namespace=deployment.namespace, answer_timeout=20) as client:
+        async with Client(urls["producer"], namespace=deployment.namespace, answer_timeout=HANGS_SECONDS) as client:
             await redis.execute_command("ACL", "SETUSER", user, "-xadd")  # type: ignore[no-untyped-call]
             with pytest.raises(RedisUnavailable, match="the Redis user may not send this request; nothing was written"):
                 await client.read_limit("tag")
@@ -113,7 +115,7 @@ async def test_a_redis_without_memory_refuses_requests_with_the_cause_until_it_h
 async def test_connections_that_die_without_a_word_are_replaced_while_nothing_happens(deployment: Deployment) -> None:
     async with black_hole(deployment.redis_url) as hole, deployment.redis() as redis:
         await announce(redis, deployment)
-        async with Client(hole.url, namespace=deployment.namespace, answer_timeout=20) as client:
+        async with Client(hole.url, namespace=deployment.namespace, answer_timeout=HANGS_SECONDS) as client:
             await answers_arrive(client, redis, deployment)
             # Only those that are there die. The one that waits for answers has nothing to send.
             hole.swallow()
@@ -125,10 +127,11 @@ async def test_connections_that_die_without_a_word_are_replaced_while_nothing_ha
 async def test_a_request_that_goes_into_a_black_hole_is_unconfirmed_and_sent_again(deployment: Deployment) -> None:
     async with black_hole(deployment.redis_url) as hole, deployment.redis() as redis:
         await announce(redis, deployment)
-        async with Client(hole.url, namespace=deployment.namespace, answer_timeout=1) as client:
+        async with Client(hole.url, namespace=deployment.namespace, answer_timeout=HANGS_SECONDS) as client:
             await answers_arrive(client, redis, deployment)
             hole.swallow()
-            pending = client.read_limit("tag")
+            with waiting(client, 1):
+                pending = client.read_limit("tag")
             with pytest.raises(NoAnswer, match="sent, but not confirmed by Redis") as raised:
                 await pending
             assert raised.value.delivery == Delivery.UNCONFIRMED
@@ -151,8 +154,9 @@ async def until_answered(pending: object) -> None:
 async def test_a_request_that_nobody_answers_says_that_redis_holds_it(deployment: Deployment) -> None:
     async with deployment.redis() as redis:
         await announce(redis, deployment)
-        async with deployment.client(answer_timeout=0.2) as client:
-            pending = client.read_limit("tag")
+        async with deployment.client() as client:
+            with waiting(client, 0.2):
+                pending = client.read_limit("tag")
             await pending.pushed()
             with pytest.raises(NoAnswer, match=r"within 0\.2 s; Redis holds it") as raised:
                 await pending
@@ -171,13 +175,14 @@ async def test_a_timeout_of_zero_does_not_wait(deployment: Deployment) -> None:
 async def test_what_redis_does_not_hold_when_the_client_closes_fails(deployment: Deployment) -> None:
     async with own_redis(deployment) as own:
         await announce(own.redis, deployment)
-        async with deployment.client(answer_timeout=0.5) as client:
+        # It bounds the closing, which must end in vain here, and so the opening as well.
+        async with deployment.client(answer_timeout=2) as client:
             held = client.read_limit("tag")
             await held.pushed()
             own.process.kill()
             own.process.wait()
             first = client.read_limit("tag")
-            with pytest.raises(NoAnswer, match=r"within 0\.5 s; it was sent, but not confirmed by Redis") as raised:
+            with pytest.raises(NoAnswer, match=r"within 2 s; it was sent, but not confirmed by Redis") as raised:
                 await first
             lost = [client.read_limit("tag") for _ in "many"]
         for pending, delivery in ((first, Delivery.UNCONFIRMED), *((one, Delivery.NOT_SENT) for one in lost)):

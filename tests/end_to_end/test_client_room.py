@@ -6,7 +6,7 @@ import pytest
 
 from statewright import Client, NoAnswer, Overloaded, Sent, State
 from statewright.ids import IdSource
-from tests.deployment import Deployment
+from tests.deployment import HANGS_SECONDS, Deployment
 from tests.end_to_end.hand_worker import announce, requests
 from tests.end_to_end.test_access import users
 
@@ -112,7 +112,8 @@ async def test_who_waits_for_room_in_vain_is_refused_in_the_end(deployment: Depl
 async def test_a_client_that_closes_while_it_waits_for_room_fails_what_it_has(deployment: Deployment) -> None:
     async with deployment.redis() as redis:
         await announce(redis, deployment)
-        async with deployment.client(max_backlog=BOUND, wait_for_room=60, answer_timeout=0.3) as client:
+        # The timeout bounds the closing, which must end in vain here, and so the opening as well.
+        async with deployment.client(max_backlog=BOUND, wait_for_room=HANGS_SECONDS, answer_timeout=2) as client:
             sent = send(client, BOUND + 1)
             await sent[BOUND - 1].pushed()
         with pytest.raises(NoAnswer, match="it was not sent, and has no effect"):

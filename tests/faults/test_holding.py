@@ -95,7 +95,7 @@ async def test_messages_of_a_megabyte_are_answered_while_two_workers_share_the_p
     deployment: Deployment,
 ) -> None:
     [deployment.spawn_worker() for _ in range(2)]
-    async with deployment.client(answer_timeout=60) as client, deployment.redis() as redis:
+    async with deployment.client(answer_timeout=HANGS_SECONDS) as client, deployment.redis() as redis:
         await held_by(deployment, redis, 2)
         runs = await asyncio.gather(*(client.create_flow_run(f"flow {n}") for n in range(8)))
         # What takes longest to decode: many small values.

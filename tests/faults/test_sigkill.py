@@ -70,9 +70,14 @@ async def test_a_survivor_goes_on_within_two_seconds(deployment: Deployment) -> 
             return len(holders) == 8 and len(set(holders.values())) == 2
 
         await until(shared_by_two)
+        # What as many proposals take on this machine now, with both workers there.
+        others = [await client.create_flow_run(f"other {n}") for n in range(40)]
+        began = time.monotonic()
+        await asyncio.gather(*(client.propose(run, State.pending()) for run in others))
+        usual = time.monotonic() - began
         os.kill(processes[0].pid, signal.SIGKILL)
         killed = time.monotonic()
         verdicts = await asyncio.gather(*(client.propose(run, State.pending()) for run in runs))
         took = time.monotonic() - killed
     assert all(verdict.accepted for verdict in verdicts)
-    assert took < 2, "the bound is a promise, not a measurement of speed"
+    assert took - usual < 2, "the bound is a promise, not a measurement of speed"

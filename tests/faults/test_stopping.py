@@ -28,7 +28,7 @@ async def exit_status(process: "subprocess.Popen[bytes]", seconds: float) -> int
 
 async def test_sigterm_under_load_ends_in_exit_status_0_and_others_take_over_at_once(deployment: Deployment) -> None:
     leaving, staying = deployment.spawn_worker(), deployment.spawn_worker()
-    async with deployment.client(answer_timeout=30) as client, deployment.redis() as redis:
+    async with deployment.client(answer_timeout=HANGS_SECONDS) as client, deployment.redis() as redis:
         await held_by(deployment, redis, 2)
         stop = asyncio.Event()
 
@@ -70,7 +70,7 @@ async def test_a_worker_that_joins_gets_its_share(deployment: Deployment) -> Non
 
 async def test_a_frozen_worker_is_overtaken_and_does_no_harm_when_it_wakes(deployment: Deployment) -> None:
     frozen = deployment.spawn_worker(STATEWRIGHT_PARTITIONS="1")
-    async with deployment.client(answer_timeout=30) as client:
+    async with deployment.client(answer_timeout=HANGS_SECONDS) as client:
         run = await client.create_flow_run("one")
         os.kill(frozen.pid, signal.SIGSTOP)
         pending = client.propose(run, State.pending())

@@ -241,8 +241,8 @@ async def test_a_failure_in_a_transition_that_was_brought_about_names_what_faile
 async def test_a_rule_that_takes_too_long_is_an_error_and_is_undone() -> None:
     run = flow_run()
     work = work_with(run)
-    engine = engine_with(acting(after=for_ever, name="Endless"), rule_timeout=0.1)
-    with pytest.raises(RuleFailed, match=r"not done within 0\.1 s") as raised:
+    engine = engine_with(acting(after=for_ever, name="Endless"), rule_timeout=RULE_SECONDS)
+    with pytest.raises(RuleFailed, match=r"not done within 0\.5 s") as raised:
         await propose(work, run, State.running(), engine=engine)
     assert isinstance(raised.value.__cause__, TimeoutError)
     assert run.state is None
@@ -251,7 +251,7 @@ async def test_a_rule_that_takes_too_long_is_an_error_and_is_undone() -> None:
 
 async def test_a_rule_that_takes_too_long_is_named() -> None:
     run = flow_run()
-    engine = engine_with(acting(), acting(for_ever, name="Endless"), rule_timeout=0.1)
+    engine = engine_with(acting(), acting(for_ever, name="Endless"), rule_timeout=RULE_SECONDS)
     with pytest.raises(RuleFailed) as raised:
         await propose(work_with(run), run, State.running(), engine=engine)
     assert raised.value.rule == "Endless"
@@ -260,7 +260,7 @@ async def test_a_rule_that_takes_too_long_is_named() -> None:
 async def test_the_rules_that_were_entered_clean_up_when_another_takes_too_long() -> None:
     journal: list[str] = []
     run = flow_run()
-    engine = engine_with(noting("A", journal), acting(for_ever), rule_timeout=0.1)
+    engine = engine_with(noting("A", journal), acting(for_ever), rule_timeout=RULE_SECONDS)
     with pytest.raises(RuleFailed):
         await propose(work_with(run), run, State.running(), engine=engine)
     assert journal == ["A before", "A cleanup"]
@@ -269,7 +269,7 @@ async def test_the_rules_that_were_entered_clean_up_when_another_takes_too_long(
 async def test_a_rule_that_takes_too_long_cleans_up_itself() -> None:
     journal: list[str] = []
     run = flow_run()
-    engine = engine_with(noting("A", journal), noting("B", journal, before=for_ever), rule_timeout=0.1)
+    engine = engine_with(noting("A", journal), noting("B", journal, before=for_ever), rule_timeout=RULE_SECONDS)
     with pytest.raises(RuleFailed, match="B failed: TimeoutError"):
         await propose(work_with(run), run, State.running(), engine=engine)
     assert journal == ["A before", "B before", "B cleanup", "A cleanup"]
@@ -277,9 +277,9 @@ async def test_a_rule_that_takes_too_long_cleans_up_itself() -> None:
 
 async def test_a_cleanup_that_takes_too_long_as_well_holds_nobody_up() -> None:
     run = flow_run()
-    engine = engine_with(acting(cleanup=for_ever), acting(for_ever), rule_timeout=0.1)
+    engine = engine_with(acting(cleanup=for_ever), acting(for_ever), rule_timeout=RULE_SECONDS)
     with pytest.raises(RuleFailed):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANGS_SECONDS):
             await propose(work_with(run), run, State.running(), engine=engine)
 
 
@@ -301,8 +301,8 @@ async def test_a_rule_that_swallows_its_cancellation_is_found_out() -> None:
 
     run = flow_run()
     work = work_with(run)
-    engine = engine_with(acting(stubborn, name="Stubborn"), rule_timeout=0.1)
-    with pytest.raises(RuleFailed, match=r"Stubborn failed: TimeoutError: not done within 0\.1 s"):
+    engine = engine_with(acting(stubborn, name="Stubborn"), rule_timeout=RULE_SECONDS)
+    with pytest.raises(RuleFailed, match=r"Stubborn failed: TimeoutError: not done within 0\.5 s"):
         await propose(work, run, State.running(), engine=engine)
     assert run.state is None
 
@@ -342,7 +342,7 @@ async def test_who_ends_the_worker_ends_the_rule_and_it_cleans_up() -> None:
 
 
 async def block(rule: BaseOrchestrationRule) -> None:
-    time.sleep(0.15)  # noqa: ASYNC251  # what a rule must not do
+    time.sleep(BLOCKING_SECONDS)  # noqa: ASYNC251  # what a rule must not do
 
 
 async def block_and_fail(rule: BaseOrchestrationRule) -> None:
@@ -372,7 +372,7 @@ async def test_a_rule_that_blocks_the_worker_is_found_out(act: Act, hook: str) -
     rules = noting("A", journal), noting("Blocking", journal, before=before, after=after), noting("C", journal)
     work = work_with(run)
     with pytest.raises(RuleFailed, match=BLOCKED) as raised:
-        await propose(work, run, State.running(), engine=engine_with(*rules, rule_timeout=0.1))
+        await propose(work, run, State.running(), engine=engine_with(*rules, rule_timeout=RULE_SECONDS))
     assert (raised.value.blocked, raised.value.rule) == (True, "Blocking")
     assert raised.value.__cause__ is not None
     assert journal[-2:] == ["Blocking cleanup", "A cleanup"]
@@ -381,7 +381,7 @@ async def test_a_rule_that_blocks_the_worker_is_found_out(act: Act, hook: str) -
 
 async def test_a_cleanup_that_blocks_the_worker_is_found_out() -> None:
     run = flow_run()
-    engine = engine_with(acting(cleanup=block), acting(fail, name="First"), rule_timeout=0.1)
+    engine = engine_with(acting(cleanup=block), acting(fail, name="First"), rule_timeout=RULE_SECONDS)
     with pytest.raises(RuleFailed, match="First failed: KeyError") as raised:
         await propose(work_with(run), run, State.running(), engine=engine)
     assert raised.value.blocked
@@ -390,20 +390,20 @@ async def test_a_cleanup_that_blocks_the_worker_is_found_out() -> None:
 async def test_a_transform_of_a_users_own_that_blocks_the_worker_is_found_out() -> None:
     class Blocking(BaseUniversalTransform):
         async def before_transition(self, context: OrchestrationContext) -> None:
-            time.sleep(0.15)  # noqa: ASYNC251  # what a transform must not do
+            time.sleep(BLOCKING_SECONDS)  # noqa: ASYNC251  # what a transform must not do
 
     run = flow_run()
     with pytest.raises(RuleFailed, match=BLOCKED):
-        await propose(work_with(run), run, State.running(), engine=engine_with(Blocking, rule_timeout=0.1))
+        await propose(work_with(run), run, State.running(), engine=engine_with(Blocking, rule_timeout=RULE_SECONDS))
 
 
 async def test_a_rule_that_waits_while_others_block_the_worker_is_not_blamed_for_it() -> None:
     async def wait(rule: BaseOrchestrationRule) -> None:
-        asyncio.get_running_loop().call_soon(time.sleep, 0.15)
+        asyncio.get_running_loop().call_soon(time.sleep, BLOCKING_SECONDS)
         await asyncio.sleep(0)
 
     run = flow_run()
-    engine = engine_with(acting(wait), acting(fail), rule_timeout=0.1)
+    engine = engine_with(acting(wait), acting(fail), rule_timeout=RULE_SECONDS)
     with pytest.raises(RuleFailed) as raised:
         await propose(work_with(run), run, State.running(), engine=engine)
     assert not raised.value.blocked
@@ -412,7 +412,7 @@ async def test_a_rule_that_waits_while_others_block_the_worker_is_not_blamed_for
 async def test_an_engine_governs_again_after_a_timeout() -> None:
     run = flow_run()
     work = work_with(run)
-    engine = engine_with(acting(for_ever, to_states={StateType.RUNNING}), rule_timeout=0.1)
+    engine = engine_with(acting(for_ever, to_states={StateType.RUNNING}), rule_timeout=RULE_SECONDS)
     with pytest.raises(RuleFailed):
         await propose(work, run, State.running(), engine=engine)
     verdict = await propose(work, run, State.pending(), engine=engine)

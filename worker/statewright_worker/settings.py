@@ -55,7 +55,7 @@ def load_policy(name: str, variable: str) -> type[BaseOrchestrationPolicy]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever a user's module raises
-        raise ConfigurationError(f"{variable}: cannot load {name!r}: {_told(error, module_name)}") from error
+        raise ConfigurationError(f"{variable}: cannot load {name!r}: {_cause(error, module_name)}") from error
     policy = getattr(module, class_name, None)
     if policy is None:
         raise ConfigurationError(f"{variable}: cannot load {name!r}: {module.__file__} has no {class_name}")
@@ -64,7 +64,7 @@ def load_policy(name: str, variable: str) -> type[BaseOrchestrationPolicy]:
     return policy
 
 
-def _told(error: Exception, module_name: str) -> str:
+def _cause(error: Exception, module_name: str) -> str:
     """Return what has failed: finding the module, or something inside it, and then where."""
     if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
         return f"{error}; neither what is installed nor the current folder has it"

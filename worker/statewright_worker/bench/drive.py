@@ -95,7 +95,7 @@ class _Watch:
             time.sleep(timeout)
         for ready in wait(self._open, timeout):
             producer = next(producer for producer in self._open if producer is ready)
-            match _told(producer):
+            match _received(producer):
                 case Progress(answered=answered):
                     self._answered[id(producer)] = answered
                 case Samples() as samples:
@@ -126,14 +126,14 @@ def _producers(redis_url: str, loads: Sequence[Load]) -> Iterator[list["Producer
 
 
 def _ready(producer: "Producer") -> int:
-    match _told(producer):
+    match _received(producer):
         case Ready(pid=pid):
             return pid
         case other:
             raise BenchFailed(f"a producer began before it was told to: {other}")
 
 
-def _told(producer: "Producer") -> Told:
+def _received(producer: "Producer") -> Told:
     try:
         told: Told = producer.recv()
     except EOFError:

@@ -52,11 +52,11 @@ class Loops:
         """Wait for the beginning, run the loop that the load asks for, and wait for its last answers."""
         await asyncio.sleep(max(self._begins - self._clock(), 0))
         if self._load.rate is None:
-            await asyncio.gather(*[self._lane() for _ in range(self._load.concurrency)])
+            await asyncio.gather(*[self._propose_in_turn() for _ in range(self._load.concurrency)])
         else:
             await self._open(self._load.rate)
 
-    async def _lane(self) -> None:
+    async def _propose_in_turn(self) -> None:
         step: Step | None = None
         while self._clock() < self._ends:
             step = await self._propose(step or self._first_step(), asked=self._clock())

@@ -97,7 +97,7 @@ class Feed:
             return
         after = max(self._brought, self.committed - self._events.kept)
         changes, up_to = await changes_between(self._storage, self._fence.partition, after, self.committed)
-        events = self._told(changes, after, up_to)
+        events = self._encoded(changes, after, up_to)
         self._tell_of_gap(events, after, up_to)
         if events:
             appended = await self._events.append(self._ends_with, events)
@@ -118,7 +118,7 @@ class Feed:
         if ends_with > self.committed:
             await self.went_back(self.committed)
 
-    def _told(self, changes: Sequence[tuple[int, StateChange]], after: int, up_to: int) -> list[SequencedEvent]:
+    def _encoded(self, changes: Sequence[tuple[int, StateChange]], after: int, up_to: int) -> list[SequencedEvent]:
         told = [
             event(sequence, event_body(change, self._fence.partition, sequence, era_at(self.eras, sequence)))
             for sequence, change in changes

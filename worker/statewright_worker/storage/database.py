@@ -111,13 +111,13 @@ async def connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
     Raises ServerAway when PostgreSQL is not there, and ConfigurationError when it does not let us in or do what we ask.
     """
-    with _told():
+    with _connection_errors():
         async with engine.connect() as connection:
             yield connection
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _connection_errors() -> Iterator[None]:
     try:
         yield
     except (*AWAY, SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:

@@ -22,7 +22,7 @@ FOLLOWS_WITHIN: Final = timedelta(minutes=5)
 def event_body(change: StateChange, partition: int, sequence: int, era: int = 0) -> bytes:
     """Return the event of a change as JSON."""
     run, state, previous = change.run, change.state, change.previous
-    validated = _told(state)
+    validated = _summary(state)
     event: dict[str, Any] = {
         "id": state.id,
         "event": f"{run.kind}.{state.name}",
@@ -46,7 +46,7 @@ def event_body(change: StateChange, partition: int, sequence: int, era: int = 0)
     if era:
         event["era"] = era
     if previous is not None:
-        event["initial_state"] = _told(previous)
+        event["initial_state"] = _summary(previous)
         if abs(state.timestamp - previous.timestamp) < FOLLOWS_WITHIN:
             event["follows"] = previous.id
     return orjson.dumps(event, default=_plain)
@@ -64,7 +64,7 @@ def _plain(value: object) -> str:
     raise TypeError(f"{type(value).__name__} does not belong into an event")
 
 
-def _told(state: State) -> dict[str, Any]:
+def _summary(state: State) -> dict[str, Any]:
     return {"type": state.type, "name": state.name, "message": truncated(state.message)}
 
 
