@@ -5,13 +5,17 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
 
+import pytest
 from redis.asyncio import Redis
 
 from statewright import LimitScope, RunPolicy, State
 from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
-from statewright.ids import IdSource, partition_of_tag
+from statewright.ids import IdSource
+from statewright.limits import LimitName
 from statewright.messages import (
     REPLY,
+    CreateFlowRun,
+    CreateRun,
     CreateTaskRun,
     ErrorReply,
     LimitReply,
@@ -60,7 +64,7 @@ def task_runs(count: int, tag: int, *tags: str) -> list[CreateTaskRun]:
     return [CreateTaskRun(run_id=ids.new(tag=tag), name="load", tags=tags) for _ in range(count)]
 
 
-def proposals(runs: Sequence[CreateTaskRun], state: Any) -> list[Propose]:
+def proposals(runs: Sequence[CreateRun], state: Any) -> list[Propose]:
     return [Propose(run_id=run.run_id, state=state) for run in runs]
 
 
@@ -98,17 +102,29 @@ async def test_what_was_pushed_before_a_limit_is_decided_under_the_old_one_in_th
     assert await deployment.fetch("SELECT * FROM concurrency_slot") == []
 
 
-async def test_partitions_that_set_limits_and_use_each_others_do_not_wait_in_a_circle(deployment: Deployment) -> None:
-    tags = [next(tag for tag in map(str, range(100)) if partition_of_tag(tag, 2) == number) for number in (0, 1)]
+@pytest.mark.parametrize("scope", [LimitScope.TAG, LimitScope.NAME])
+async def test_partitions_that_set_limits_and_use_each_others_do_not_wait_in_a_circle(
+    deployment: Deployment, scope: LimitScope
+) -> None:
+    keys = [
+        next(key for key in map(str, range(100)) if LimitName(scope, key).partition(2) == number) for number in (0, 1)
+    ]
+
+    def runs_of(partition: int) -> Sequence[CreateRun]:
+        if scope is LimitScope.TAG:
+            return task_runs(RUNS, partition, *keys)
+        policy = RunPolicy(limits=tuple(keys))
+        flows = [CreateFlowRun(run_id=ids.new(tag=partition), name="f", policy=policy) for _ in range(RUNS // 2)]
+        return [*flows, *(run.replaced(policy=policy) for run in task_runs(RUNS - RUNS // 2, partition))]
 
     def requests(partition: int, number: int) -> list[Request]:
-        runs = task_runs(RUNS, partition, *tags)
+        runs = runs_of(partition)
         # Now and then the limit is removed, so that the next request creates it again.
         limit = None if number % 7 == 6 else 1_000 + number
         return [
             *runs,
             *proposals(runs[:2], State.running()),
-            SetLimit(tag=tags[partition], concurrency_limit=limit),
+            SetLimit(**{scope.value: keys[partition]}, concurrency_limit=limit),
             *proposals(runs[2:], State.running()),
             *proposals(runs, State.completed()),
         ]
