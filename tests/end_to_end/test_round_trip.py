@@ -1,6 +1,8 @@
 """What a producer and a subscriber see, through the public client, Redis, a worker and PostgreSQL."""
 
 import asyncio
+import math
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from statewright import Client, State
 from statewright.ids import partition_of
-from tests.deployment import Deployment, until
+from tests.deployment import HANGS_SECONDS, Deployment, until
 
 PARTITIONS = 8
 DAY_OF_JOBS = 10

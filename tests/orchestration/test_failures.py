@@ -12,6 +12,7 @@ from statewright_worker.orchestration import BaseUniversalTransform, Orchestrati
 from statewright_worker.orchestration.core_policy import CacheInsertion, SecureTaskConcurrencySlots
 from statewright_worker.orchestration.errors import RuleFailed, RunNotFound
 from statewright_worker.orchestration.rules import BaseOrchestrationRule
+from tests.deployment import HANGS_SECONDS
 from tests.orchestration.builders import (
     Act,
     abort,
@@ -31,6 +32,10 @@ from tests.orchestration.builders import (
     types,
     work_with,
 )
+
+RULE_SECONDS = 0.5
+"""What a rule may take here: more than a busy machine needs for one that does nothing."""
+BLOCKING_SECONDS = 0.6
 
 
 async def for_ever(rule: BaseOrchestrationRule) -> None:
@@ -360,7 +365,7 @@ async def wait_and_block(rule: BaseOrchestrationRule) -> None:
     await block(rule)
 
 
-BLOCKED = r"^Blocking failed: HeldUp: it blocked the worker for [\d.]+ s, and may for 0\.1 s; .*asyncio\.to_thread$"
+BLOCKED = r"^Blocking failed: HeldUp: it blocked the worker for [\d.]+ s, and may for 0\.5 s; .*asyncio\.to_thread$"
 
 
 @pytest.mark.parametrize("act", [block, block_and_fail, block_and_wait, wait_and_block])
