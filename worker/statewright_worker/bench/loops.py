@@ -3,11 +3,12 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
 from statewright import Client, ProposedState, StatewrightError
+from statewright.client.requests import OnWait
 from statewright_worker.bench.mixes import Runs, States
 from statewright_worker.bench.options import Load
 from statewright_worker.bench.samples import Journal
@@ -22,6 +23,7 @@ class Step:
     run_id: UUID
     state: ProposedState
     states: States
+    on_wait: OnWait
 
 
 class Loops:
@@ -87,17 +89,17 @@ class Loops:
     def _first_step(self) -> Step:
         made = self._runs.make()
         self._journal.created(made.requests)
-        return Step(made.run.run_id, next(made.task.states), made.task.states)
+        return Step(made.run.run_id, next(made.task.states), made.task.states, made.task.on_wait)
 
     async def _propose(self, step: Step, asked: float) -> Step | None:
         """Propose, take down the answer, and return the task run's next step, or None when it has none."""
         try:
-            verdict = await self._client.propose(step.run_id, step.state)
+            verdict = await self._client.propose(step.run_id, step.state, on_wait=step.on_wait)
         except StatewrightError as error:
             self._journal.failed(asked, error)
             return None
         self._journal.answered(asked, verdict.status)
         try:
-            return Step(step.run_id, step.states.send(verdict), step.states)
+            return replace(step, state=step.states.send(verdict))
         except StopIteration:
             return None
