@@ -143,7 +143,8 @@ async def decide(batch: Batch, runs: list[TaskRunRecord], state: Any) -> None:
     for proposal in proposals:
         asked.runs.ids.add(proposal.run_id)
         asked.ledger.request_ids.append(proposal.id)
-        asked.foretell(Propose(run_id=proposal.run_id, state=state), engine.needs(state.type, force=False))
+        propose = Propose(run_id=proposal.run_id, state=state)
+        asked.foretell(propose, engine.needs(propose))
     work = await batch.load(asked, ids)
     for proposal in proposals:
         work.begin()

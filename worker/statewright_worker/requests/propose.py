@@ -44,7 +44,7 @@ class ProposeKind(OfRun[Propose]):
 
     def ask(self, request: Propose, asked: Asked, engine: Engine) -> None:
         asked.runs.ids.add(request.run_id)
-        asked.foretell(request, engine.needs(request.state.type, request.force))
+        asked.foretell(request, engine.needs(request))
         if request.state.is_cancelled():
             asked.parked.of_runs.add(request.run_id)
 

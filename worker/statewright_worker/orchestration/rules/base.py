@@ -7,6 +7,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, ClassVar, Final
 
+from statewright.messages import Propose
 from statewright.states import TERMINAL_STATES, ProposedState, State, StateType
 from statewright.verdicts import SetStateStatus
 from statewright_worker.orchestration.contexts import (
@@ -51,6 +52,14 @@ class _Governing(AbstractAsyncContextManager[OrchestrationContext], ABC):
     NEEDS: ClassVar[tuple[Fact, ...]] = ()
     """The facts that it asks the unit of work for. A fact that no rule declares is not loaded, so it is not found."""
 
+    @classmethod
+    def needs_for(cls, proposal: Propose) -> Collection[Fact]:  # noqa: ARG003  # for subclasses
+        """Return which of NEEDS it may ask for when it governs the proposal: all, unless a subclass knows better.
+
+        When this raises, all of NEEDS is loaded.
+        """
+        return cls.NEEDS
+
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         if not (isinstance(cls.NEEDS, tuple) and all(isinstance(fact, Fact) for fact in cls.NEEDS)):
@@ -70,6 +79,11 @@ class _Governing(AbstractAsyncContextManager[OrchestrationContext], ABC):
 def is_built_in(governing: type) -> bool:
     """Return whether a rule or transform is one of Statewright's own."""
     return governing.__module__.startswith("statewright_worker.")
+
+
+def asks_by_proposal(governing: type[_Governing]) -> bool:
+    """Return whether a rule or transform chooses by the proposal what it needs."""
+    return _is_overridden(governing.needs_for, getattr(_Governing.needs_for, "__func__", None))
 
 
 class BaseOrchestrationRule(_Governing):
