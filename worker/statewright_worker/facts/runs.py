@@ -136,8 +136,8 @@ class Runs(Subject):
 
     def load(self, reading: Reading, work: UnitOfWork) -> Awaitable[None] | None:
         overtaken = [
-            _taken(work, reading.found["flow"], flow_run_from),
-            _taken(work, reading.found["task"], task_run_from),
+            _taken(work, reading.found[FLOW_RUNS.name], flow_run_from),
+            _taken(work, reading.found[TASK_RUNS.name], task_run_from),
         ]
         return self._load(reading, work, overtaken) if any(overtaken) or self._failing or self.labelled else None
 

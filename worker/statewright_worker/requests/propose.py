@@ -1,6 +1,7 @@
 """Proposals: governed by the engine, answered with a verdict."""
 
 from typing import Final
+from uuid import UUID
 
 import structlog
 
@@ -41,6 +42,9 @@ class ProposeKind(OfRun[Propose]):
     """Lets a run enter a state, if its rules agree."""
 
     changes = True
+
+    def decides_on(self, request: Propose) -> UUID:
+        return request.run_id
 
     def ask(self, request: Propose, asked: Asked, engine: Engine) -> None:
         asked.runs.ids.add(request.run_id)
