@@ -181,8 +181,8 @@ async def statements_for(opened: Storage, fence: Fence, size: int, *tags: str, s
 def counted(opened: Storage) -> Iterator[CountingDriver]:
     """Count what is sent over the connection of partition 0."""
     kept = opened._kept[0]
-    counting = CountingDriver(kept.driver)
-    opened._kept[0] = kept._replace(driver=counting)
+    counting = CountingDriver(kept.transaction.driver)
+    opened._kept[0] = kept._replace(transaction=kept.transaction._replace(driver=counting))
     try:
         yield counting
     finally:

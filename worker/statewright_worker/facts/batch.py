@@ -107,7 +107,7 @@ class Batch:
             found[row["source"]].append(row)
         fence = found[_FENCE.name]
         if not fence or fence[0]["epoch"] != self._fence.epoch:
-            raise HoldLost(f"partition {partition} was taken up by another drain")
+            raise HoldLost(partition)
         self.sequence = fence[0]["sequence"]
         work = UnitOfWork(fence[0]["now"], ids, partition)
         reading = Reading(self._driver, partition, self.sequence, found)

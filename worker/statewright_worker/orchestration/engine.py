@@ -236,13 +236,14 @@ class Engine:
             if limit.expired():
                 raise TimeoutError("a rule has caught its cancellation and gone on")
         except TimeoutError as error:
-            raise _rule_failed(context, TimeoutError(f"not done within {self._rule_timeout:g} s")) from error
+            late = TimeoutError(f"not done within {self._rule_timeout:g} s")
+            raise _rule_failed(context, context.at_work, late) from error
         except asyncio.CancelledError as cancelled:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             # Nobody has cancelled the worker. What the rule awaited was cancelled, so it is the rule's failure.
-            raise _rule_failed(context, cancelled) from cancelled
+            raise _rule_failed(context, context.at_work, cancelled) from cancelled
 
     async def _abandon(self, context: OrchestrationContext, entered: Entered, failure: BaseException) -> None:
         """Leave what was entered, innermost first, with the failure; a second failure on the way changes nothing."""
@@ -359,17 +360,16 @@ async def _pass(context: OrchestrationContext, steps: Sequence[Step], entered: E
                 await awaited
             entered.pop()
     except Exception as error:
-        context.at_work = governing
         if isinstance(error, OrchestrationError) and context.held_up is None:
             raise
-        raise _rule_failed(context, error) from error
+        raise _rule_failed(context, governing, error) from error
     finally:
         context.at_work = governing
 
 
-def _rule_failed(context: OrchestrationContext, cause: BaseException) -> RuleFailed:
+def _rule_failed(context: OrchestrationContext, at_work: type, cause: BaseException) -> RuleFailed:
     held_up = context.held_up
-    return RuleFailed(context.at_work.__name__, held_up or cause, blocked=held_up is not None)
+    return RuleFailed(at_work.__name__, held_up or cause, blocked=held_up is not None)
 
 
 def _freeze(context: OrchestrationContext) -> None:

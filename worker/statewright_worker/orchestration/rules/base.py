@@ -8,16 +8,14 @@ from types import TracebackType
 from typing import Any, ClassVar, Final
 
 from statewright.messages import Propose
-from statewright.states import TERMINAL_STATES, ProposedState, State, StateType
+from statewright.states import ProposedState, State, StateType
 from statewright.verdicts import SetStateStatus
 from statewright_worker.orchestration.contexts import (
-    FlowOrchestrationContext,
     OrchestrationContext,
     StateAbortDetails,
     StateRejectDetails,
     StateResponseDetails,
     StateWaitDetails,
-    TaskOrchestrationContext,
 )
 from statewright_worker.orchestration.errors import OrchestrationError
 from statewright_worker.orchestration.facts import Fact
@@ -29,16 +27,6 @@ from statewright_worker.orchestration.sealing import (
     freeze_data,
     sealed,
 )
-
-__all__ = [
-    "ALL_ORCHESTRATION_STATES",
-    "TERMINAL_STATES",
-    "BaseOrchestrationRule",
-    "BaseUniversalTransform",
-    "FlowOrchestrationContext",
-    "OrchestrationContext",
-    "TaskOrchestrationContext",
-]
 
 ALL_ORCHESTRATION_STATES: Final[frozenset[StateType | None]] = frozenset({*StateType, None})
 """Every type that a run can be in or be proposed, None included."""
