@@ -50,7 +50,8 @@ async def transact(storage: Storage, fence: Fence, run_ids: list[UUID], state: P
     asked.runs.ids.update(run_ids)
     asked.ledger.request_ids.extend(proposed)
     for run_id in run_ids:
-        asked.foretell(Propose(run_id=run_id, state=state), ENGINE.needs(state.type, force=False))
+        propose = Propose(run_id=run_id, state=state)
+        asked.foretell(propose, ENGINE.needs(propose))
     marks = [time.perf_counter()]
     async with storage.transaction(fence.partition) as transaction:
         batch = Batch(transaction, fence)

@@ -51,6 +51,11 @@ EVERY: list[Any] = [
 ]
 
 
+@pytest.mark.parametrize("request_", EVERY)
+def test_a_proposal_alone_is_answered_with_a_verdict(request_: Any) -> None:
+    assert kind_of(request_).decides_on(request_) == (RUN if isinstance(request_, Propose) else None)
+
+
 def incoming(request: Any, entry: str = "1-0") -> Incoming:
     return Incoming(Entry(entry, {}), ids.new(), None, request, 0)
 

@@ -143,7 +143,8 @@ async def decide(batch: Batch, runs: list[TaskRunRecord], state: Any) -> None:
     for proposal in proposals:
         asked.runs.ids.add(proposal.run_id)
         asked.ledger.request_ids.append(proposal.id)
-        asked.foretell(Propose(run_id=proposal.run_id, state=state), engine.needs(state.type, force=False))
+        propose = Propose(run_id=proposal.run_id, state=state)
+        asked.foretell(propose, engine.needs(propose))
     work = await batch.load(asked, ids)
     for proposal in proposals:
         work.begin()
@@ -180,8 +181,8 @@ async def statements_for(opened: Storage, fence: Fence, size: int, *tags: str, s
 def counted(opened: Storage) -> Iterator[CountingDriver]:
     """Count what is sent over the connection of partition 0."""
     kept = opened._kept[0]
-    counting = CountingDriver(kept.driver)
-    opened._kept[0] = kept._replace(driver=counting)
+    counting = CountingDriver(kept.transaction.driver)
+    opened._kept[0] = kept._replace(transaction=kept.transaction._replace(driver=counting))
     try:
         yield counting
     finally:

@@ -152,22 +152,16 @@ class Attempts:
 
     async def until_postgresql_takes_it(self, do: Callable[[], Awaitable[Result]]) -> Result:
         """Return what `do` returns, and try until PostgreSQL takes it. Raises HoldLost or HoldEnded."""
-        pauses = _Pauses(self._hold)
-        while True:
-            try:
-                done = await do()
-            except HoldLost:
-                raise
-            except StorageError as error:
-                if isinstance(error, Crossed):
-                    # PostgreSQL is there, and another transaction is in the way.
-                    self._hold.progressed()
-                self._postgresql.failed(error, self._hold)
-                await pauses.pause()
-            else:
+
+        def may_take_it(error: Exception) -> bool:
+            if isinstance(error, Crossed):
+                # PostgreSQL is there, and another transaction is in the way.
                 self._hold.progressed()
-                self._postgresql.over(self._hold)
-                return done
+            return isinstance(error, StorageError) and not isinstance(error, HoldLost)
+
+        done = await self._until_taken(do, self._postgresql, may_take_it)
+        self._hold.progressed()
+        return done
 
     async def until_redis_takes_it(self, do: Callable[[], Awaitable[Result]]) -> Result:
         """Return what `do` returns, and try until Redis takes it.
@@ -176,11 +170,7 @@ class Attempts:
         """
         # Waiting for Redis does not count as a lack of progress: if Redis is away, the hold ends by itself.
         self._hold.idle()
-        try:
-            done = await do()
-        except REDIS_FAILED as error:
-            done = await self._insist(do, error)
-        self._redis.over(self._hold)
+        done = await self._until_taken(do, self._redis, lambda error: isinstance(error, REDIS_FAILED) and passes(error))
         self._hold.busy()
         return done
 
@@ -220,17 +210,21 @@ class Attempts:
             self._postgresql.over(by)
             self._redis.over(by)
 
-    async def _insist(self, do: Callable[[], Awaitable[Result]], error: Exception) -> Result:
+    async def _until_taken(
+        self, do: Callable[[], Awaitable[Result]], server: Outage, may_take_it: Callable[[Exception], bool]
+    ) -> Result:
         pauses = _Pauses(self._hold)
         while True:
-            if not passes(error):
-                raise error
-            self._redis.failed(error, self._hold)
-            await pauses.pause()
             try:
-                return await do()
-            except REDIS_FAILED as another:
-                error = another
+                done = await do()
+            except Exception as error:
+                if not may_take_it(error):
+                    raise
+                server.failed(error, self._hold)
+                await pauses.pause()
+            else:
+                server.over(self._hold)
+                return done
 
     def _refuse(self, one: Decoded, error: Exception) -> bool:
         if one.entry.id in self.condemned:

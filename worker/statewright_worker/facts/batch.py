@@ -38,7 +38,8 @@ _FENCE: Final = Source(
 # - A drain that takes the partition up held the row: the epoch differs, and this batch is thrown away.
 # - This drain's own last transaction held the row, because the answer to its commit was lost: what this batch writes
 #   collides with rows that it did not see, and the batch is decided again (Crossed).
-LOAD: Final = read_together((_FENCE, FLOW_RUNS, TASK_RUNS, KNOWN))
+_LOADED: Final = (_FENCE, FLOW_RUNS, TASK_RUNS, KNOWN)
+LOAD: Final = read_together(_LOADED)
 
 
 class Asked:
@@ -101,12 +102,12 @@ class Batch:
         self._asked = asked
         self._watch.begin()
         partition = self._fence.partition
-        found: dict[str, list[Record]] = {"fence": [], "flow": [], "task": [], "known": []}
+        found: dict[str, list[Record]] = {source.name: [] for source in _LOADED}
         for row in await self._driver.fetch(LOAD, partition, list(asked.runs.ids), asked.ledger.request_ids):
             found[row["source"]].append(row)
-        fence = found["fence"]
+        fence = found[_FENCE.name]
         if not fence or fence[0]["epoch"] != self._fence.epoch:
-            raise HoldLost(f"partition {partition} was taken up by another drain")
+            raise HoldLost(partition)
         self.sequence = fence[0]["sequence"]
         work = UnitOfWork(fence[0]["now"], ids, partition)
         reading = Reading(self._driver, partition, self.sequence, found)

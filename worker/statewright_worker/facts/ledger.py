@@ -63,10 +63,10 @@ class Ledger(Subject):
         """Runs of which is loaded what they were created with, if they exist and were changed since."""
 
     def load(self, reading: Reading, work: UnitOfWork) -> Awaitable[None] | None:
-        return self._load(reading, work) if reading.found["known"] or self.created else None
+        return self._load(reading, work) if reading.found[KNOWN.name] or self.created else None
 
     async def _load(self, reading: Reading, work: UnitOfWork) -> None:
-        known = [row["id"] for row in reading.found["known"]]
+        known = [row["id"] for row in reading.found[KNOWN.name]]
         if known:
             for row in await reading.driver.fetch(READ_VERDICTS, known):
                 work.verdicts[row["proposal_id"]] = verdict_from(row), row["digest"]

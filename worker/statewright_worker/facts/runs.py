@@ -6,7 +6,6 @@ from typing import Any, Final
 from uuid import UUID
 
 from asyncpg import Record
-from packaging.version import Version
 from pydantic_core import from_json, to_json
 
 from statewright.messages import Propose
@@ -16,7 +15,6 @@ from statewright_worker.facts.base import Reading, Subject
 from statewright_worker.facts.states import STATE, STATE_COLUMNS, STORED_STATE, change_values, state_from
 from statewright_worker.orchestration.facts import Fact, Need
 from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, RunRecord, TaskRunRecord
-from statewright_worker.orchestration.rules.retries import TASKS_RETRY_THEMSELVES_FROM
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.storage.columns import Columns, Source, names, selected
 from statewright_worker.storage.writing import Part, Row, insert, update
@@ -134,14 +132,12 @@ class Runs(Subject):
         self._failing: set[UUID] = set()
 
     def foretell(self, proposal: Propose, need: Need) -> None:
-        """Ask for the flow run's failed task runs when its retry also retries them."""
-        if proposal.api_version is not None and Version(proposal.api_version) < TASKS_RETRY_THEMSELVES_FROM:
-            self._failing.add(proposal.run_id)
+        self._failing.add(proposal.run_id)
 
     def load(self, reading: Reading, work: UnitOfWork) -> Awaitable[None] | None:
         overtaken = [
-            _taken(work, reading.found["flow"], flow_run_from),
-            _taken(work, reading.found["task"], task_run_from),
+            _taken(work, reading.found[FLOW_RUNS.name], flow_run_from),
+            _taken(work, reading.found[TASK_RUNS.name], task_run_from),
         ]
         return self._load(reading, work, overtaken) if any(overtaken) or self._failing or self.labelled else None
 

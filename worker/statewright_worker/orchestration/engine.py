@@ -1,13 +1,16 @@
 """The engine: governs one proposal, rules nested round bookkeeping nested round the write."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from datetime import datetime
+from itertools import product
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from packaging.version import Version
 
+from statewright.messages import Propose
 from statewright.runs import RunKind
 from statewright.states import ProposedState, State, StateType
 from statewright.verdicts import Verdict
@@ -32,12 +35,13 @@ from statewright_worker.orchestration.errors import OrchestrationError, RuleFail
 from statewright_worker.orchestration.facts import Fact, Need
 from statewright_worker.orchestration.global_policy import GlobalFlowPolicy, GlobalTaskPolicy
 from statewright_worker.orchestration.instrumentation_policies import FlowInstrumentation, TaskInstrumentation
-from statewright_worker.orchestration.policies import BaseOrchestrationPolicy, Governing
+from statewright_worker.orchestration.policies import BaseOrchestrationPolicy, Governing, compiles_itself
 from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, TaskRunRecord
 from statewright_worker.orchestration.rules.base import (
     ALL_ORCHESTRATION_STATES,
     BaseOrchestrationRule,
     BaseUniversalTransform,
+    asks_by_proposal,
     is_built_in,
 )
 from statewright_worker.orchestration.sealing import freeze_data
@@ -92,6 +96,14 @@ Entered = list[tuple[Step, object]]
 """The steps that were entered and must be left, the outermost first, each with the argument of its sides."""
 
 
+class Foreseen(NamedTuple):
+    """What the rules may ask for that govern the proposals of a type, whatever types their runs have."""
+
+    always: tuple[Need, ...]
+    by_proposal: Mapping[tuple[Governing, RunKind], frozenset[StateType | None]]
+    """Rules that choose by the proposal, each for a kind of run, with the types of the runs that it governs."""
+
+
 class Proposal(NamedTuple):
     """A proposal as the engine takes it up. `entered` is when it entered its stream."""
 
@@ -126,28 +138,42 @@ class Engine:
         self._is_fixed = {kind: is_built_in(policy) for kind, policy in self._policies.items()}
         self._compiled: dict[tuple[RunKind, bool, Pair], Compiled] = {}
         # Any transition may force another run into any state, so every proposal needs what forced transitions need.
-        self._needs_when_forced = _needs_of(_MINIMAL, None)
-        self._needs = {state_type: self._built_in_needs(state_type) for state_type in StateType}
-        self._own_policies = {kind: policy for kind, policy in self._policies.items() if not self._is_fixed[kind]}
-
-    def needs(self, state_type: StateType, force: bool) -> tuple[Need, ...]:
-        """Return the facts that the rules of both kinds of run may ask for when such a state is proposed."""
-        if force:
-            return self._needs_when_forced
-        built_in = self._needs[state_type]
-        if not self._own_policies:
-            return built_in
-        try:
-            return _needs_of(self._own_policies, state_type, *built_in)
-        except Exception:
-            # A policy that fails here fails again when its transition is governed, and that is reported.
-            return built_in
-
-    def _built_in_needs(self, state_type: StateType) -> tuple[Need, ...]:
+        self._when_forced = _foreseen(_MINIMAL, StateType, Foreseen((), {}))
         # A user's policy may return other rules by the time that it governs. So every proposal asks for what the
         # default rules need: a limit that is not loaded would not be kept.
         fixed = {kind: self._policies[kind] if self._is_fixed[kind] else _DEFAULT[kind] for kind in RunKind}
-        return _needs_of(fixed, state_type, *self._needs_when_forced)
+        self._built_in = {to_type: _foreseen(fixed, [to_type], self._when_forced) for to_type in StateType}
+        self._own_policies = {kind: policy for kind, policy in self._policies.items() if not self._is_fixed[kind]}
+        self._own: dict[StateType | None, tuple[list[tuple[Governing, ...]], Foreseen]] = {}
+        """What was foreseen of the user's policies, with the rules that they listed then."""
+
+    def needs(self, proposal: Propose) -> tuple[Need, ...]:
+        """Return the facts that the rules of both kinds of run may ask for when they govern the proposal."""
+        foreseen = self._when_forced if proposal.force else self._foresee(proposal.state.type)
+        if not foreseen.by_proposal:
+            return foreseen.always
+        chosen = [
+            Need(fact, kind, from_types)
+            for (rule, kind), from_types in foreseen.by_proposal.items()
+            for fact in _chosen_facts(rule, proposal)
+        ]
+        return (*foreseen.always, *chosen)
+
+    def _foresee(self, to_type: StateType) -> Foreseen:
+        built_in = self._built_in[to_type]
+        if not self._own_policies:
+            return built_in
+        try:
+            # Asked for every pair, a policy would cost each proposal ten times as much. The rules that it lists show
+            # whether it has changed; one that compiles itself shows it when it governs.
+            listed = [tuple(policy.priority()) for policy in self._own_policies.values() if not compiles_itself(policy)]
+        except Exception:
+            # A policy that fails here fails again when its transition is governed, and that is reported.
+            return built_in
+        known = self._own.get(to_type)
+        if known is None or known[0] != listed:
+            self._own[to_type] = known = listed, _foreseen(self._own_policies, [to_type], built_in)
+        return known[1]
 
     async def decide(self, proposal: Proposal, work: UnitOfWork, sessions: Sessions | None = None) -> Verdict:
         """Govern a proposal and return its verdict; what it does is in `work`, between `begin` and `commit`.
@@ -210,13 +236,14 @@ class Engine:
             if limit.expired():
                 raise TimeoutError("a rule has caught its cancellation and gone on")
         except TimeoutError as error:
-            raise _rule_failed(context, TimeoutError(f"not done within {self._rule_timeout:g} s")) from error
+            late = TimeoutError(f"not done within {self._rule_timeout:g} s")
+            raise _rule_failed(context, context.at_work, late) from error
         except asyncio.CancelledError as cancelled:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             # Nobody has cancelled the worker. What the rule awaited was cancelled, so it is the rule's failure.
-            raise _rule_failed(context, cancelled) from cancelled
+            raise _rule_failed(context, context.at_work, cancelled) from cancelled
 
     async def _abandon(self, context: OrchestrationContext, entered: Entered, failure: BaseException) -> None:
         """Leave what was entered, innermost first, with the failure; a second failure on the way changes nothing."""
@@ -245,6 +272,7 @@ class Engine:
             rules = tuple(policy.compile_transition_rules(*pair))
             if compiled is None or compiled.rules != rules:
                 self._compiled[key] = compiled = self._compile(kind, rules, pair)
+                self._own.pop(pair[1], None)
         except Exception as error:
             raise RuleFailed(policy.__name__, error) from error
         return compiled
@@ -273,20 +301,43 @@ class Engine:
         return Step(governing, True, enter, lambda rule: leave(rule, None, None, None), leave)
 
 
-def _needs_of(policies: Mapping[RunKind, Policy], to_type: StateType | None, *others: Need) -> tuple[Need, ...]:
-    """Return the `others` and what the policies' rules need when a state of the type, or any state, is proposed."""
-    found: dict[tuple[Fact, RunKind], frozenset[StateType | None]]
-    found = {(need.fact, need.kind): need.from_types for need in others}
+def _foreseen(policies: Mapping[RunKind, Policy], to_types: Iterable[StateType], others: Foreseen) -> Foreseen:
+    """Return what the policies' rules may ask for when a state of one of the types is proposed, added to `others`."""
+    governed: defaultdict[tuple[Governing, RunKind], set[StateType | None]] = defaultdict(set)
     for kind, policy in policies.items():
-        for rule in policy.priority():
-            if rule.NEEDS and (to_type is None or to_type in rule.TO_STATES):
+        for pair in product((None, *StateType), to_types):
+            for rule in _rules_that_need(policy, pair):
                 # A user's rule may ask about a run that earlier proposals of the batch have changed by then.
-                from_types = frozenset(rule.FROM_STATES if is_built_in(rule) else ALL_ORCHESTRATION_STATES)
-                found |= {(fact, kind): from_types.union(found.get((fact, kind), ())) for fact in rule.NEEDS}
-    return tuple(
-        Need(fact, kind, ALL_ORCHESTRATION_STATES if from_types == ALL_ORCHESTRATION_STATES else from_types)
-        for (fact, kind), from_types in found.items()
-    )
+                governed[rule, kind].update([pair[0]] if is_built_in(rule) else ALL_ORCHESTRATION_STATES)
+    needs = {(need.fact, need.kind): need.from_types for need in others.always}
+    by_proposal = dict(others.by_proposal)
+    for (rule, kind), from_types in governed.items():
+        if asks_by_proposal(rule):
+            by_proposal[rule, kind] = _shared(from_types.union(by_proposal.get((rule, kind), ())))
+        else:
+            needs |= {(fact, kind): _shared(from_types.union(needs.get((fact, kind), ()))) for fact in rule.NEEDS}
+    return Foreseen(tuple(Need(*which, from_types) for which, from_types in needs.items()), by_proposal)
+
+
+def _rules_that_need(policy: Policy, pair: Pair) -> list[Governing]:
+    try:
+        return [rule for rule in policy.compile_transition_rules(*pair) if rule.NEEDS]
+    except Exception:
+        # It fails again when such a transition is governed, and that is reported.
+        return []
+
+
+def _shared(types: Set[StateType | None]) -> frozenset[StateType | None]:
+    return ALL_ORCHESTRATION_STATES if types == ALL_ORCHESTRATION_STATES else frozenset(types)
+
+
+def _chosen_facts(rule: Governing, proposal: Propose) -> Sequence[Fact]:
+    try:
+        chosen = rule.needs_for(proposal)
+        return [fact for fact in rule.NEEDS if fact in chosen]
+    except Exception:
+        # What is loaded in vain does no harm, and what is missing would.
+        return rule.NEEDS
 
 
 async def _pass(context: OrchestrationContext, steps: Sequence[Step], entered: Entered) -> None:
@@ -309,17 +360,16 @@ async def _pass(context: OrchestrationContext, steps: Sequence[Step], entered: E
                 await awaited
             entered.pop()
     except Exception as error:
-        context.at_work = governing
         if isinstance(error, OrchestrationError) and context.held_up is None:
             raise
-        raise _rule_failed(context, error) from error
+        raise _rule_failed(context, governing, error) from error
     finally:
         context.at_work = governing
 
 
-def _rule_failed(context: OrchestrationContext, cause: BaseException) -> RuleFailed:
+def _rule_failed(context: OrchestrationContext, at_work: type, cause: BaseException) -> RuleFailed:
     held_up = context.held_up
-    return RuleFailed(context.at_work.__name__, held_up or cause, blocked=held_up is not None)
+    return RuleFailed(at_work.__name__, held_up or cause, blocked=held_up is not None)
 
 
 def _freeze(context: OrchestrationContext) -> None:

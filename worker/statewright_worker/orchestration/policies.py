@@ -28,3 +28,9 @@ class BaseOrchestrationPolicy(ABC):
     ) -> list[Governing]:
         """Return those of the policy that govern the transition between these types, in order."""
         return [rule for rule in cls.priority() if from_state in rule.FROM_STATES and to_state in rule.TO_STATES]
+
+
+def compiles_itself(policy: type[BaseOrchestrationPolicy]) -> bool:
+    """Return whether a policy chooses the rules of a transition in a way of its own."""
+    chosen, inherited = policy.compile_transition_rules, BaseOrchestrationPolicy.compile_transition_rules
+    return getattr(chosen, "__func__", chosen) is not getattr(inherited, "__func__", inherited)

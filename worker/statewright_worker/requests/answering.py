@@ -2,17 +2,17 @@
 
 from collections.abc import Container, Iterable
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from pydantic_core import to_json
 
-from statewright.messages import REPLY, ErrorCode, ErrorReply, Propose, Reply
+from statewright.messages import REPLY, ErrorCode, ErrorReply, Reply
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine
 from statewright_worker.orchestration.records import Answer, TimerKind, TimerName
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
-from statewright_worker.requests.base import InBatch, Incoming, refusal, verdict_reply
+from statewright_worker.requests.base import InBatch, Incoming, Kind, refusal, verdict_reply
 from statewright_worker.requests.kinds import kind_of
 from statewright_worker.requests.parking import parked_reply
 
@@ -49,12 +49,12 @@ async def answer(incoming: Incoming, batch: InBatch, condemned: ErrorReply | Non
     Raises BatchSpoiled when the request has cost the batch its transaction, and StorageError.
     """
     work = batch.work
-    if incoming.timer is None:
-        known = _known(incoming, work)
-        if known is not None:
-            return known
     request = incoming.request
     kind = kind_of(request)
+    if incoming.timer is None:
+        known = _known(incoming, kind, work)
+        if known is not None:
+            return known
     if condemned is None:
         reply = await kind.carry_out(request, incoming, batch)
     else:
@@ -77,7 +77,7 @@ def _done_with(timer: TimerName, reply: Reply | None, work: UnitOfWork) -> None:
         work.waiting.set_timer(*timer, work.now + AGAIN_AFTER)
 
 
-def _known(incoming: Incoming, work: UnitOfWork) -> Reply | None:
+def _known(incoming: Incoming, kind: Kind[Any], work: UnitOfWork) -> Reply | None:
     parked = work.waiting.parked.get(incoming.id)
     if parked is not None and not parked.decided:
         if incoming.digest != parked.digest:
@@ -88,17 +88,13 @@ def _known(incoming: Incoming, work: UnitOfWork) -> Reply | None:
     verdict = work.verdicts.get(incoming.id)
     if verdict is not None:
         told, digest = verdict
-        same = incoming.digest == digest if digest is not None else told.run_id == _proposed_run(incoming)
+        # A verdict of an earlier version has no digest to compare.
+        same = incoming.digest == digest if digest is not None else told.run_id == kind.decides_on(incoming.request)
         return verdict_reply(told) if same else _conflict(incoming)
     answer = work.answers.get(incoming.id)
     if answer is not None:
         return REPLY.validate_json(answer.reply) if incoming.digest == answer.digest else _conflict(incoming)
     return None
-
-
-def _proposed_run(incoming: Incoming) -> object:
-    # A verdict of an earlier version has no digest to compare.
-    return incoming.request.run_id if isinstance(incoming.request, Propose) else None
 
 
 def _conflict(incoming: Incoming) -> ErrorReply:

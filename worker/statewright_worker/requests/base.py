@@ -97,6 +97,10 @@ class Kind(ABC, Generic[AnyRequest]):
     def ask(self, request: AnyRequest, asked: Asked, engine: Engine) -> None:
         """Ask for every fact that carrying out the request needs."""
 
+    def decides_on(self, request: AnyRequest) -> UUID | None:
+        """Return the run of the request's verdict, None when the kind is not answered with one."""
+        return None
+
     def ask_refused(self, request: AnyRequest, asked: Asked, engine: Engine) -> None:
         """Ask for what refusing the request needs: nothing, beside its earlier answer."""
 

@@ -42,7 +42,7 @@ class FollowDownKind(Kind[FollowDown]):
         asked.below.flow_runs.add(request.flow_run_id)
         for state in FOLLOWS.values():
             following = Propose(run_id=request.flow_run_id, state=state, force=True)
-            asked.foretell(following, engine.needs(state.type, force=True))
+            asked.foretell(following, engine.needs(following))
 
     async def carry_out(self, request: FollowDown, incoming: Incoming, batch: InBatch) -> Reply | None:
         work = batch.work

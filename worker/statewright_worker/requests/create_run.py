@@ -54,7 +54,7 @@ class CreateRunKind(OfRun[CreateRun]):
         if request.state is not None:
             asked.ledger.request_ids.append(first_proposal(request.run_id))
             proposal = Propose(run_id=request.run_id, state=request.state)
-            asked.foretell(proposal, engine.needs(request.state.type, force=False))
+            asked.foretell(proposal, engine.needs(proposal))
 
     async def carry_out(self, request: CreateRun, incoming: Incoming, batch: InBatch) -> Reply:
         work = batch.work

@@ -9,7 +9,7 @@ from uuid import UUID
 import structlog
 
 from statewright.messages import ErrorCode, ErrorReply, Propose, Reply
-from statewright.states import NO_DETAILS, ProposedState, State, StateType
+from statewright.states import NO_DETAILS, ProposedState, State
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.records import LeaseRecord, TimerKind
@@ -37,7 +37,7 @@ class EndLeaseKind(Kind[EndLease]):
         asked.runs.ids.add(request.run_id)
         asked.leases.ids.add(request.run_id)
         crashing = Propose(run_id=request.run_id, state=State.crashed())
-        asked.foretell(crashing, engine.needs(StateType.CRASHED, force=False))
+        asked.foretell(crashing, engine.needs(crashing))
 
     def ask_refused(self, request: EndLease, asked: Asked, engine: Engine) -> None:
         self.ask(request, asked, engine)

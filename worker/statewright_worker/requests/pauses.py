@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from statewright.messages import ErrorReply, Propose, Reply
-from statewright.states import State, StateType
+from statewright.states import State
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.records import TimerKind
@@ -34,7 +34,7 @@ class EndPauseKind(Kind[EndPause]):
     def ask(self, request: EndPause, asked: Asked, engine: Engine) -> None:
         asked.runs.ids.add(request.flow_run_id)
         failing = Propose(run_id=request.flow_run_id, state=NEVER_RESUMED, force=True)
-        asked.foretell(failing, engine.needs(StateType.FAILED, force=True))
+        asked.foretell(failing, engine.needs(failing))
 
     async def carry_out(self, request: EndPause, incoming: Incoming, batch: InBatch) -> Reply | None:
         work = batch.work

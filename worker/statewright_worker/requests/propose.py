@@ -1,6 +1,7 @@
 """Proposals: governed by the engine, answered with a verdict."""
 
 from typing import Final
+from uuid import UUID
 
 import structlog
 
@@ -42,9 +43,12 @@ class ProposeKind(OfRun[Propose]):
 
     changes = True
 
+    def decides_on(self, request: Propose) -> UUID:
+        return request.run_id
+
     def ask(self, request: Propose, asked: Asked, engine: Engine) -> None:
         asked.runs.ids.add(request.run_id)
-        asked.foretell(request, engine.needs(request.state.type, request.force))
+        asked.foretell(request, engine.needs(request))
         if request.state.is_cancelled():
             asked.parked.of_runs.add(request.run_id)
 

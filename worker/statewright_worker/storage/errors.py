@@ -8,6 +8,9 @@ class StorageError(Exception):
 class HoldLost(StorageError):
     """Another drain has taken the partition up: this one must stop."""
 
+    def __init__(self, partition: int) -> None:
+        super().__init__(f"partition {partition} was taken up by another drain")
+
 
 class Away(StorageError):
     """PostgreSQL does not answer, or takes no writes for now; the batch is not the cause."""

@@ -47,12 +47,9 @@ class Transaction(NamedTuple):
 
 
 class _Kept(NamedTuple):
-    """A connection that is kept for a partition, as SQLAlchemy and as the driver know it, its watch, and the process
-    behind it."""
+    """A connection that is kept for a partition's transactions, and the process behind it."""
 
-    connection: AsyncConnection
-    driver: asyncpg.Connection
-    watch: Watch
+    transaction: Transaction
     backend: int
 
 
@@ -94,11 +91,12 @@ class Storage:
         Raises one of the errors of `storage.errors`.
         """
         with translated():
-            connection, driver, watch, _ = await self._connection(partition)
+            transaction = await self._connection(partition)
+            connection, driver, watch = transaction
             try:
                 watch.begin()
                 await self._begin_on(driver)
-                yield Transaction(connection, driver, watch)
+                yield transaction
                 watch.begin()
                 await driver.execute("COMMIT")
                 watch.end()
@@ -126,7 +124,7 @@ class Storage:
             asked = (fence.partition, fence.epoch, published, went_back_to)
             row = await driver.fetchrow(statements.BEGIN_ERA, *asked)
             if row is None and await driver.fetchval(statements.EPOCH, fence.partition) != fence.epoch:
-                raise HoldLost(f"partition {fence.partition} was taken up by another drain")
+                raise HoldLost(fence.partition)
         return None if row is None else _era(fence.partition, row["era"], row["sequence"], went_back_to)
 
     async def can_write(self) -> bool:
@@ -141,8 +139,8 @@ class Storage:
         """Give back the connection on which the partition's transactions were made."""
         kept = self._kept.pop(partition, None)
         if kept is not None:
-            kept.watch.close()
-            await kept.connection.close()
+            kept.transaction.watch.close()
+            await kept.transaction.connection.close()
 
     async def _begin_on(self, driver: asyncpg.Connection) -> None:
         try:
@@ -151,7 +149,7 @@ class Storage:
             # It broke while it was idle: no batch had begun, so none can be the cause.
             raise Away(f"the connection was lost: {said(error)}") from error
 
-    async def _connection(self, partition: int) -> _Kept:
+    async def _connection(self, partition: int) -> Transaction:
         """Return the partition's connection: taking one from the pool for each batch would cost more than it saves."""
         if partition not in self._kept:
             try:
@@ -161,13 +159,14 @@ class Storage:
             except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
                 # Whatever kept us from connecting, the batch is not the cause.
                 raise Away(f"cannot connect: {said(error)}") from error
-            self._kept[partition] = _Kept(connection, driver, Watch(driver.terminate), driver.get_server_pid())
+            transaction = Transaction(connection, driver, Watch(driver.terminate))
+            self._kept[partition] = _Kept(transaction, driver.get_server_pid())
             await self._end_given_up(partition, driver)
-        return self._kept[partition]
+        return self._kept[partition].transaction
 
     async def _give_up(self, partition: int) -> None:
         """Close the partition's connection without waiting for anybody."""
-        connection, driver, watch, backend = self._kept.pop(partition)
+        (connection, driver, watch), backend = self._kept.pop(partition)
         watch.close()
         if not self._pooled:
             # Behind a pooler the process id may be that of another connection's backend.

@@ -7,16 +7,15 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, ClassVar, Final
 
-from statewright.states import TERMINAL_STATES, ProposedState, State, StateType
+from statewright.messages import Propose
+from statewright.states import ProposedState, State, StateType
 from statewright.verdicts import SetStateStatus
 from statewright_worker.orchestration.contexts import (
-    FlowOrchestrationContext,
     OrchestrationContext,
     StateAbortDetails,
     StateRejectDetails,
     StateResponseDetails,
     StateWaitDetails,
-    TaskOrchestrationContext,
 )
 from statewright_worker.orchestration.errors import OrchestrationError
 from statewright_worker.orchestration.facts import Fact
@@ -29,16 +28,6 @@ from statewright_worker.orchestration.sealing import (
     sealed,
 )
 
-__all__ = [
-    "ALL_ORCHESTRATION_STATES",
-    "TERMINAL_STATES",
-    "BaseOrchestrationRule",
-    "BaseUniversalTransform",
-    "FlowOrchestrationContext",
-    "OrchestrationContext",
-    "TaskOrchestrationContext",
-]
-
 ALL_ORCHESTRATION_STATES: Final[frozenset[StateType | None]] = frozenset({*StateType, None})
 """Every type that a run can be in or be proposed, None included."""
 
@@ -50,6 +39,14 @@ class _Governing(AbstractAsyncContextManager[OrchestrationContext], ABC):
     TO_STATES: ClassVar[Collection[StateType | None]] = ALL_ORCHESTRATION_STATES
     NEEDS: ClassVar[tuple[Fact, ...]] = ()
     """The facts that it asks the unit of work for. A fact that no rule declares is not loaded, so it is not found."""
+
+    @classmethod
+    def needs_for(cls, proposal: Propose) -> Collection[Fact]:  # noqa: ARG003  # for subclasses
+        """Return which of NEEDS it may ask for when it governs the proposal: all, unless a subclass knows better.
+
+        When this raises, all of NEEDS is loaded.
+        """
+        return cls.NEEDS
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -70,6 +67,11 @@ class _Governing(AbstractAsyncContextManager[OrchestrationContext], ABC):
 def is_built_in(governing: type) -> bool:
     """Return whether a rule or transform is one of Statewright's own."""
     return governing.__module__.startswith("statewright_worker.")
+
+
+def asks_by_proposal(governing: type[_Governing]) -> bool:
+    """Return whether a rule or transform chooses by the proposal what it needs."""
+    return _is_overridden(governing.needs_for, getattr(_Governing.needs_for, "__func__", None))
 
 
 class BaseOrchestrationRule(_Governing):

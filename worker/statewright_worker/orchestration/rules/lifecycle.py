@@ -5,17 +5,13 @@ Source of every rule's behaviour: the core policy page of the documented engine;
 
 from typing import ClassVar
 
-from statewright.states import State, StateType
+from statewright.states import TERMINAL_STATES, State, StateType
 from statewright_worker.orchestration.contexts import (
     FlowOrchestrationContext,
     OrchestrationContext,
     TaskOrchestrationContext,
 )
-from statewright_worker.orchestration.rules.base import (
-    ALL_ORCHESTRATION_STATES,
-    TERMINAL_STATES,
-    BaseOrchestrationRule,
-)
+from statewright_worker.orchestration.rules.base import ALL_ORCHESTRATION_STATES, BaseOrchestrationRule
 
 
 class HandleTaskTerminalStateTransitions(BaseOrchestrationRule):

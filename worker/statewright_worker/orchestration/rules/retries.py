@@ -8,6 +8,7 @@ from typing import Final
 
 from packaging.version import Version
 
+from statewright.messages import Propose
 from statewright.runs import RunPolicy
 from statewright.states import State, StateType
 from statewright_worker.orchestration.contexts import API_VERSION, OrchestrationContext, TaskOrchestrationContext
@@ -46,13 +47,21 @@ class RetryFailedFlows(RetryFailedTasks):
 
     NEEDS = (Fact.FAILED_TASK_RUNS,)
 
+    @classmethod
+    def needs_for(cls, proposal: Propose) -> tuple[Fact, ...]:
+        api_version = None if proposal.api_version is None else Version(proposal.api_version)
+        return () if _tasks_retry_themselves(api_version) else cls.NEEDS
+
     async def before_retry(self, retry_at: datetime, context: OrchestrationContext) -> None:
-        api_version = context.parameters.get(API_VERSION)
-        if api_version is None or api_version >= TASKS_RETRY_THEMSELVES_FROM:
+        if _tasks_retry_themselves(context.parameters.get(API_VERSION)):
             return
         for task_run in context.unit_of_work.failed_task_runs(context.run.id):
             await context.force_state(task_run, State.awaiting_retry(retry_at))
             task_run.run_count = 0
+
+
+def _tasks_retry_themselves(api_version: Version | None) -> bool:
+    return api_version is None or api_version >= TASKS_RETRY_THEMSELVES_FROM
 
 
 def retry_delay_seconds(policy: RunPolicy, run_count: int) -> float:
