@@ -2,8 +2,8 @@
 
     python -m tests.faults.waiting --seconds 60 --workers 3
 
-Each run has three tags of five, whose limits are 1 to 5, and is COMPLETED as soon as its RUNNING is answered; another one
-takes its place until the time is over. Half-way everything in Redis is deleted, requests included, with `--flush`.
+Each run has three tags of five, whose limits are 1 to 5, and is COMPLETED as soon as its RUNNING is answered. Another
+one takes its place until the time is over. Half-way everything in Redis is deleted, requests included, with `--flush`.
 
 At the end the history is checked as `tests/faults/history.py` says; the exit status is 1 when something is wrong.
 """
@@ -14,7 +14,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,7 @@ TAGS_EACH: Final = 3
 PRIORITIES: Final = (0, 0, 0, 1, -1)
 ASK_AGAIN_SECONDS: Final = 1.0
 PARKED_SECONDS: Final = 10.0
-"""After so long, a producer asks for a parked proposal again: an answer that was lost with Redis comes by that alone."""
+"""After so long, a producer asks again: the answer to a parked proposal that Redis has lost comes by that alone."""
 REFUSED_SECONDS: Final = 0.05
 KILLED_EVERY: Final = (1.0, 2.0)
 AUDITED_EVERY: Final = 0.5
@@ -78,8 +78,8 @@ class Fire:
         self.priorities[run.id] = priority
         running, completed = self.ids.new(), self.ids.new()
         began = time.monotonic()
-        park = {"on_wait": "park", "priority": priority, "timeout": PARKED_SECONDS, "proposal_id": running}
-        verdict = await answered(lambda: client.propose(run, State.running(), **park))
+        park: dict[str, Any] = {"on_wait": "park", "priority": priority, "timeout": PARKED_SECONDS}
+        verdict = await answered(lambda: client.propose(run, State.running(), proposal_id=running, **park))
         self.waited.append(time.monotonic() - began)
         if not verdict.accepted:
             self.errors.append(f"RUNNING was answered with {verdict}")
