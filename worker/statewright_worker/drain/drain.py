@@ -192,6 +192,7 @@ class Drain:
         partition, count = self._hold.partition, min(self._fit, DUE_AT_ONCE)
         look = partial(due_timers, self._tools.storage, partition, count)
         due, again_seconds = await self._attempts.until_postgresql_takes_it(look)
+        self._adapt(max([len(timer.message) for timer in due if timer.message is not None], default=0))
         self._agenda.looked(again_seconds)
         await self._carry_through([due_request(timer, self._place, self._told) for timer in due])
         self._told.difference_update([timer.name.id for timer in due if timer.decided])
@@ -338,7 +339,8 @@ def _publication(answered: Sequence[Answered], late: Sequence[LateAnswer]) -> Pu
         body = to_json(told, exclude_none=True)
         publication.replies.setdefault(reply_to, []).append((str(request_id).encode(), body))
     for one, reply in answered:
-        if reply is None:
+        if reply is None or (one.timer is not None and reply.type == "parked"):
+            # Whose proposal is parked has heard so.
             continue
         if one.reply_to is not None and one.id is not None:
             body = to_json(reply, exclude_none=True)

@@ -24,6 +24,8 @@ PARKED_COLUMNS: Final[Columns] = (
     ("entry_id", "text"),
     ("since", "timestamptz"),
     ("until", "timestamptz"),
+    ("priority", "integer"),
+    ("ticket", "bigint"),
     ("decided", "boolean"),
 )
 PARKED_ADDED: Final = insert("parked", PARKED_COLUMNS, partition="partition")
@@ -37,10 +39,11 @@ WAITER_COLUMNS: Final[Columns] = (
     ("proposal_id", "uuid"),
     ("run_id", "uuid"),
     ("priority", "integer"),
+    ("ticket", "bigint"),
     ("since", "timestamptz"),
 )
 WAITERS_ADDED: Final = insert("waiter", WAITER_COLUMNS, partition="partition")
-WAITERS_REMOVED: Final = delete("waiter", (("proposal_id", "uuid"),))
+WAITERS_REMOVED: Final = delete("waiter", (("limit_id", "bigint"), ("proposal_id", "uuid")))
 PARKED_REMOVED: Final = delete("parked", (("proposal_id", "uuid"),))
 
 READ_PARKED: Final = """
@@ -84,11 +87,11 @@ def _parts(waiting: Waiting) -> Iterator[tuple[Part, Sequence[Row]]]:
     yield (
         WAITERS_ADDED,
         [
-            (limit_id, parked.proposal_id, parked.run_id, parked.priority, parked.since)
-            for limit_id, parked in waiting.waiters_added
+            (limit_id, proposal_id, parked.run_id, parked.priority, parked.ticket, parked.since)
+            for (limit_id, proposal_id), parked in waiting.waiters_added.items()
         ],
     )
-    yield WAITERS_REMOVED, [(proposal_id,) for proposal_id in sorted(waiting.waiters_removed)]
+    yield WAITERS_REMOVED, sorted(waiting.waiters_removed)
     yield PARKED_REMOVED, [(proposal_id,) for proposal_id in sorted(waiting.removed)]
 
 
@@ -103,6 +106,8 @@ def parked_from(row: Record) -> ParkedProposal:
         entry_id=row["entry_id"],
         since=row["since"],
         until=row["until"],
+        priority=row["priority"],
+        ticket=row["ticket"],
         decided=row["decided"],
         waits_on=tuple(LimitName(LimitScope(scope), key) for scope, key in row["waits_on"] or ()),
     )
@@ -119,5 +124,7 @@ def parked_values(parked: ParkedProposal) -> Row:
         parked.entry_id,
         parked.since,
         parked.until,
+        parked.priority,
+        parked.ticket,
         parked.decided,
     )
