@@ -2,7 +2,7 @@
 
 from statewright.client import Client, Proposal
 from statewright.client.leases import Executor, KeepAlive
-from statewright.client.sent import Sent, SentCreation, SentRun
+from statewright.client.sent import Sent, SentCreation, SentProposal, SentRun
 from statewright.errors import (
     ConfigurationError,
     Delivery,
@@ -68,6 +68,7 @@ __all__ = [
     "RunPolicy",
     "Sent",
     "SentCreation",
+    "SentProposal",
     "SentRun",
     "SetStateStatus",
     "SlotHolder",

@@ -2,7 +2,8 @@
 
 Keys of one partition share the hash tag `{namespace:p}`, so a Redis Cluster keeps them together.
 
-    {ns:p}:proposals      stream   requests of partition p, oldest first
+    {ns:p}:proposals      stream   requests of partition p, oldest first; an entry with `wake` alone is none: it
+                                   asks the holder to look at what has come due
     {ns:p}:events         stream   state changes of partition p, and its eras; an entry's id is `<sequence>-0`
     {ns:p}:dead-letters   stream   requests that could not be carried out; an entry keeps its request's id
     {ns:p}:suspect        string   the request over which holders of partition p have vanished, and how often

@@ -18,7 +18,7 @@ IDS = IdSource()
 class Accepting:
     """A client all of whose proposals are accepted at once."""
 
-    async def propose(self, run_id: UUID, state: ProposedState) -> Verdict:
+    async def propose(self, run_id: UUID, state: ProposedState, *, on_wait: str) -> Verdict:
         return Verdict(proposal_id=IDS.new(), run_id=run_id, status=SetStateStatus.ACCEPT)
 
 

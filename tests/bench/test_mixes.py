@@ -2,10 +2,11 @@
 
 from statewright import ProposedState, SetStateStatus, StateType, Verdict
 from statewright.ids import IdSource
-from statewright_worker.bench.mixes import Mixer, Task, states
-from statewright_worker.bench.options import Mix
+from statewright_worker.bench.mixes import Mixer, Task, limit_for, states
+from statewright_worker.bench.options import Load, Mix
 
 IDS = IdSource()
+ACCEPTED = Verdict(proposal_id=IDS.new(), run_id=IDS.new(), status=SetStateStatus.ACCEPT)
 
 
 def proposed_for(task: Task, *statuses: SetStateStatus) -> list[StateType]:
@@ -41,6 +42,11 @@ def test_a_mix_has_what_its_name_says() -> None:
     plain, limits, full = (Mixer(mix) for mix in (Mix.PLAIN, Mix.LIMITS, Mix.FULL))
     assert {plain.task().tags for _ in range(20)} == {()}
     assert all(limits.task().tags for _ in range(20))
+    park, lease = Mixer(Mix.PARK).task(), Mixer(Mix.LEASE).task()
+    assert park.tags
+    assert (park.on_wait, lease.on_wait, full.task().on_wait) == ("park", "answer", "answer")
+    assert [next(lease.states), lease.states.send(ACCEPTED)][1].state_details.lease
+    assert limit_for(Load(Mix.PARK, 1, 0)) < limit_for(Load(Mix.LIMITS, 1, 0))
     drawn = [full.task() for _ in range(100)]
     assert all(task.tags for task in drawn)
     assert 0 < sum(task.policy.retries == 1 for task in drawn) < len(drawn)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from statewright import NoAnswer, ProposalConflict, SetStateStatus, State, StateType
-from statewright.client.sent import SentParking
 from statewright.errors import Delivery
 from statewright.ids import IdSource
 from tests.deployment import HANGS_SECONDS, Deployment, until
@@ -17,10 +16,7 @@ ids = IdSource()
 
 
 async def _is_parked(sent: Any) -> None:
-    async def is_known() -> bool:
-        return sent.parked is not None
-
-    await until(is_known)
+    assert await sent.until_parked() is not None
 
 
 async def test_a_parked_proposal_is_decided_at_its_scheduled_time(deployment: Deployment) -> None:
@@ -82,8 +78,6 @@ async def test_who_asks_again_is_told_since_when_it_is_parked_and_gets_the_answe
             await other.propose(run, State.completed(), on_wait="park", proposal_id=proposal)
         verdict = await again
 
-    assert isinstance(sent, SentParking)
-    assert isinstance(again, SentParking)
     assert sent.parked is not None
     assert again.parked is not None
     assert sent.parked.since == again.parked.since

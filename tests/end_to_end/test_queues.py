@@ -15,10 +15,7 @@ async def park(client: Client, name: str, **options: Any) -> Any:
     waiting = asyncio.ensure_future(sent.answer())
     sent.verdict = waiting
 
-    async def is_known() -> bool:
-        return waiting.done() or sent.parked is not None
-
-    await until(is_known)
+    await sent.until_parked()
     return sent
 
 

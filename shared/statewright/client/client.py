@@ -19,7 +19,7 @@ from statewright.client.outbox import Outbox
 from statewright.client.partitions import announced_partitions
 from statewright.client.requests import Identity, LeaseReference, OnWait, Proposal, RunReference
 from statewright.client.room import Bound
-from statewright.client.sent import Answer, Sent, SentCreation, SentHistory, SentParking, SentRun, UnderWay
+from statewright.client.sent import Answer, Sent, SentCreation, SentHistory, SentProposal, SentRun, UnderWay
 from statewright.connection import connection_pool
 from statewright.errors import LeaseLost, NotOpen, StatewrightError
 from statewright.ids import IdSource, partition_of
@@ -248,7 +248,7 @@ class Client:
         priority: int = 0,
         park_timeout: Duration | None = None,
         cascade: bool = False,
-    ) -> SentRun[Verdict]:
+    ) -> SentProposal[Verdict]:
         """Propose that `run` enter `state`.
 
         With a `lease` (seconds, or a duration), RUNNING is good for that time, and must be renewed: see `heartbeat`,
@@ -280,11 +280,11 @@ class Client:
         )
         request_id = None if proposal_id is None else requests.id_of_proposal(proposal_id)
         seconds = None if timeout is None else requests.seconds_of(timeout)
-        if on_wait == "answer":
-            return self._send_to_run(message, _verdict_of, request_id, seconds)
         under_way = self._send_in_its_tree(message, request_id, seconds)
+        if on_wait == "answer":
+            return SentProposal(under_way, _verdict_of, message.run_id)
         ask_again = partial(self._send_in_its_tree, message, under_way.request_id)
-        return SentParking(under_way, _verdict_of, message.run_id, ask_again, seconds)
+        return SentProposal(under_way, _verdict_of, message.run_id, ask_again, seconds)
 
     async def withdraw(self, proposal: SentRun[Verdict] | UUID | str) -> bool:
         """Withdraw a parked proposal, which is answered with ABORT; return False when it is not parked (any more).
@@ -514,7 +514,9 @@ class Client:
             home=home,
         )
 
-    def _proposed(self, number: int, proposal: Any, options: dict[str, Any]) -> SentRun[Verdict] | StatewrightError:
+    def _proposed(
+        self, number: int, proposal: Any, options: dict[str, Any]
+    ) -> SentProposal[Verdict] | StatewrightError:
         try:
             return self.propose(**{**options, **requests.options_of(number, proposal)})
         except StatewrightError as error:

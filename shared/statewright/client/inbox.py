@@ -107,6 +107,4 @@ class Inbox:
     def _hear(self, request_id: bytes, body: bytes) -> None:
         expected = self._expected.get(request_id)
         if expected is not None:
-            expected.parked = body
-            if expected.on_parked is not None:
-                expected.on_parked()
+            expected.hear(body)

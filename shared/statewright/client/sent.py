@@ -140,19 +140,19 @@ class SentCreation(SentRun[Answer]):
         return created
 
 
-class SentParking(SentRun[Answer]):
-    """A proposal that may be parked: its answer comes once it can be decided."""
+class SentProposal(SentRun[Answer]):
+    """A proposal, which may be parked: then its answer comes once it can be decided."""
 
     def __init__(
         self,
         under_way: UnderWay,
         read: Callable[[Any], Answer],
         run_id: UUID,
-        ask_again: Callable[[], object],
-        timeout: float | None,
+        ask_again: Callable[[], object] | None = None,
+        timeout: float | None = None,
     ) -> None:
-        """`ask_again` sends the same request once more. Without a `timeout` (seconds) the answer is waited for as long
-        as the engine says that the proposal is parked."""
+        """Where it may be parked, `ask_again` sends the same request once more. Then, without a `timeout` (seconds),
+        the answer is waited for as long as the engine says that the proposal is parked."""
         super().__init__(under_way, read, run_id)
         self._ask_again = ask_again
         self._timeout = timeout
@@ -163,29 +163,43 @@ class SentParking(SentRun[Answer]):
         body = self._under_way.reply.parked
         return None if body is None else ParkedReply.model_validate_json(body)
 
+    async def until_parked(self) -> ParkedReply | None:
+        """Wait until the engine says that the proposal is parked, and return what it says; None when it is answered.
+
+        Raises what `Sent.answer` does when nothing is heard of it.
+        """
+        _check_that_it_is_here(self._under_way)
+        reply = self._under_way.reply
+        with reply.listening() as heard:
+            await _first_of(reply, heard, self._under_way.timeout)
+        if reply.done() or reply.parked is None:
+            await super()._replied()
+            return None
+        return self.parked
+
     async def _replied(self) -> Reply:
         """Wait for the verdict, and ask now and then whether the proposal is still parked.
 
         What waits for hours must notice when its answer got lost, for example with everything in Redis.
         """
+        ask_again = self._ask_again
+        if ask_again is None:
+            return await super()._replied()
         _check_that_it_is_here(self._under_way)
-        heard = asyncio.Event()
         reply = self._under_way.reply
-        reply.on_parked = heard.set
-        if reply.parked is not None:
-            heard.set()
         try:
-            async with asyncio.timeout(self._timeout):
-                await self._wait_for_the_answer(reply, heard)
+            with reply.listening() as heard:
+                async with asyncio.timeout(self._timeout):
+                    await self._wait_for_the_answer(reply, heard, ask_again)
         except TimeoutError:
             if reply.parked is None or self._timeout is None:
                 return await super()._replied()
             raise NoAnswer(self.request_id, self._timeout, Delivery.PARKED) from None
-        finally:
-            reply.on_parked = None
         return await super()._replied()
 
-    async def _wait_for_the_answer(self, reply: Expected, heard: asyncio.Event) -> None:
+    async def _wait_for_the_answer(
+        self, reply: Expected, heard: asyncio.Event, ask_again: Callable[[], object]
+    ) -> None:
         """Return when there is an answer. Raises TimeoutError when nothing more is heard of the request."""
         pause = ASK_AGAIN_SECONDS
         while not reply.done():
@@ -195,7 +209,7 @@ class SentParking(SentRun[Answer]):
             heard.clear()
             await _first_of(reply, heard, random.uniform(pause / 2, pause))
             if not reply.done():
-                self._ask_again()
+                ask_again()
                 pause = min(2 * pause, ASK_AGAIN_SECONDS_AT_MOST)
 
 

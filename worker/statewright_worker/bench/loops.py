@@ -3,11 +3,12 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
 from statewright import Client, ProposedState, StatewrightError
+from statewright.client.requests import OnWait
 from statewright_worker.bench.mixes import Runs, States
 from statewright_worker.bench.options import Load
 from statewright_worker.bench.samples import Journal
@@ -22,6 +23,7 @@ class Step:
     run_id: UUID
     state: ProposedState
     states: States
+    on_wait: OnWait
 
 
 class Loops:
@@ -47,6 +49,8 @@ class Loops:
         self._ends = ends
         self._ready: deque[Step] = deque()
         self._asking: set[asyncio.Task[None]] = set()
+        self._is_over = False
+        """Whether an open loop begins nothing any more."""
 
     async def run(self) -> None:
         """Wait for the beginning, run the loop that the load asks for, and wait for its last answers."""
@@ -60,6 +64,12 @@ class Loops:
         step: Step | None = None
         while self._clock() < self._ends:
             step = await self._propose(step or self._first_step(), asked=self._clock())
+        await self._end(step)
+
+    async def _end(self, step: Step | None) -> None:
+        """Let a task run come to its end whose slots parked proposals may wait for: they must be answered."""
+        while step is not None and step.on_wait == "park":
+            step = await self._propose(step, asked=self._clock())
 
     async def _open(self, rate: float) -> None:
         # Everything counts from when it should have happened: a producer that begins late or sends late catches up, and
@@ -72,7 +82,8 @@ class Loops:
                 self._ask(self._ready.popleft() if self._ready else self._first_step(), begins + number / rate)
             sent = due
             await asyncio.sleep(max(begins + sent / rate - self._clock(), TICK_SECONDS))
-        await asyncio.gather(*self._asking)
+        self._is_over = True
+        await asyncio.gather(*self._asking, *map(self._end, self._ready))
 
     def _ask(self, step: Step, asked: float) -> None:
         asking = asyncio.create_task(self._propose_for_later(step, asked))
@@ -81,23 +92,25 @@ class Loops:
 
     async def _propose_for_later(self, step: Step, asked: float) -> None:
         following = await self._propose(step, asked)
-        if following is not None:
+        if self._is_over:
+            await self._end(following)
+        elif following is not None:
             self._ready.append(following)
 
     def _first_step(self) -> Step:
         made = self._runs.make()
         self._journal.created(made.requests)
-        return Step(made.run.run_id, next(made.task.states), made.task.states)
+        return Step(made.run.run_id, next(made.task.states), made.task.states, made.task.on_wait)
 
     async def _propose(self, step: Step, asked: float) -> Step | None:
         """Propose, take down the answer, and return the task run's next step, or None when it has none."""
         try:
-            verdict = await self._client.propose(step.run_id, step.state)
+            verdict = await self._client.propose(step.run_id, step.state, on_wait=step.on_wait)
         except StatewrightError as error:
             self._journal.failed(asked, error)
             return None
         self._journal.answered(asked, verdict.status)
         try:
-            return Step(step.run_id, step.states.send(verdict), step.states)
+            return replace(step, state=step.states.send(verdict))
         except StopIteration:
             return None

@@ -9,12 +9,15 @@ from typing import Final
 from uuid import UUID
 
 from statewright import Client, ProposedState, RunPolicy, SentRun, State, TaskRun, Verdict
+from statewright.client.requests import OnWait
 from statewright.ids import IdSource
 from statewright_worker.bench.options import Load, Mix
 
 TAGS: Final = tuple(f"statewright-bench-{number}" for number in range(8))
 TAGS_PER_TASK: Final = 2
 TASKS_PER_FLOW: Final = 10
+LEASE_SECONDS: Final = 30.0
+WAITING_FOR_ONE: Final = 8
 KEYS_REMEMBERED: Final = 1_000
 PREPARED_AT_A_TIME: Final = 2_000
 NO_POLICY: Final = RunPolicy()
@@ -31,13 +34,17 @@ class Task:
     states: States
     tags: tuple[str, ...] = ()
     policy: RunPolicy = NO_POLICY
+    on_wait: OnWait = "answer"
+    """What becomes of its proposals when a limit is full."""
 
 
 class Mixer:
     """Draws the task runs of a mix."""
 
     def __init__(self, mix: Mix) -> None:
-        self._has_limits = mix in (Mix.LIMITS, Mix.FULL)
+        self._has_limits = mix in (Mix.LIMITS, Mix.FULL, Mix.PARK)
+        self._on_wait: OnWait = "park" if mix is Mix.PARK else "answer"
+        self._lease = LEASE_SECONDS if mix is Mix.LEASE else None
         self._caching = {Mix.CACHE: 1.0, Mix.FULL: 0.5}.get(mix, 0.0)
         self._failing = {Mix.FULL: 0.3}.get(mix, 0.0)
         self._random = Random(0)
@@ -49,9 +56,10 @@ class Mixer:
         fails = self._random.random() < self._failing
         cache_key = self._cache_key() if self._random.random() < self._caching else None
         return Task(
-            states=states(cache_key, fails=fails, on_cached=self._keys.append),
+            states=states(cache_key, fails=fails, on_cached=self._keys.append, lease=self._lease),
             tags=tuple(self._random.sample(TAGS, TAGS_PER_TASK)) if self._has_limits else (),
             policy=ONE_RETRY if fails else NO_POLICY,
+            on_wait=self._on_wait,
         )
 
     def _cache_key(self) -> str:
@@ -61,14 +69,16 @@ class Mixer:
         return f"statewright-bench-{self._ids.new().hex}"
 
 
-def states(cache_key: str | None, *, fails: bool, on_cached: Callable[[str], object]) -> States:
+def states(
+    cache_key: str | None, *, fails: bool, on_cached: Callable[[str], object], lease: float | None = None
+) -> States:
     """Yield PENDING, RUNNING and COMPLETED. One that fails first goes through FAILED and a second RUNNING.
 
     `on_cached` is told the key once a result is cached under it.
     """
     yield State.pending()
     # When it is not accepted, its result is cached or a limit is full. Either way, nothing more is proposed.
-    verdict = yield State.running(cache_key=cache_key)
+    verdict = yield State.running(cache_key=cache_key, lease=lease)
     if verdict.accepted and fails:
         yield State.failed(message="the first attempt of this task run fails")
         verdict = yield State.running(cache_key=cache_key)
@@ -124,5 +134,9 @@ class Runs:
 
 
 def limit_for(load: Load) -> int:
-    """Return a limit for each tag that lets most task runs pass. A quarter carry the tag, few are RUNNING."""
-    return max(int(load.rate or load.concurrency) // len(TAGS), 2)
+    """Return a limit for each tag that lets most task runs pass. A quarter carry the tag, few are RUNNING.
+
+    In the mix that parks, most must wait for their turn.
+    """
+    passing = max(int(load.rate or load.concurrency) // len(TAGS), 2)
+    return max(passing // WAITING_FOR_ONE, 2) if load.mix is Mix.PARK else passing

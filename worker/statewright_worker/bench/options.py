@@ -16,6 +16,8 @@ class Mix(StrEnum):
     LIMITS = "limits"
     CACHE = "cache"
     FULL = "full"
+    PARK = "park"
+    LEASE = "lease"
 
 
 @dataclass(frozen=True, slots=True)
