@@ -27,6 +27,8 @@ class WorkerSettings(ClientSettings):
     batch_size: Annotated[int, Field(ge=1, le=10_000)] = 256
     concurrency_slot_wait_seconds: Annotated[int, Field(ge=1, le=86_400), TAKES_DURATIONS] = 30
     """How long a producer is told to wait when a limit is full."""
+    max_parked: Annotated[int, Field(ge=0)] = 100_000
+    """How many proposals of each partition may be parked; what is beyond is told to WAIT."""
     events_kept: Annotated[int, Field(ge=1)] = 10_000
     """How many events each partition's stream keeps, about."""
     events_bytes: Annotated[int, Field(ge=65_536)] = 33_554_432

@@ -13,6 +13,7 @@ from statewright_worker.orchestration.records import ParkedProposal
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.orchestration.waiting import Waiting
 from statewright_worker.storage.columns import Columns
+from statewright_worker.storage.transactions import Storage
 from statewright_worker.storage.writing import Part, Row, delete, insert
 
 PARKED_COLUMNS: Final[Columns] = (
@@ -46,6 +47,7 @@ WAITERS_ADDED: Final = insert("waiter", WAITER_COLUMNS, partition="partition")
 WAITERS_REMOVED: Final = delete("waiter", (("limit_id", "bigint"), ("proposal_id", "uuid")))
 PARKED_REMOVED: Final = delete("parked", (("proposal_id", "uuid"),))
 
+COUNT_PARKED: Final = "SELECT count(*) FROM parked WHERE partition = $1"
 READ_PARKED: Final = """
     SELECT parked.*, (
         SELECT array_agg(ARRAY[named.scope, named.key])
@@ -54,6 +56,16 @@ READ_PARKED: Final = """
     ) AS waits_on
     FROM parked WHERE partition = $1 AND (proposal_id = ANY ($2) OR (run_id = ANY ($3) AND NOT decided))
 """
+
+
+async def count_parked(storage: Storage, partition: int) -> int:
+    """Return how many proposals of the partition are parked.
+
+    It takes a transaction of its own. Raises one of the errors of `storage.errors`.
+    """
+    async with storage.transaction(partition) as transaction:
+        counted: int = await transaction.driver.fetchval(COUNT_PARKED, partition)
+    return counted
 
 
 class Parked(Subject):

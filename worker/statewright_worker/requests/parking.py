@@ -102,12 +102,14 @@ class WithdrawKind(Kind[Withdraw]):
 
 def park(request: Propose, incoming: Incoming, batch: InBatch, reason: str | None) -> ParkedReply | None:
     """Keep a proposal that is told to WAIT, and return what its producer hears meanwhile; None when it has waited as
-    long as it may.
+    long as it may, or when too many are parked.
 
     It is looked at again when its time has come, or when a limit that it waits for has room.
     """
     work = batch.work
     parked = work.waiting.parked.get(incoming.id)
+    if parked is None and len(work.waiting.added) >= batch.parked_room:
+        return None
     if parked is None:
         until = None if request.park_seconds is None else work.now + timedelta(seconds=request.park_seconds)
         message = incoming.entry.fields[REQUEST_MESSAGE].decode()
