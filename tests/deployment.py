@@ -184,9 +184,6 @@ class Deployment:
             await connection.execute(END_SESSIONS)
             yield
             await connection.execute(f"ALTER DATABASE {self.namespace} RESET default_transaction_read_only")
-            if self.pooler_url:
-                # The sessions that a pooler keeps go on with the settings with which they began.
-                await connection.execute(END_SESSIONS)
         finally:
             await connection.close()
 

@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 CERTIFICATE = Path(__file__).parent / "tls" / "server.crt"
 """Of 127.0.0.1, signed by itself."""
+UNIX_SCHEMES = ("unix", "redis+socket")
 SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -22,6 +24,26 @@ def towards(host: str, port: int) -> Connect:
         return lambda: asyncio.open_connection(host, port)
     path = Path(host)
     return lambda: asyncio.open_unix_connection(path / f".s.PGSQL.{port}" if path.is_dir() else path)
+
+
+def way_to(url: str) -> Connect:
+    """Return what connects to the server that a URL leads to."""
+    target = urlsplit(url)
+    if target.scheme in UNIX_SCHEMES:
+        return towards(target.path, 0)
+    for folder in parse_qs(target.query).get("host", ()):
+        return towards(folder, 5432)
+    return towards(target.hostname or "", target.port or (6379 if "redis" in target.scheme else 5432))
+
+
+def by_way_of(port: int, url: str) -> str:
+    """Return the URL of the same server by way of a port of 127.0.0.1."""
+    target = urlsplit(url)
+    login, at, _ = target.netloc.rpartition("@")
+    scheme, path = target.scheme, target.path
+    if scheme in UNIX_SCHEMES:
+        scheme, path = "redis", f"/{parse_qs(target.query).get('db', ['0'])[0]}"
+    return f"{scheme}://{login}{at}127.0.0.1:{port}{path}"
 
 
 @dataclass

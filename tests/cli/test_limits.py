@@ -3,15 +3,18 @@
 import asyncio
 import json
 import subprocess
+from datetime import datetime
 from typing import Any
+
+import pendulum
 
 from statewright import RunPolicy, State
 from tests.cli.test_commands import statewright
 from tests.deployment import Deployment
 
 
-async def limits(deployment: Deployment, *arguments: object) -> "subprocess.CompletedProcess[str]":
-    return await asyncio.to_thread(statewright, "limits", *map(str, arguments), **deployment.variables)
+async def limits(deployment: Deployment, *arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return await asyncio.to_thread(statewright, "limits", *map(str, arguments), **deployment.variables, **environment)
 
 
 async def told(deployment: Deployment, *arguments: object) -> Any:
@@ -31,6 +34,9 @@ async def test_limits_are_set_shown_listed_and_removed(deployment: Deployment) -
         [holder] = (await told(deployment, "show", "--name", "gpu"))["holders"]
         assert (holder["run_id"], holder["name"]) == (str(run.id), "infer")
         assert str(run.id)[:8] in (await limits(deployment, "show", "--name", "gpu")).stdout
+        since = pendulum.instance(datetime.fromisoformat(holder["since"])).in_timezone("Asia/Tokyo")
+        shown = await limits(deployment, "show", "--name", "gpu", TZ="Asia/Tokyo", COLUMNS="200")
+        assert f"{since:YYYY-MM-DD HH:mm:ss} +09:00" in shown.stdout
         assert (await limits(deployment, "remove", "--name", "gpu")).returncode == 0
         missing = await limits(deployment, "show", "--name", "gpu")
         assert (missing.returncode, missing.stderr) == (1, "there is no such limit\n")

@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from urllib.parse import parse_qs, urlsplit
+
+from tests.relays import by_way_of, way_to
 
 
 class BlackHole:
@@ -14,7 +15,7 @@ class BlackHole:
 
     def __init__(self, url: str) -> None:
         self.connections = 0
-        self._target = urlsplit(url)
+        self._connect = way_to(url)
         self._open = True
         self._living: set[asyncio.Event] = set()
         self._ends: set[asyncio.StreamWriter] = set()
@@ -44,7 +45,7 @@ class BlackHole:
             self._living.add(dead)
         else:
             dead.set()
-        there, back = await self._to_the_server()
+        there, back = await self._connect()
         ends = {writer, back}
         self._ends |= ends
         try:
@@ -56,11 +57,6 @@ class BlackHole:
             self._ends -= ends
             for end in ends:
                 end.close()
-
-    async def _to_the_server(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._target.scheme in {"unix", "redis+socket"}:
-            return await asyncio.open_unix_connection(self._target.path)
-        return await asyncio.open_connection(self._target.hostname, self._target.port)
 
 
 async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, dead: asyncio.Event) -> None:
@@ -86,10 +82,7 @@ async def black_hole(url: str) -> AsyncIterator[BlackHole]:
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    target = urlsplit(url)
-    database = target.path if target.scheme.startswith("redis") else f"/{parse_qs(target.query).get('db', ['0'])[0]}"
-    credentials, at, _ = target.netloc.rpartition("@")
-    hole.url = f"redis://{credentials}{at}127.0.0.1:{port}{database}"
+    hole.url = by_way_of(port, url)
     try:
         yield hole
     finally:

@@ -213,12 +213,13 @@ async def test_a_limit_tells_who_waits_in_the_order_in_which_they_will_be_served
     async with deployment.worker(), deployment.client() as client:
         await client.set_limit("db", 1)
         runs = [await client.create_task_run(name, tags=["db"]) for name in ("low", "first", "second")]
-        for run, priority in zip(runs, (-1, 5, 5), strict=True):
+        for ticket, (run, priority) in enumerate(zip(runs, (-1, 5, 5), strict=True)):
             await deployment.fetch(
-                "INSERT INTO waiter (limit_id, proposal_id, run_id, partition, priority, since)"
-                " SELECT id, gen_random_uuid(), $1, 0, $2, '2030-01-01Z' FROM concurrency_limit",
+                "INSERT INTO waiter (limit_id, proposal_id, run_id, partition, priority, ticket, since)"
+                " SELECT id, gen_random_uuid(), $1, 0, $2, $3, '2030-01-01Z' FROM concurrency_limit",
                 run.id,
                 priority,
+                ticket,
             )
         limit = await client.read_limit("db")
     assert limit is not None

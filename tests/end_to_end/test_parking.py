@@ -140,3 +140,22 @@ async def test_an_answer_that_was_not_sent_is_sent_by_the_next_worker(deployment
 
 async def _is_empty(deployment: Deployment) -> bool:
     return not await deployment.fetch("SELECT FROM parked UNION ALL SELECT FROM timer")
+
+
+async def test_what_is_beyond_the_bound_is_told_to_wait(deployment: Deployment) -> None:
+    async with deployment.worker(max_parked=1, partitions=1), deployment.client() as client:
+        runs = [await client.create_flow_run("later") for _ in range(3)]
+        for run in runs:
+            await client.propose(run, State.scheduled(datetime.now(UTC) + timedelta(hours=1)))
+        first, second = (client.propose(run, State.running(), on_wait="park") for run in runs[:2])
+        await _is_parked(first)
+        refused = await second
+        await client.withdraw(first)
+
+        async def has_room() -> bool:
+            sent = client.propose(runs[2], State.running(), on_wait="park")
+            return await sent.until_parked() is not None
+
+        await until(has_room)
+
+    assert refused.status is SetStateStatus.WAIT

@@ -1,9 +1,14 @@
 """Parked proposals wait in the queues of limits: first come, first served, and woken when there is room."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from statewright import Client, RunPolicy, SetStateStatus, State, StateType, TaskRun
+import pytest
+
+from statewright import Client, RunNotFound, RunPolicy, SetStateStatus, State, StateType, TaskRun
+from statewright_worker.storage import database
+from statewright_worker.storage.audit import Finding, audit
 from tests.deployment import HANGS_SECONDS, Deployment, until
 
 
@@ -180,3 +185,107 @@ async def test_a_raised_limit_wakes_more_than_are_called_at_once(deployment: Dep
         verdicts = await asyncio.gather(*answers)
 
     assert all(verdict.accepted for verdict in verdicts)
+
+
+async def test_a_proposal_that_is_parked_and_withdrawn_at_once_leaves_nothing(deployment: Deployment) -> None:
+    async with deployment.worker(), deployment.client() as client:
+        await client.set_limit("db", 1)
+        first = await running(client, "first")
+        runs = [await client.create_task_run(name, tags=["db"]) for name in ("gone", "cancelled")]
+        sent = [client.propose(run, State.running(), on_wait="park") for run in runs]
+        cancelling = client.propose(runs[1], State.cancelled())
+        withdrawn = await client.withdraw(sent[0])
+        await cancelling
+        verdicts = [await one for one in sent]
+        behind = await park(client, "behind")
+        await client.propose(first, State.completed())
+        passed = await behind.verdict
+        waiters = await deployment.fetch("SELECT FROM waiter")
+
+    assert withdrawn
+    assert [verdict.status for verdict in verdicts] == [SetStateStatus.ABORT] * 2
+    assert passed.accepted
+    assert not waiters
+
+
+async def test_who_waits_for_its_scheduled_time_holds_nobody_up(deployment: Deployment) -> None:
+    async with deployment.worker(), deployment.client() as client:
+        await client.set_limit("db", 1)
+        first = await running(client, "first")
+        later = await client.create_task_run("later", tags=["db"])
+        await client.propose(later, State.scheduled(datetime.now(UTC) + timedelta(hours=1)))
+        sent = client.propose(later, State.running(), on_wait="park")
+        await sent.until_parked()
+        behind = await park(client, "behind")
+        await client.propose(first, State.completed())
+        passed = await behind.verdict
+
+        async def waits_for_its_time() -> bool:
+            rows = await deployment.fetch("SELECT FROM timer WHERE due > now() + interval '50 minutes'")
+            return len(rows) == 1
+
+        await until(waits_for_its_time)
+        await client.withdraw(sent)
+
+    assert passed.accepted
+
+
+async def test_deleted_runs_let_others_pass(deployment: Deployment) -> None:
+    async with deployment.worker(), deployment.client() as client:
+        await client.set_limit("db", 1)
+        first = await running(client, "first")
+        gone, behind = await park(client, "gone"), await park(client, "behind")
+        await deployment.execute(f"DELETE FROM task_run WHERE id IN ('{first.id}', '{gone.run_id}')")
+        passed = await behind.verdict
+        with pytest.raises(RunNotFound):
+            await gone.verdict
+
+    assert passed.accepted
+
+
+async def test_a_proposal_leaves_the_queue_of_a_limit_that_its_run_asks_for_no_more(deployment: Deployment) -> None:
+    async with deployment.worker(), deployment.client() as client:
+        for tag in ("db", "other"):
+            await client.set_limit(tag, 1)
+        first, second = await running(client, "first"), await running(client, "second", tags=["other"])
+        moved, behind = await park(client, "moved"), await park(client, "behind")
+        await client.update_run(moved.run_id, tags=["other"])
+        await client.propose(first, State.completed())
+        passed = await behind.verdict
+        await client.propose(second, State.completed())
+        moved_on = await moved.verdict
+
+    assert passed.accepted
+    assert moved_on.accepted
+
+
+async def test_many_that_wait_below_a_cancelled_flow_run_are_answered_once(deployment: Deployment) -> None:
+    async with deployment.worker(), deployment.client() as client:
+        await client.set_limit("db", 3)
+        flow = await client.create_flow_run("flow")
+        tasks = [await run for run in [client.create_task_run(str(n), flow_run=flow, tags=["db"]) for n in range(250)]]
+        sent = [client.propose(task, State.running(), on_wait="park") for task in tasks]
+        answers = [asyncio.ensure_future(one.answer()) for one in sent]
+        await sent[-1].until_parked()
+        await client.propose(flow, State.cancelled(), cascade=True)
+        verdicts = await asyncio.gather(*answers)
+
+        async def all_are_cancelled() -> bool:
+            return not await deployment.fetch("SELECT FROM task_run WHERE state_type IS DISTINCT FROM 'CANCELLED'")
+
+        await until(all_are_cancelled)
+        findings = [finding for finding in await audited(deployment) if finding.is_wrong]
+        answered = await deployment.fetch("SELECT FROM answer")
+
+    assert {verdict.status for verdict in verdicts} <= {SetStateStatus.ACCEPT, SetStateStatus.ABORT}
+    assert sum(verdict.accepted for verdict in verdicts) >= 3
+    assert not findings
+    assert len(answered) == 1, "only the limit's answer: no proposal got an error"
+
+
+async def audited(deployment: Deployment) -> list[Finding]:
+    engine = database.create_engine(deployment.database_url, pool_size=1)
+    try:
+        return await audit(engine)
+    finally:
+        await engine.dispose()

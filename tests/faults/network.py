@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from urllib.parse import parse_qs, urlsplit
+
+from tests.relays import by_way_of, way_to
 
 CHUNK = 65_536
 
@@ -12,7 +13,7 @@ class Link:
     """Forwards TCP connections to a server; while it is silent, nothing passes and nothing is closed."""
 
     def __init__(self, url: str) -> None:
-        self._target = urlsplit(url)
+        self._url = url
         self._passes = asyncio.Event()
         self._passes.set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -23,11 +24,7 @@ class Link:
     @property
     def url(self) -> str:
         """The URL of the server, by way of this link."""
-        target = self._target
-        if target.scheme == "unix":
-            return f"redis://127.0.0.1:{self.port}/0"
-        login, at, _ = target.netloc.rpartition("@")
-        return f"{target.scheme}://{login}{at}127.0.0.1:{self.port}{target.path}"
+        return by_way_of(self.port, self._url)
 
     def fall_silent(self) -> None:
         self._passes.clear()
@@ -47,7 +44,7 @@ class Link:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             await self._passes.wait()
-            server_reader, server_writer = await self._connect()
+            server_reader, server_writer = await way_to(self._url)()
             self._writers |= {writer, server_writer}
             tasks = [
                 asyncio.create_task(self._forward(reader, server_writer)),
@@ -60,16 +57,6 @@ class Link:
             self._writers -= {writer, server_writer}
             server_writer.close()
         writer.close()
-
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        target = self._target
-        if target.scheme == "unix":
-            return await asyncio.open_unix_connection(target.path)
-        socket_folder = parse_qs(target.query).get("host")
-        if socket_folder:
-            return await asyncio.open_unix_connection(f"{socket_folder[0]}/.s.PGSQL.5432")
-        default = 6379 if "redis" in target.scheme else 5432
-        return await asyncio.open_connection(target.hostname, target.port or default)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, back: bool = False) -> None:
         with suppress(OSError):

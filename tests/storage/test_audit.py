@@ -70,16 +70,17 @@ async def test_a_deployment_at_work_fits_together(busy: Deployment, engine: Asyn
             [(FindingKind.OVER_THE_LIMIT, "name gpu")],
         ),
         (
-            "INSERT INTO waiter (limit_id, proposal_id, run_id, partition, priority, since)"
-            " SELECT id, gen_random_uuid(), gen_random_uuid(), 0, 0, now() FROM concurrency_limit WHERE key = 'db'",
+            "INSERT INTO waiter (limit_id, proposal_id, run_id, partition, priority, ticket, since)"
+            " SELECT id, gen_random_uuid(), gen_random_uuid(), 0, 0, 1, now() FROM concurrency_limit WHERE key = 'db'",
             [(FindingKind.WAITER_THAT_IS_NOT_PARKED, "tag db")],
         ),
         (
             "WITH decided AS (SELECT proposal_id, run_id FROM verdict LIMIT 1), kept AS ("
-            " INSERT INTO parked (proposal_id, partition, run_id, digest, message, entry_id, since, decided)"
-            " SELECT proposal_id, 0, run_id, 0, '', '1-0', now(), true FROM decided)"
-            " INSERT INTO waiter (limit_id, proposal_id, run_id, partition, priority, since)"
-            " SELECT id, proposal_id, run_id, 0, 0, now() FROM concurrency_limit, decided WHERE key = 'db'",
+            " INSERT INTO parked"
+            " (proposal_id, partition, run_id, digest, message, entry_id, since, priority, ticket, decided)"
+            " SELECT proposal_id, 0, run_id, 0, '', '1-0', now(), 0, 1, true FROM decided)"
+            " INSERT INTO waiter (limit_id, proposal_id, run_id, partition, priority, ticket, since)"
+            " SELECT id, proposal_id, run_id, 0, 0, 1, now() FROM concurrency_limit, decided WHERE key = 'db'",
             [(FindingKind.WAITER_THAT_IS_DECIDED, "tag db")],
         ),
         (

@@ -48,10 +48,10 @@ FILL = """
         SELECT 'tag', n::text, 1 FROM generate_series(1, 1000) AS n;
     INSERT INTO concurrency_slot (limit_id, run_id, taken)
         SELECT 1 + row_number() OVER () % 1000, id, now() FROM task_run;
-    INSERT INTO parked (proposal_id, partition, run_id, digest, message, entry_id, since)
-        SELECT gen_random_uuid(), 0, id, 0, '', '1-0', now() FROM task_run;
-    INSERT INTO waiter (limit_id, proposal_id, run_id, partition, priority, since)
-        SELECT 1 + row_number() OVER () % 1000, proposal_id, run_id, 0, 0, now() FROM parked;
+    INSERT INTO parked (proposal_id, partition, run_id, digest, message, entry_id, since, priority, ticket)
+        SELECT gen_random_uuid(), 0, id, 0, '', '1-0', now(), 0, row_number() OVER () FROM task_run;
+    INSERT INTO waiter (limit_id, proposal_id, run_id, partition, priority, ticket, since)
+        SELECT 1 + row_number() OVER () % 1000, proposal_id, run_id, 0, 0, ticket, now() FROM parked;
     INSERT INTO timer (kind, id, partition, due) SELECT 'parked', proposal_id, 0, now() FROM parked;
     INSERT INTO lease (run_id, partition, state_id, seconds, ends, executor)
         SELECT id, 0, id, 30, now(), CASE WHEN row_number() OVER () % 2 = 0 THEN 'e' || row_number() OVER () % 100 END

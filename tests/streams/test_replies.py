@@ -1,8 +1,18 @@
 """Replies: the answers to a client come in entries of a bounded size, and their stream ends some time."""
 
+import pytest
+
+from statewright.channels import Channels
 from statewright_worker.streams.bounds import StreamBounds
 from statewright_worker.streams.partition import Publication
-from statewright_worker.streams.replies import ANSWERS_PER_ENTRY, ENTRY_BYTES, give_lifetimes
+from statewright_worker.streams.replies import (
+    ANSWERS_PER_ENTRY,
+    CLIENTS_REMEMBERED,
+    ENTRY_BYTES,
+    LIFETIME_GOES_STALE,
+    Replies,
+    give_lifetimes,
+)
 from tests.deployment import Deployment
 from tests.streams.room import Room, answers, streams_room
 
@@ -52,6 +62,29 @@ async def test_a_lifetime_is_given_with_the_first_answer_and_once_a_part_of_it_i
         for _ in range(2):
             await room.streams.publish(answers(1, 1))
             assert not await room.redis.exists(room.channels.replies("raw"))
+
+
+async def test_a_lifetime_is_renewed_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    replies, now = Replies(Channels("test"), StreamBounds(reply_seconds=600)), 0.0
+    monkeypatch.setattr(replies, "_clock", lambda: now)
+
+    def renewed(*clients: str) -> list[str]:
+        commands = [command for _, command in replies.sending({client: [(b"1", b"{}")] for client in clients})]
+        return [client for client in clients if replies.lasting(replies._channels.replies(client)) in commands]
+
+    stale = 600 * LIFETIME_GOES_STALE
+    assert renewed("one") == ["one"]
+    assert renewed("one", "other") == ["other"]
+    now = stale - 1
+    assert renewed("one", "other") == []
+    now = stale
+    assert renewed("one", "other") == ["one", "other"]
+    assert renewed("one", "other") == []
+    # It forgets all clients when they become too many, and renews their lifetimes too early.
+    assert len(renewed(*map(str, range(CLIENTS_REMEMBERED - 2)))) == CLIENTS_REMEMBERED - 2
+    assert renewed("one") == []
+    assert renewed("another") == ["another"]
+    assert renewed("one") == ["one"]
 
 
 async def test_streams_without_a_lifetime_get_one(deployment: Deployment) -> None:

@@ -79,6 +79,7 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
             settings.max_message_bytes,
             settings.max_backlog,
             settings.max_backlog_bytes,
+            settings.max_parked,
             postgresql,
             redis,
         )

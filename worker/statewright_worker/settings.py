@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr
 
 from statewright.errors import ConfigurationError
 from statewright.settings import ClientSettings
+from statewright.values import TAKES_DURATIONS
 from statewright_worker.orchestration.policies import BaseOrchestrationPolicy
 
 DEFAULT_PARTITIONS = 8
@@ -16,31 +17,33 @@ PolicyName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
 class WorkerSettings(ClientSettings):
-    """What a worker must know. Durations are seconds, sizes are bytes."""
+    """What a worker must know. Durations are seconds, also where they are given as such; sizes are bytes."""
 
     database_url: SecretStr
     transaction_pooler: bool = False
     """Whether a transaction-mode pooler such as PgBouncer stands before PostgreSQL."""
-    startup_timeout: Annotated[float, Field(ge=0, le=86_400)] = 60.0
+    startup_timeout: Annotated[float, Field(ge=0, le=86_400), TAKES_DURATIONS] = 60.0
     """How long a worker that is started before its servers waits for them."""
     batch_size: Annotated[int, Field(ge=1, le=10_000)] = 256
-    concurrency_slot_wait_seconds: Annotated[int, Field(ge=1, le=86_400)] = 30
+    concurrency_slot_wait_seconds: Annotated[int, Field(ge=1, le=86_400), TAKES_DURATIONS] = 30
     """How long a producer is told to wait when a limit is full."""
+    max_parked: Annotated[int, Field(ge=0)] = 100_000
+    """How many proposals of each partition may be parked; what is beyond is told to WAIT."""
     events_kept: Annotated[int, Field(ge=1)] = 10_000
     """How many events each partition's stream keeps, about."""
     events_bytes: Annotated[int, Field(ge=65_536)] = 33_554_432
     """How much memory each partition's events may take in Redis, about."""
     replies_kept: Annotated[int, Field(ge=1)] = 4_096
     """How many entries a reply stream keeps, about, that its client does not delete."""
-    reply_seconds: Annotated[int, Field(ge=1)] = 600
+    reply_seconds: Annotated[int, Field(ge=1), TAKES_DURATIONS] = 600
     """How long a reply stream stays after its last answer."""
     dead_letters_kept: Annotated[int, Field(ge=1)] = 1_000
     """How many dead letters each partition keeps, about."""
-    dead_letter_seconds: Annotated[int, Field(ge=1)] = 2_592_000
+    dead_letter_seconds: Annotated[int, Field(ge=1), TAKES_DURATIONS] = 2_592_000
     """How long a partition's dead letters stay after the last one."""
     flow_policy: PolicyName = "statewright_worker.orchestration.core_policy:CoreFlowPolicy"
     task_policy: PolicyName = "statewright_worker.orchestration.core_policy:CoreTaskPolicy"
-    rule_timeout: Annotated[float, Field(gt=0, le=2)] = 1.0
+    rule_timeout: Annotated[float, Field(gt=0, le=2), TAKES_DURATIONS] = 1.0
     """How long the rules of one proposal may take together; then it fails, and its neighbours go on."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"

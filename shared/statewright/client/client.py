@@ -31,6 +31,7 @@ from statewright.messages import (
     HistoryReply,
     LimitRequest,
     LimitsReply,
+    Propose,
     Request,
     RunRequest,
 )
@@ -283,7 +284,7 @@ class Client:
         under_way = self._send_in_its_tree(message, request_id, seconds)
         if on_wait == "answer":
             return SentProposal(under_way, _verdict_of, message.run_id)
-        ask_again = partial(self._send_in_its_tree, message, under_way.request_id)
+        ask_again = partial(self._ask_again, message, under_way.request_id)
         return SentProposal(under_way, _verdict_of, message.run_id, ask_again, seconds)
 
     async def withdraw(self, proposal: SentRun[Verdict] | UUID | str) -> bool:
@@ -502,17 +503,30 @@ class Client:
     ) -> UnderWay:
         body = requests.body_of(message, self._settings.max_message_bytes)
         request_id = request_id or self._ids.new()
-        named = str(request_id).encode()
-        fields = {REQUEST_ID: named, REQUEST_REPLY_TO: self._name.encode(), REQUEST_MESSAGE: body}
-        reply = self._inbox.expect(named)
+        reply = self._inbox.expect(str(request_id).encode())
         return UnderWay(
             request_id,
-            pushed=self._outbox.put(partition, fields, len(body), reply),
+            pushed=self._put(partition, request_id, body, reply),
             reply=reply,
             timeout=self._settings.answer_timeout if timeout is None else timeout,
             delivery_of=self._outbox.delivery_of,
             home=home,
         )
+
+    def _put(
+        self, partition: int, request_id: UUID, body: bytes, reply: "asyncio.Future[bytes]"
+    ) -> "asyncio.Future[StatewrightError | None]":
+        named = str(request_id).encode()
+        fields = {REQUEST_ID: named, REQUEST_REPLY_TO: self._name.encode(), REQUEST_MESSAGE: body}
+        return self._outbox.put(partition, fields, len(body), reply)
+
+    def _ask_again(self, message: Propose, request_id: UUID) -> None:
+        """Send a proposal once more. When Redis refuses that, it is no answer: who waits for the first goes on."""
+        home = self._check_that_it_is_open()
+        body = requests.body_of(message, self._settings.max_message_bytes)
+        nobodys: asyncio.Future[bytes] = home.loop.create_future()
+        nobodys.add_done_callback(lambda refused: refused.cancelled() or refused.exception())
+        self._put(partition_of(message.run_id, self._partitions), request_id, body, nobodys)
 
     def _proposed(
         self, number: int, proposal: Any, options: dict[str, Any]

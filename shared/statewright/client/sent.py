@@ -77,6 +77,10 @@ class Sent(Generic[Answer]):
     async def _replied(self) -> Reply:
         if not self._under_way.reply.done():
             await _settled(self._under_way)
+        return self._answered()
+
+    def _answered(self) -> Reply:
+        """Return the reply that is there. Raises NoAnswer where none is, and what `answer` raises."""
         if not self._under_way.reply.done():
             delivery, problem = self._under_way.delivery_of(self._under_way.pushed)
             raise NoAnswer(self.request_id, self._under_way.timeout, delivery, problem)
@@ -173,7 +177,7 @@ class SentProposal(SentRun[Answer]):
         with reply.listening() as heard:
             await _first_of(reply, heard, self._under_way.timeout)
         if reply.done() or reply.parked is None:
-            await super()._replied()
+            self._answered()
             return None
         return self.parked
 
@@ -192,10 +196,9 @@ class SentProposal(SentRun[Answer]):
                 async with asyncio.timeout(self._timeout):
                     await self._wait_for_the_answer(reply, heard, ask_again)
         except TimeoutError:
-            if reply.parked is None or self._timeout is None:
-                return await super()._replied()
-            raise NoAnswer(self.request_id, self._timeout, Delivery.PARKED) from None
-        return await super()._replied()
+            if reply.parked is not None and self._timeout is not None:
+                raise NoAnswer(self.request_id, self._timeout, Delivery.PARKED) from None
+        return self._answered()
 
     async def _wait_for_the_answer(
         self, reply: Expected, heard: asyncio.Event, ask_again: Callable[[], object]

@@ -179,7 +179,13 @@ def _show_runs(limit: ConcurrencyLimit) -> None:
 
 
 def _told(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat(sep=" ", timespec="seconds")
+    """Return the moment as whoever sits at the terminal reads it: by their own clock."""
+    if moment is None:
+        return None
+    # Imported only now, because every command would wait for the import.
+    import pendulum
+
+    return pendulum.instance(moment).in_timezone("local").format("YYYY-MM-DD HH:mm:ss Z")
 
 
 def _show(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

@@ -18,7 +18,7 @@ from statewright_worker.facts.timers import DueTimer
 from statewright_worker.orchestration.records import TimerKind
 from statewright_worker.requests.base import Incoming
 from statewright_worker.requests.kinds import WHEN_DUE
-from statewright_worker.requests.parking import DropParked, TellParked
+from statewright_worker.requests.parking import KeepParked, TellParked
 from statewright_worker.streams.proposals import Entry
 
 LOOK_SECONDS: Final = 5.0
@@ -77,4 +77,4 @@ def _parked(timer: DueTimer, place: Place, is_told: bool) -> Incoming:
     if isinstance(decoded, Incoming):
         return decoded._replace(timer=timer.name)
     # A worker of another version has parked it.
-    return Incoming(entry, proposal_id, reply_to, DropParked(proposal_id, decoded.problem), 0, timer.name)
+    return Incoming(entry, proposal_id, reply_to, KeepParked(proposal_id, decoded.problem.message), 0, timer.name)

@@ -21,6 +21,7 @@ from statewright_worker.drain.feed import Feed
 from statewright_worker.drain.flood import Flood
 from statewright_worker.drain.suspicion import Suspicion
 from statewright_worker.facts.batch import Batch
+from statewright_worker.facts.parked import count_parked
 from statewright_worker.facts.timers import due_timers
 from statewright_worker.holding.hold import Hold
 from statewright_worker.observing.outages import Outage
@@ -78,6 +79,7 @@ class DrainTools:
     max_message_bytes: int
     max_backlog: int
     max_backlog_bytes: int
+    max_parked: int
     postgresql: Outage
     redis: Outage
 
@@ -115,6 +117,8 @@ class Drain:
         """How many requests the next read takes; it grows while requests are small."""
         self._bring_at = self._look_at = 0.0
         self._agenda = Agenda(self._clock)
+        self._parked = 0
+        """How many proposals of the partition are parked."""
         self._told: set[UUID] = set()
         """Parked proposals whose answers were published, and whose rows are still there."""
         self._fence: Fence
@@ -147,6 +151,7 @@ class Drain:
     async def _take_up(self) -> None:
         taken_up = await self._tools.storage.take_up(self._hold.partition)
         self._fence = taken_up.fence
+        self._parked = await count_parked(self._tools.storage, self._hold.partition)
         self._feed = Feed(self._tools.storage, self._streams.events, taken_up)
         await self._attempts.until_redis_takes_it(self._feed.begin)
 
@@ -192,6 +197,7 @@ class Drain:
         partition, count = self._hold.partition, min(self._fit, DUE_AT_ONCE)
         look = partial(due_timers, self._tools.storage, partition, count)
         due, again_seconds = await self._attempts.until_postgresql_takes_it(look)
+        self._adapt(max([len(timer.message) for timer in due if timer.message is not None], default=0))
         self._agenda.looked(again_seconds)
         await self._carry_through([due_request(timer, self._place, self._told) for timer in due])
         self._told.difference_update([timer.name.id for timer in due if timer.decided])
@@ -247,6 +253,7 @@ class Drain:
             return await self._transact(decoded)
         if work.waiting.has_changed:
             self._agenda.set(work.waiting.next_due, work.now, read_at)
+            self._parked += len(work.waiting.added) - len(work.waiting.removed)
         return self._outcome(answered, late, batch.sequence, work)
 
     async def _carry_out(
@@ -254,7 +261,8 @@ class Drain:
     ) -> tuple[list[Answered], list[LateAnswer]]:
         condemned = self._attempts.condemned
         engine, eras = self._tools.engine, self._feed.eras
-        within = InBatch(engine, work, batch.sessions, self._hold.partition, batch.sequence, eras)
+        room = self._tools.max_parked - self._parked
+        within = InBatch(engine, work, batch.sessions, self._hold.partition, batch.sequence, eras, room)
         closes = self._clock() + BATCH_SECONDS
         answered: list[Answered] = []
         for one in decoded:
@@ -338,7 +346,8 @@ def _publication(answered: Sequence[Answered], late: Sequence[LateAnswer]) -> Pu
         body = to_json(told, exclude_none=True)
         publication.replies.setdefault(reply_to, []).append((str(request_id).encode(), body))
     for one, reply in answered:
-        if reply is None:
+        if reply is None or (one.timer is not None and reply.type == "parked"):
+            # Whose proposal is parked has heard so.
             continue
         if one.reply_to is not None and one.id is not None:
             body = to_json(reply, exclude_none=True)

@@ -63,7 +63,8 @@ LOCK_LIMITS: Final = """
 # Not part of LOCK_LIMITS: only a later statement sees what the transaction committed that held the locks before.
 # Of the queue it reads as many as may get a slot in this batch, if all holders among its runs leave, and one more.
 READ_SLOTS: Final = """
-    SELECT wanted.limit_id, slots.held, slots.holders, queue.proposals, queue.partitions, queue.priorities
+    SELECT wanted.limit_id, slots.held, slots.holders, queue.proposals, queue.partitions, queue.priorities,
+        queue.tickets
     FROM unnest($1::bigint[], $4::integer[]) AS wanted (limit_id, most)
     CROSS JOIN LATERAL (
         SELECT count(*) AS held,
@@ -72,9 +73,9 @@ READ_SLOTS: Final = """
     ) AS slots
     CROSS JOIN LATERAL (
         SELECT array_agg(proposal_id) AS proposals, array_agg(partition) AS partitions,
-            array_agg(priority) AS priorities
+            array_agg(priority) AS priorities, array_agg(ticket) AS tickets
         FROM (
-            SELECT proposal_id, partition, priority FROM waiter WHERE limit_id = wanted.limit_id
+            SELECT proposal_id, partition, priority, ticket FROM waiter WHERE limit_id = wanted.limit_id
             ORDER BY priority DESC, ticket
             LIMIT least(greatest(wanted.most - slots.held, 0) + coalesce(cardinality(slots.holders), 0) + 1, $5)
         ) AS first
@@ -105,9 +106,9 @@ READ_HOLDERS: Final = f"""
     ORDER BY slot.taken, slot.run_id
 """
 READ_WAITERS: Final = f"""
-    SELECT wanted.limit_id, waiter.proposal_id, waiter.run_id, waiter.priority, waiter.since, run.name,
-        (SELECT count(*) FROM waiter WHERE limit_id = wanted.limit_id) AS waiting
+    SELECT wanted.limit_id, waiter.proposal_id, waiter.run_id, waiter.priority, waiter.since, run.name, queue.waiting
     FROM unnest($1::bigint[]) AS wanted (limit_id)
+    CROSS JOIN LATERAL (SELECT count(*) AS waiting FROM waiter WHERE limit_id = wanted.limit_id) AS queue
     CROSS JOIN LATERAL (
         SELECT proposal_id, run_id, priority, ticket, since FROM waiter WHERE limit_id = wanted.limit_id
         ORDER BY priority DESC, ticket LIMIT $2
@@ -189,7 +190,9 @@ class Limits(Subject):
                 limit.slots_held = row["held"]
                 limit.holders = set(row["holders"] or ())
                 if row["proposals"] is not None:
-                    limit.queue = list(map(Queued, row["proposals"], row["partitions"], row["priorities"]))
+                    queue = row["proposals"], row["partitions"], row["priorities"], row["tickets"]
+                    limit.queue = list(map(Queued, *queue))
+                    limit.is_cut = len(limit.queue) == QUEUE_LOADED
             work.limits.update((limit.name, limit) for limit in limits.values())
             if removed := [limit.id for limit in limits.values() if limit.name in self.to_remove]:
                 called = await reading.driver.fetch(CALL_WAITERS, removed, work.now)

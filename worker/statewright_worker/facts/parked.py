@@ -13,6 +13,7 @@ from statewright_worker.orchestration.records import ParkedProposal
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.orchestration.waiting import Waiting
 from statewright_worker.storage.columns import Columns
+from statewright_worker.storage.transactions import Storage
 from statewright_worker.storage.writing import Part, Row, delete, insert
 
 PARKED_COLUMNS: Final[Columns] = (
@@ -24,6 +25,8 @@ PARKED_COLUMNS: Final[Columns] = (
     ("entry_id", "text"),
     ("since", "timestamptz"),
     ("until", "timestamptz"),
+    ("priority", "integer"),
+    ("ticket", "bigint"),
     ("decided", "boolean"),
 )
 PARKED_ADDED: Final = insert("parked", PARKED_COLUMNS, partition="partition")
@@ -37,12 +40,14 @@ WAITER_COLUMNS: Final[Columns] = (
     ("proposal_id", "uuid"),
     ("run_id", "uuid"),
     ("priority", "integer"),
+    ("ticket", "bigint"),
     ("since", "timestamptz"),
 )
 WAITERS_ADDED: Final = insert("waiter", WAITER_COLUMNS, partition="partition")
-WAITERS_REMOVED: Final = delete("waiter", (("proposal_id", "uuid"),))
+WAITERS_REMOVED: Final = delete("waiter", (("limit_id", "bigint"), ("proposal_id", "uuid")))
 PARKED_REMOVED: Final = delete("parked", (("proposal_id", "uuid"),))
 
+COUNT_PARKED: Final = "SELECT count(*) FROM parked WHERE partition = $1"
 READ_PARKED: Final = """
     SELECT parked.*, (
         SELECT array_agg(ARRAY[named.scope, named.key])
@@ -51,6 +56,16 @@ READ_PARKED: Final = """
     ) AS waits_on
     FROM parked WHERE partition = $1 AND (proposal_id = ANY ($2) OR (run_id = ANY ($3) AND NOT decided))
 """
+
+
+async def count_parked(storage: Storage, partition: int) -> int:
+    """Return how many proposals of the partition are parked.
+
+    It takes a transaction of its own. Raises one of the errors of `storage.errors`.
+    """
+    async with storage.transaction(partition) as transaction:
+        counted: int = await transaction.driver.fetchval(COUNT_PARKED, partition)
+    return counted
 
 
 class Parked(Subject):
@@ -84,11 +99,11 @@ def _parts(waiting: Waiting) -> Iterator[tuple[Part, Sequence[Row]]]:
     yield (
         WAITERS_ADDED,
         [
-            (limit_id, parked.proposal_id, parked.run_id, parked.priority, parked.since)
-            for limit_id, parked in waiting.waiters_added
+            (limit_id, proposal_id, parked.run_id, parked.priority, parked.ticket, parked.since)
+            for (limit_id, proposal_id), parked in waiting.waiters_added.items()
         ],
     )
-    yield WAITERS_REMOVED, [(proposal_id,) for proposal_id in sorted(waiting.waiters_removed)]
+    yield WAITERS_REMOVED, sorted(waiting.waiters_removed)
     yield PARKED_REMOVED, [(proposal_id,) for proposal_id in sorted(waiting.removed)]
 
 
@@ -103,6 +118,8 @@ def parked_from(row: Record) -> ParkedProposal:
         entry_id=row["entry_id"],
         since=row["since"],
         until=row["until"],
+        priority=row["priority"],
+        ticket=row["ticket"],
         decided=row["decided"],
         waits_on=tuple(LimitName(LimitScope(scope), key) for scope, key in row["waits_on"] or ()),
     )
@@ -119,5 +136,7 @@ def parked_values(parked: ParkedProposal) -> Row:
         parked.entry_id,
         parked.since,
         parked.until,
+        parked.priority,
+        parked.ticket,
         parked.decided,
     )

@@ -35,8 +35,9 @@ TIMERS_CLEARED: Final = delete("timer", (("kind", "text"), ("id", "uuid")))
 READ_TIMERS: Final = """
     SELECT timer.kind, timer.id, timer.due, statement_timestamp() AS now,
         parked.message, parked.reply_to, parked.entry_id, parked.decided
-    FROM timer LEFT JOIN parked ON timer.kind = 'parked' AND parked.proposal_id = timer.id
-    WHERE timer.partition = $1 ORDER BY timer.due LIMIT $2
+    FROM timer LEFT JOIN parked
+        ON timer.kind = 'parked' AND parked.proposal_id = timer.id AND timer.due <= statement_timestamp()
+    WHERE timer.partition = $1 AND timer.kind = ANY ($3) ORDER BY timer.due LIMIT $2
 """
 
 
@@ -52,6 +53,10 @@ FOLLOW_LEASES: Final = f"""
     WHERE soon.kind = 'lease' AND lease.executor IS NULL AND lease.ends > soon.due
         AND timer.kind = 'lease' AND timer.id = soon.id
 """
+
+
+KINDS: Final = [*TimerKind]
+"""The kinds that this version knows: a newer one may have set others."""
 
 
 class DueTimer(NamedTuple):
@@ -73,10 +78,10 @@ async def due_timers(storage: Storage, partition: int, count: int) -> tuple[list
     It takes a transaction of its own. Raises one of the errors of `storage.errors`.
     """
     async with storage.transaction(partition) as transaction:
-        rows = await transaction.driver.fetch(READ_TIMERS, partition, count + 1)
+        rows = await transaction.driver.fetch(READ_TIMERS, partition, count + 1, KINDS)
         if any(row["kind"] == TimerKind.LEASE and row["due"] <= row["now"] for row in rows):
             await transaction.driver.execute(FOLLOW_LEASES, partition)
-            rows = await transaction.driver.fetch(READ_TIMERS, partition, count + 1)
+            rows = await transaction.driver.fetch(READ_TIMERS, partition, count + 1, KINDS)
     due = [
         DueTimer(
             TimerName(TimerKind(row["kind"]), row["id"]),

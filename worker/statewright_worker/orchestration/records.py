@@ -125,12 +125,22 @@ class TaskRunRecord(RunRecord):
 AnyRunRecord = FlowRunRecord | TaskRunRecord
 
 
+Turn = tuple[int, int]
+"""Where a proposal stands in every queue, the least first: its priority, negative, and its ticket."""
+
+
 class Queued(NamedTuple):
     """A parked proposal in the queue of a limit."""
 
     proposal_id: UUID
     partition: int
     priority: int
+    ticket: int
+
+    @property
+    def turn(self) -> Turn:
+        """Where it stands."""
+        return -self.priority, self.ticket
 
 
 def with_marks_of(policy: RunPolicy, marked: RunPolicy) -> RunPolicy:
@@ -157,6 +167,8 @@ class LimitRecord:
     queue: list[Queued] = field(default_factory=list)
     """The first of the parked proposals that wait for a slot, in order: as many as may get one in this batch, and one
     more."""
+    is_cut: bool = False
+    """Whether the queue is so long that not even these are all."""
     shown: tuple[SlotHolder, ...] = ()
     """The first of those that held a slot before this batch, if the limit is to be told."""
     waiting: int = 0
@@ -182,15 +194,13 @@ class LimitRecord:
             return max(self.concurrency_limit - self.slots_held, 0)
         return max(self.concurrency_limit + (-self.used) // self.interval, 0)
 
-    def ahead_of(self, proposal_id: UUID | None, priority: int) -> int:
+    def ahead_of(self, proposal_id: UUID | None, turn: Turn) -> int:
         """Return how many waiters go before a proposal, which may be one of them."""
         for place, waiter in enumerate(self.queue):
             if waiter.proposal_id == proposal_id:
                 return place
-        if len(self.queue) >= QUEUE_LOADED:
-            # There may be more of them.
-            return MAX_CONCURRENCY_LIMIT
-        return sum(waiter.priority >= priority for waiter in self.queue)
+        # Of a queue that is not known to its end, nobody knows how many go before.
+        return MAX_CONCURRENCY_LIMIT if self.is_cut else sum(waiter.turn < turn for waiter in self.queue)
 
     def has_room_for(self, run_id: UUID, ahead: int = 0) -> bool:
         """Whether the run may be RUNNING under this limit when so many waiters go before it; one that holds a slot
@@ -335,6 +345,8 @@ class ParkedProposal:
     until: datetime | None
     """Until when it may wait; None means for ever."""
     priority: int = 0
+    ticket: int = 0
+    """Its place among those of the same priority, in every queue."""
     decided: bool = False
     """Whether it has an answer, in the ledger, which may not have been sent yet."""
     waits_on: tuple[NameOfLimit, ...] = ()

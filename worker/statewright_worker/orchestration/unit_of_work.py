@@ -17,6 +17,7 @@ from statewright_worker.orchestration.records import (
     CacheEntry,
     LimitRecord,
     NameOfLimit,
+    Queued,
     RunRecord,
     StateChange,
     TaskRunRecord,
@@ -91,6 +92,7 @@ class UnitOfWork:
         self.new_verdicts: list[tuple[Verdict, int | None]] = []
         self.new_answers: list[Answer] = []
 
+        self._queues_removed: dict[NameOfLimit, list[Queued]] = {}
         self._undo: list[Callable[[], object]] = []
         self.waiting = Waiting(now, partition, self.limits, self._undo)
         """What waits and what comes due."""
@@ -208,7 +210,10 @@ class UnitOfWork:
         lease_seconds: float | None = None,
     ) -> None:
         """Set the limit of the name; what is used of it stays used. A new limit takes its id from `limit_ids`."""
-        limit = self.limits.get(name) or LimitRecord(self.limit_ids[name], name.scope, name.key, concurrency_limit)
+        limit = self.limits.get(name)
+        if limit is None:
+            queue = self._queues_removed.get(name, [])
+            limit = LimitRecord(self.limit_ids[name], name.scope, name.key, concurrency_limit, queue=queue)
         self._keep_limit(name, limit.id)
         limit = limit.changed(concurrency_limit, period, lease_seconds)
         self.limits[name] = self.limits_set[limit.id] = limit
@@ -230,6 +235,9 @@ class UnitOfWork:
         self.limit_ids[name] = limit.id
         self.limits_set.pop(limit.id, None)
         self.limits_removed.add(limit.id)
+        self.waiting.limit_removed(limit)
+        # If it is set again in this batch, its row stays, and with it the queue.
+        self._queues_removed[name] = limit.queue
 
     def _keep_limit(self, name: LimitName, limit_id: int) -> None:
         limit, reserved = self.limits.get(name), self.limit_ids.get(name)

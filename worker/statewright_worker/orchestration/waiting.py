@@ -1,8 +1,8 @@
 """Waiting: parked proposals, the queues of limits, and the timers of what comes due."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Final, TypeVar
 from uuid import UUID
@@ -15,8 +15,14 @@ from statewright_worker.orchestration.records import (
     Timer,
     TimerKind,
     TimerName,
+    Turn,
 )
 
+TICKETS_BEGAN: Final = datetime(2020, 1, 1, tzinfo=UTC)
+TICKETS_A_MICROSECOND: Final = 4_096
+"""A ticket is the moment of the batch that has parked a proposal, and the proposal's number in it: so the order is that
+of the database's clock, the same in every queue. It stays below 2**63 for seventy years."""
+MICROSECOND: Final = timedelta(microseconds=1)
 ANSWER_IS_SENT_WITHIN: Final = timedelta(seconds=1)
 """After this long, the answer to a parked proposal was sent, or its worker is gone."""
 
@@ -31,6 +37,10 @@ def put_back(mapping: dict[Key, Value], key: Key, value: Value | None) -> None:
         mapping.pop(key, None)
     else:
         mapping[key] = value
+
+
+def _turn(waiter: Queued) -> Turn:
+    return waiter.turn
 
 
 class Waiting:
@@ -56,8 +66,10 @@ class Waiting:
         self.answered: list[UUID] = []
         self.waits_for: Sequence[LimitRecord] = ()
         """The limits for which the proposal that is told to WAIT waits."""
-        self.waiters_added: list[tuple[int, ParkedProposal]] = []
-        self.waiters_removed: set[UUID] = set()
+        self.waiters_added: dict[tuple[int, UUID], ParkedProposal] = {}
+        """Places in queues, each by the limit's id and the proposal's."""
+        self.waiters_removed: set[tuple[int, UUID]] = set()
+        self._tickets: dict[UUID, int] = {}
         self.touched_limits: dict[int, LimitRecord] = {}
         """Limits with waiters of which a slot or a place in the queue was freed."""
         self.timers_called: dict[TimerName, Timer] = {}
@@ -74,18 +86,60 @@ class Waiting:
         self.wait_until = None
         self.waits_for = ()
 
+    def turn_of(self, proposal_id: UUID | None, priority: int) -> Turn:
+        """Return where a proposal stands in every queue: a parked one where it was parked, a new one at the end."""
+        if proposal_id is None:
+            return -priority, self._ticket(0)
+        parked = self.parked.get(proposal_id)
+        if parked is not None:
+            return -parked.priority, parked.ticket
+        return -priority, self._tickets.setdefault(proposal_id, self._ticket(len(self._tickets)))
+
+    def _ticket(self, number: int) -> int:
+        # The clock of the database and the order within the batch.
+        return (self._now - TICKETS_BEGAN) // MICROSECOND * TICKETS_A_MICROSECOND + number
+
     def park(self, parked: ParkedProposal) -> None:
-        """Keep a proposal until it can be decided."""
-        known = self.parked.get(parked.proposal_id)
-        stands_in = () if known is None else known.waits_on
-        if known is None:
+        """Keep a proposal until it can be decided. It stands in the queues of the limits that it waits for, and leaves
+        those of others."""
+        if parked.proposal_id not in self.parked:
+            parked.ticket = self.turn_of(parked.proposal_id, parked.priority)[1]
             self.parked[parked.proposal_id] = self.added[parked.proposal_id] = parked
-        new = [limit for limit in self.waits_for if limit.name not in stands_in]
-        for limit in new:
-            self.waiters_added.append((limit.id, parked))
-            place = sum(waiter.priority >= parked.priority for waiter in limit.queue)
-            limit.queue.insert(place, Queued(parked.proposal_id, self.partition, parked.priority))
-        parked.waits_on = (*stands_in, *(limit.name for limit in new))
+        names = {limit.name for limit in self.waits_for}
+        self._leave(parked, [name for name in parked.waits_on if name not in names])
+        for limit in self.waits_for:
+            if limit.name not in parked.waits_on:
+                self._enter(parked, limit)
+        parked.waits_on = tuple(limit.name for limit in self.waits_for)
+
+    def _enter(self, parked: ParkedProposal, limit: LimitRecord) -> None:
+        place = limit.id, parked.proposal_id
+        if place in self.waiters_removed:
+            self.waiters_removed.discard(place)
+        else:
+            self.waiters_added[place] = parked
+        limit.queue.append(Queued(parked.proposal_id, self.partition, parked.priority, parked.ticket))
+        limit.queue.sort(key=_turn)
+
+    def _leave(self, parked: ParkedProposal, names: Iterable[NameOfLimit]) -> None:
+        for name in names:
+            limit = self._limits.get(name)
+            if limit is None:
+                continue
+            place = limit.id, parked.proposal_id
+            # What this batch has added is no row yet: the write could not delete it.
+            if self.waiters_added.pop(place, None) is None:
+                self.waiters_removed.add(place)
+            limit.queue = [waiter for waiter in limit.queue if waiter.proposal_id != parked.proposal_id]
+            self.touch(limit)
+
+    def limit_removed(self, limit: LimitRecord) -> None:
+        """Let those look again that this batch has put into the queue of a limit that is removed. The others were
+        called when the limit was loaded, and their rows go with it."""
+        for place in [place for place in self.waiters_added if place[0] == limit.id]:
+            parked = self.waiters_added.pop(place)
+            parked.waits_on = tuple(name for name in parked.waits_on if name != limit.name)
+            self.set_timer(TimerKind.PARKED, parked.proposal_id, self._now)
 
     def wait_for(self, limits: Sequence[LimitRecord], until: datetime | None) -> None:
         """Let the proposal that is decided stand in the queues of these limits, if it is parked.
@@ -93,15 +147,6 @@ class Waiting:
         `until` is when it will have its turn, None when that depends on others.
         """
         self.waits_for, self.wait_until = limits, until
-
-    def _leave_queues(self, parked: ParkedProposal) -> None:
-        if parked.waits_on:
-            self.waiters_removed.add(parked.proposal_id)
-        for name in parked.waits_on:
-            limit = self._limits.get(name)
-            if limit is not None:
-                limit.queue = [waiter for waiter in limit.queue if waiter.proposal_id != parked.proposal_id]
-                self.touch(limit)
 
     def touch(self, limit: LimitRecord) -> None:
         """Take note that a slot of the limit was freed, or a place in its queue."""
@@ -139,12 +184,13 @@ class Waiting:
         """Take note that a parked proposal has its answer; its row stays until the answer was sent."""
         self.change(parked, decided=True)
         self.answered.append(parked.proposal_id)
-        self._leave_queues(parked)
+        self._leave(parked, parked.waits_on)
         self.set_timer(TimerKind.PARKED, parked.proposal_id, self._now + ANSWER_IS_SENT_WITHIN)
 
     def forget(self, proposal_id: UUID) -> None:
         """Delete a parked proposal, whose answer was sent."""
         self.parked.pop(proposal_id, None)
+        self.added.pop(proposal_id, None)
         self.changed.pop(proposal_id, None)
         self.removed.add(proposal_id)
         self.clear_timer(TimerKind.PARKED, proposal_id)

@@ -14,7 +14,7 @@ from statewright_worker.orchestration.records import Answer, TimerKind, TimerNam
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.requests.base import InBatch, Incoming, Kind, refusal, verdict_reply
 from statewright_worker.requests.kinds import kind_of
-from statewright_worker.requests.parking import parked_reply
+from statewright_worker.requests.parking import TellParked, parked_reply
 
 AGAIN_AFTER: Final = timedelta(minutes=1)
 """After this long, what has come due and could not be done is tried again."""
@@ -55,6 +55,8 @@ async def answer(incoming: Incoming, batch: InBatch, condemned: ErrorReply | Non
         known = _known(incoming, kind, work)
         if known is not None:
             return known
+    elif incoming.timer.kind is TimerKind.PARKED and not _still_waits(incoming, work):
+        return None
     if condemned is None:
         reply = await kind.carry_out(request, incoming, batch)
     else:
@@ -65,6 +67,19 @@ async def answer(incoming: Incoming, batch: InBatch, condemned: ErrorReply | Non
     if incoming.timer is not None:
         _done_with(incoming.timer, reply, work)
     return reply
+
+
+def _still_waits(incoming: Incoming, work: UnitOfWork) -> bool:
+    """Return whether a parked proposal that comes due has no answer yet, or is to be told its answer.
+
+    An earlier request of the batch may have answered it, or the batch itself, when the answer to its commit was lost.
+    """
+    parked = work.waiting.parked.get(incoming.id)
+    if type(incoming.request) is TellParked:
+        return parked is None or parked.decided
+    if parked is None:
+        work.waiting.clear_timer(TimerKind.PARKED, incoming.id)
+    return parked is not None and not parked.decided
 
 
 def _done_with(timer: TimerName, reply: Reply | None, work: UnitOfWork) -> None:

@@ -71,6 +71,8 @@ class InBatch:
     sequence: int
     """The partition's last sequence number before this batch."""
     eras: Sequence[Era]
+    parked_room: int = 0
+    """How many more proposals may be parked."""
     late: list[LateAnswer] = field(default_factory=list)
     """Answers to requests that were not answered when they were pushed: carrying out adds to them."""
 

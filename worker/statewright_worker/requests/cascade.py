@@ -53,10 +53,10 @@ class FollowDownKind(Kind[FollowDown]):
             # The flow run was started again meanwhile.
             return None
         below = work.below[request.flow_run_id]
-        for run_id in below:
-            problem = await _follow(run_id, follows, incoming, batch)
-            if problem is not None:
-                return problem
+        problems = [problem for run_id in below if (problem := await _follow(run_id, follows, incoming, batch))]
+        if problems:
+            # The others follow all the same; these are tried again later.
+            return problems[0]
         if len(below) == CHILDREN_AT_ONCE:
             work.waiting.set_timer(TimerKind.CASCADE, request.flow_run_id, work.now)
         return None

@@ -24,7 +24,7 @@ from statewright_worker.requests.create_run import CreateRunKind
 from statewright_worker.requests.heartbeat import HeartbeatKind
 from statewright_worker.requests.leases import EndExecutor, EndExecutorKind, EndLease, EndLeaseKind
 from statewright_worker.requests.limits import ReadLimitKind, ReadLimitsKind, SetLimitKind
-from statewright_worker.requests.parking import DropParked, DropParkedKind, TellParked, TellParkedKind, WithdrawKind
+from statewright_worker.requests.parking import KeepParked, KeepParkedKind, TellParked, TellParkedKind, WithdrawKind
 from statewright_worker.requests.pauses import EndPause, EndPauseKind
 from statewright_worker.requests.propose import ProposeKind
 from statewright_worker.requests.read_events import ReadEventsKind
@@ -44,7 +44,7 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     ReadLimits: ReadLimitsKind(),
     Withdraw: WithdrawKind(),
     TellParked: TellParkedKind(),
-    DropParked: DropParkedKind(),
+    KeepParked: KeepParkedKind(),
     FollowDown: FollowDownKind(),
     EndPause: EndPauseKind(),
     Heartbeat: HeartbeatKind(),

@@ -9,8 +9,10 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
+import structlog
+
 from statewright.channels import REQUEST_MESSAGE
-from statewright.messages import ErrorReply, ParkedReply, Propose, Reply, Withdraw, WithdrawnReply
+from statewright.messages import ParkedReply, Propose, Reply, Withdraw, WithdrawnReply
 from statewright.verdicts import SetStateStatus, Verdict
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine
@@ -18,6 +20,11 @@ from statewright_worker.orchestration.records import ParkedProposal, TimerKind
 from statewright_worker.requests.base import InBatch, Incoming, Kind, LateAnswer, known_reply, verdict_reply
 
 WITHDRAWN: Final = "The proposal was withdrawn."
+UNREADABLE_FOR: Final = timedelta(minutes=1)
+"""After this long, a parked proposal that could not be read is looked at again, perhaps by a worker that can."""
+
+log = structlog.get_logger()
+
 RUN_CANCELLED: Final = "The run was cancelled while the proposal was parked."
 
 
@@ -41,30 +48,34 @@ class TellParkedKind(Kind[TellParked]):
 
     async def carry_out(self, request: TellParked, incoming: Incoming, batch: InBatch) -> Reply | None:
         batch.work.waiting.forget(request.proposal_id)
-        return None if request.is_told else known_reply(request.proposal_id, batch.work)
+        reply = None if request.is_told else known_reply(request.proposal_id, batch.work)
+        if reply is not None and incoming.reply_to is not None:
+            batch.late.append(LateAnswer(incoming.reply_to, request.proposal_id, reply))
+        return None
 
 
 @dataclass(frozen=True, slots=True)
-class DropParked:
-    """A parked proposal that this version cannot read: it is answered with what is wrong."""
+class KeepParked:
+    """A parked proposal that this version cannot read, because a newer one has parked it."""
 
     proposal_id: UUID
-    problem: ErrorReply
+    problem: str
 
 
-class DropParkedKind(Kind[DropParked]):
-    """Answers a parked proposal that cannot be read."""
+class KeepParkedKind(Kind[KeepParked]):
+    """Keeps a parked proposal for a worker that can read it."""
 
-    changes = True
-
-    def place(self, request: DropParked, partitions: int) -> tuple[str, int]:
+    def place(self, request: KeepParked, partitions: int) -> tuple[str, int]:
         raise NotImplementedError("no producer sends it")
 
-    def ask(self, request: DropParked, asked: Asked, engine: Engine) -> None:
-        asked.parked.ids.add(request.proposal_id)
+    def ask(self, request: KeepParked, asked: Asked, engine: Engine) -> None:
+        return
 
-    async def carry_out(self, request: DropParked, incoming: Incoming, batch: InBatch) -> Reply:
-        return request.problem
+    async def carry_out(self, request: KeepParked, incoming: Incoming, batch: InBatch) -> Reply | None:
+        log.warning("a parked proposal cannot be read", proposal=str(request.proposal_id), problem=request.problem)
+        work = batch.work
+        work.waiting.set_timer(TimerKind.PARKED, request.proposal_id, work.now + UNREADABLE_FOR)
+        return None
 
 
 class WithdrawKind(Kind[Withdraw]):
@@ -91,12 +102,14 @@ class WithdrawKind(Kind[Withdraw]):
 
 def park(request: Propose, incoming: Incoming, batch: InBatch, reason: str | None) -> ParkedReply | None:
     """Keep a proposal that is told to WAIT, and return what its producer hears meanwhile; None when it has waited as
-    long as it may.
+    long as it may, or when too many are parked.
 
     It is looked at again when its time has come, or when a limit that it waits for has room.
     """
     work = batch.work
     parked = work.waiting.parked.get(incoming.id)
+    if parked is None and len(work.waiting.added) >= batch.parked_room:
+        return None
     if parked is None:
         until = None if request.park_seconds is None else work.now + timedelta(seconds=request.park_seconds)
         message = incoming.entry.fields[REQUEST_MESSAGE].decode()

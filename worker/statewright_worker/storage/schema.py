@@ -247,6 +247,8 @@ class Parked(Base):
     entry_id: Mapped[str]
     since: Mapped[datetime]
     until: Mapped[datetime | None]
+    priority: Mapped[int]
+    ticket: Mapped[int] = mapped_column(BigInteger)
     decided: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
@@ -260,7 +262,7 @@ class Waiter(Base):
     run_id: Mapped[UUID]
     partition: Mapped[int] = mapped_column(SmallInteger)
     priority: Mapped[int]
-    ticket: Mapped[int] = mapped_column(BigInteger, Identity())
+    ticket: Mapped[int] = mapped_column(BigInteger)
     since: Mapped[datetime]
 
     __table_args__ = (

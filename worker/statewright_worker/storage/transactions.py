@@ -131,8 +131,18 @@ class Storage:
         """Return whether PostgreSQL answers soon and takes writes; never raises."""
         try:
             async with asyncio.timeout(CONNECT_SECONDS), self._engine.connect() as connection:
-                return bool((await connection.exec_driver_sql(statements.WRITABLE)).scalar_one())
-        except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+                driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
+                await driver.execute("BEGIN")
+                can_write = bool(await driver.fetchval(statements.WRITABLE))
+                if can_write:
+                    await driver.execute("COMMIT")
+                else:
+                    # A session may remember a setting that is gone. A pooler would lend it again to the next probe, but
+                    # ends it when its client leaves within a transaction.
+                    driver.terminate()
+                    await connection.invalidate()
+                return can_write
+        except (SQLAlchemyError, asyncpg.PostgresError, *LOST):
             return False
 
     async def release(self, partition: int) -> None:

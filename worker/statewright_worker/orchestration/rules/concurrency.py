@@ -11,7 +11,7 @@ from statewright.limits import LimitScope
 from statewright.states import State, StateType
 from statewright_worker.orchestration.contexts import OrchestrationContext
 from statewright_worker.orchestration.facts import Fact
-from statewright_worker.orchestration.records import LimitRecord
+from statewright_worker.orchestration.records import RATES_LOOK_AHEAD, LimitRecord
 from statewright_worker.orchestration.rules.base import ALL_ORCHESTRATION_STATES, BaseOrchestrationRule
 
 # The words for tags are the documented ones.
@@ -59,13 +59,15 @@ class SecureTaskConcurrencySlots(BaseOrchestrationRule):
                 await self.abort_transition(
                     f"The concurrency limit {which} is 0 and will deadlock if the {self.WHAT_RUNS} tries to run again."
                 )
-            elif not limit.has_room_for(run_id, ahead := limit.ahead_of(context.proposal_id, context.priority)):
-                turn_in = limit.turn_in(ahead)
+            elif not limit.has_room_for(run_id, ahead := _ahead(limit, context)):
+                # No sooner than the last waiter that is known.
+                turn_in = limit.turn_in(min(ahead, len(limit.queue)))
                 await self.delay_transition(
                     context.settings.concurrency_slot_wait_seconds if turn_in is None else _whole_seconds(turn_in),
                     f"Concurrency limit {_FULL[limit.scope].format(limit.key)} has been reached",
                 )
-                moments.append(None if turn_in is None else work.now + turn_in)
+                # Whoever stands farther behind is told by those before it.
+                moments.append(None if turn_in is None or ahead >= RATES_LOOK_AHEAD else work.now + turn_in)
         if moments:
             work.waiting.wait_for(limits, None if None in moments else max(filter(None, moments)))
         if self.context.proposed_state is not None:
@@ -130,6 +132,13 @@ class ReleaseFlowConcurrencySlots(ReleaseTaskConcurrencySlots):
 
 def _is_unlimited(context: OrchestrationContext) -> bool:
     return not context.unit_of_work.limits_of(context.run)
+
+
+def _ahead(limit: LimitRecord, context: OrchestrationContext) -> int:
+    if not limit.queue:
+        return 0
+    turn = context.unit_of_work.waiting.turn_of(context.proposal_id, context.priority)
+    return limit.ahead_of(context.proposal_id, turn)
 
 
 def _whole_seconds(time: timedelta) -> int:

@@ -12,6 +12,45 @@ branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
 RUN_TABLES = ("flow_run", "task_run")
+CALLED = 256
+
+# What deleted runs held, and where they stood in a queue, goes to those who wait. The limits are locked first, in the
+# order in which every batch locks them, and each waiter's timer says that it is to be looked at; the holder of its
+# partition does that some seconds later, because nobody can nudge it from here.
+FREE_SLOTS = """
+    CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+    AS $$
+    DECLARE
+        freed bigint[];
+    BEGIN
+        freed := ARRAY(
+            SELECT limit_id FROM concurrency_slot {slots} UNION SELECT limit_id FROM waiter {waiters}
+        );
+        IF cardinality(freed) > 0 THEN
+            PERFORM FROM concurrency_limit WHERE id = ANY (freed) ORDER BY id FOR UPDATE;
+            DELETE FROM concurrency_slot {deleted};
+            INSERT INTO timer (kind, id, partition, due)
+            SELECT 'parked', called.proposal_id, called.partition, clock_timestamp()
+            FROM (
+                SELECT next.proposal_id, next.partition FROM unnest(freed) AS freed (limit_id)
+                CROSS JOIN LATERAL (
+                    SELECT proposal_id, partition FROM waiter WHERE limit_id = freed.limit_id
+                    ORDER BY priority DESC, ticket LIMIT {called}
+                ) AS next
+                UNION SELECT proposal_id, partition FROM waiter {waiters}
+            ) AS called ORDER BY called.proposal_id
+            ON CONFLICT (kind, id) DO UPDATE SET due = least(timer.due, excluded.due);
+        END IF;
+        RETURN NULL;
+    END $$
+"""
+OF_DELETED = "WHERE run_id IN (SELECT id FROM deleted)"
+OF_NONE = """WHERE NOT EXISTS (SELECT FROM flow_run WHERE id = run_id) AND NOT EXISTS (SELECT FROM task_run WHERE id = run_id)"""
+# The functions of the revision before.
+BEFORE = {
+    "free_slots": "USING deleted WHERE concurrency_slot.run_id = deleted.id",
+    "free_slots_of_none": OF_NONE.replace("= run_id", "= concurrency_slot.run_id"),
+}
 
 
 def upgrade() -> None:
@@ -35,6 +74,8 @@ def upgrade() -> None:
         sa.Column("entry_id", sa.Text(), nullable=False),
         sa.Column("since", sa.DateTime(timezone=True), nullable=False),
         sa.Column("until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("ticket", sa.BigInteger(), nullable=False),
         sa.Column("decided", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.PrimaryKeyConstraint("proposal_id", name=op.f("pk_parked")),
     )
@@ -46,7 +87,7 @@ def upgrade() -> None:
         sa.Column("run_id", sa.Uuid(), nullable=False),
         sa.Column("partition", sa.SmallInteger(), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
-        sa.Column("ticket", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("ticket", sa.BigInteger(), nullable=False),
         sa.Column("since", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["limit_id"], ["concurrency_limit.id"], name=op.f("fk_waiter__limit_id"), ondelete="CASCADE"
@@ -94,6 +135,8 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("parent_task_run_id IS NOT NULL"),
     )
+    for name, which in (("free_slots", OF_DELETED), ("free_slots_of_none", OF_NONE)):
+        op.execute(FREE_SLOTS.format(name=name, slots=which, waiters=which, deleted=which, called=CALLED))
     op.add_column("concurrency_limit", sa.Column("period", sa.Interval(), nullable=True))
     op.add_column("concurrency_limit", sa.Column("used_until", sa.DateTime(timezone=True), nullable=True))
     op.add_column("concurrency_limit", sa.Column("lease_seconds", sa.Double(), nullable=True))
@@ -110,6 +153,17 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    for name, which in BEFORE.items():
+        op.execute(
+            f"""
+            CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+            SET search_path FROM CURRENT AS $$
+            BEGIN
+                DELETE FROM concurrency_slot {which};
+                RETURN NULL;
+            END $$
+            """
+        )
     for table in RUN_TABLES:
         op.drop_column(table, "labels")
     op.drop_index(op.f("ix_flow_run__parent_task_run_id"), table_name="flow_run")
