@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import sys
 import tempfile
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -115,8 +116,8 @@ class Example:
     async def act(self, action: Action) -> None:
         """Do one thing."""
         name, *arguments = action
-        done = getattr(self, f"_{name.replace(' ', '_')}")(*arguments)
-        if done is not None:
+        done: Any = getattr(self, f"_{name}")(*arguments)
+        if isinstance(done, Coroutine):
             await done
 
     def _run(self, run: int, lease: float | None) -> None:
@@ -153,14 +154,14 @@ class Example:
         await asyncio.sleep(seconds)
 
     def _send(self, sent: Any) -> "asyncio.Future[Any]":
-        answer = asyncio.ensure_future(sent.answer())
+        answer: asyncio.Future[Any] = asyncio.ensure_future(sent.answer())
         self.sent.append(answer)
         return answer
 
     def _park(self, run: int, priority: int, timeout: float | None, lease: float | None) -> None:
         run_id = self.runs[run]
         self.priorities[run_id] = max(priority, self.priorities.get(run_id, 0))
-        options = {"priority": priority, "park_timeout": timeout, "lease": lease}
+        options: dict[str, Any] = {"priority": priority, "park_timeout": timeout, "lease": lease}
         sent = self.client.propose(run_id, State.running(), on_wait="park", **options)
         self.parked.append((sent, asyncio.ensure_future(sent.answer())))
 
