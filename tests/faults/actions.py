@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import sys
 import tempfile
-from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -116,30 +115,28 @@ class Example:
     async def act(self, action: Action) -> None:
         """Do one thing."""
         name, *arguments = action
-        done: Any = getattr(self, f"_{name}")(*arguments)
-        if isinstance(done, Coroutine):
-            await done
+        await getattr(self, f"_{name}")(*arguments)
 
-    def _run(self, run: int, lease: float | None) -> None:
+    async def _run(self, run: int, lease: float | None) -> None:
         self._send(self.client.propose(self.runs[run], State.running(), lease=lease))
 
-    def _force(self, run: int) -> None:
+    async def _force(self, run: int) -> None:
         self.forced.append(self._send(self.client.propose(self.runs[run], State.running(), force=True)))
 
-    def _end(self, run: int, how: str, cascade: bool) -> None:
+    async def _end(self, run: int, how: str, cascade: bool) -> None:
         leads = cascade and how in ("cancelled", "crashed")
         self._send(self.client.propose(self.runs[run], ENDS[how], cascade=leads))
 
-    def _schedule(self, run: int) -> None:
+    async def _schedule(self, run: int) -> None:
         at = datetime.now(UTC) + timedelta(seconds=0.3)
         self._send(self.client.propose(self.runs[run], State.scheduled(at), force=True))
 
-    def _limit(self, which: int, number: int | None, period: float | None) -> None:
+    async def _limit(self, which: int, number: int | None, period: float | None) -> None:
         self._send(
             self.client.set_limit(**self.limits[which], concurrency_limit=number, period=period if number else None)
         )
 
-    def _withdraw(self, which: int) -> None:
+    async def _withdraw(self, which: int) -> None:
         if self.parked:
             self.sent.append(asyncio.ensure_future(self.client.withdraw(self.parked[which % len(self.parked)][0])))
 
@@ -147,7 +144,7 @@ class Example:
         table = "flow_run" if run < FLOW_RUNS else "task_run"
         await self.deployment.execute(f"DELETE FROM {table} WHERE id = '{self.runs[run]}'")
 
-    def _heartbeat(self, run: int) -> None:
+    async def _heartbeat(self, run: int) -> None:
         self.sent.append(asyncio.ensure_future(self.client.heartbeat(self.runs[run])))
 
     async def _wait(self, seconds: float) -> None:
@@ -158,7 +155,7 @@ class Example:
         self.sent.append(answer)
         return answer
 
-    def _park(self, run: int, priority: int, timeout: float | None, lease: float | None) -> None:
+    async def _park(self, run: int, priority: int, timeout: float | None, lease: float | None) -> None:
         run_id = self.runs[run]
         self.priorities[run_id] = max(priority, self.priorities.get(run_id, 0))
         options: dict[str, Any] = {"priority": priority, "park_timeout": timeout, "lease": lease}
