@@ -99,7 +99,7 @@ class Example:
         a, b, name, of = (next(iter(limit.values())) for limit in self.limits)
         policy = RunPolicy(limits=(name,))
         flow = await self.client.create_flow_run("flow", policy=policy, deployment_id=of)
-        made = [
+        made: list[Any] = [
             self.client.create_flow_run("flow", deployment_id=of),
             self.client.create_flow_run("flow", deployment_id=of, policy=policy),
             self.client.create_task_run("task", flow_run=flow, tags=[a]),

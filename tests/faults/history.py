@@ -188,7 +188,7 @@ class Sweep:
             at_the_end = -self.priorities.get(run, 0), AT_THE_END
             turn = left.get((limit_id, run)) or self.turns.get(run, at_the_end)
             overtaken = [other for other, its in stay if its < turn and other != run]
-            if len(overtaken) >= free:
+            if overtaken and len(overtaken) >= free:
                 self.problems.append(f"the run {run} {turn} took {limit} before {overtaken}, with {free} free")
 
 
