@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Any, Final
 from uuid import UUID
 
+from statewright_worker.orchestration.waiting import MICROSECOND, TICKETS_A_MICROSECOND, TICKETS_BEGAN
 from statewright_worker.storage import database
 from statewright_worker.storage.audit import FindingKind, audit
 from tests.deployment import Deployment
@@ -97,6 +98,8 @@ class Sweep:
     """The priority with which each run proposes RUNNING without having been parked, 0 by default."""
     forced: set[str]
     """States that were forced: they ask for no slot."""
+    tickets: dict[str, float]
+    """The ticket with which whoever did not wait entered each state: that of its batch's clock."""
     problems: list[str] = field(default_factory=list)
     limits: dict[int, Limit] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
@@ -107,7 +110,7 @@ class Sweep:
     def transaction(self, rows: Iterable[dict[str, Any]]) -> None:
         """Take what one transaction has written."""
         before = {key: (limit.most, set(limit.holders), dict(limit.queue)) for key, limit in self.limits.items()}
-        left: dict[tuple[int, str], Turn] = {}
+        turns: dict[tuple[int, str], Turn] = {}
         entered: dict[str, str] = {}
         touched: set[int] = set()
         # A limit that a transaction makes has slots and waiters from it.
@@ -129,7 +132,7 @@ class Sweep:
                         limit.queue[new["proposal_id"]] = new["run_id"], turn
                     else:
                         limit.queue.pop(old["proposal_id"], None)
-                        left[some["limit_id"], old["run_id"]] = turn
+                        turns[some["limit_id"], old["run_id"]] = turn
                 elif new:
                     limit.holders.add(new["run_id"])
                 else:
@@ -140,7 +143,10 @@ class Sweep:
         self._check_states(entered)
         for limit_id in touched & self.limits.keys():
             most, holders, queue = before.get(limit_id, (self.limits[limit_id].most, set(), {}))
-            self._check_limit(limit_id, most, holders, queue, left)
+            for run, state in entered.items():
+                ticket = self.tickets.get(state, AT_THE_END)
+                turns.setdefault((limit_id, run), self.turns.get(run, (-self.priorities.get(run, 0), ticket)))
+            self._check_limit(limit_id, most, holders, queue, turns)
 
     def _limit(self, old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
         if new is None:
@@ -171,7 +177,7 @@ class Sweep:
         most: int,
         holders: set[str],
         queue: dict[str, tuple[str, Turn]],
-        left: dict[tuple[int, str], Turn],
+        turns: dict[tuple[int, str], Turn],
     ) -> None:
         limit = self.limits[limit_id]
         taken = limit.holders - holders
@@ -185,8 +191,7 @@ class Sweep:
         free = max(limit.most, most) - len(holders & limit.holders)
         stay = [(run, turn) for proposal, (run, turn) in limit.queue.items() if proposal in queue]
         for run in taken:
-            at_the_end = -self.priorities.get(run, 0), AT_THE_END
-            turn = left.get((limit_id, run)) or self.turns.get(run, at_the_end)
+            turn = turns.get((limit_id, run), (0, AT_THE_END))
             overtaken = [other for other, its in stay if its < turn and other != run]
             if overtaken and len(overtaken) >= free:
                 self.problems.append(f"the run {run} {turn} took {limit} before {overtaken}, with {free} free")
@@ -210,7 +215,12 @@ async def swept(deployment: Deployment, priorities: dict[UUID, int], forced: Ite
     names: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
     for row in await deployment.fetch(RUNS):
         names[str(row["id"])].add((row["scope"], row["key"]))
-    sweep = Sweep(names, {str(run): priority for run, priority in priorities.items()}, set(map(str, forced)))
+    sweep = Sweep(
+        names,
+        {str(run): priority for run, priority in priorities.items()},
+        set(map(str, forced)),
+        await _tickets(deployment),
+    )
     for _, rows in groupby(await _written(deployment), key=lambda row: row["begun"]):
         sweep.transaction(rows)
     return sweep
@@ -225,6 +235,15 @@ async def _written(deployment: Deployment) -> list[dict[str, Any]]:
         }
         for row in await deployment.fetch(WRITTEN)
     ]
+
+
+async def _tickets(deployment: Deployment) -> dict[str, float]:
+    decided = await deployment.fetch("SELECT state_id, decided FROM verdict WHERE status = 'ACCEPT'")
+    # Behind all that were parked in the same batch.
+    return {
+        str(row["state_id"]): ((row["decided"] - TICKETS_BEGAN) // MICROSECOND + 1) * TICKETS_A_MICROSECOND - 1
+        for row in decided
+    }
 
 
 async def audited(deployment: Deployment) -> list[str]:

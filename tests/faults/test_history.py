@@ -40,7 +40,7 @@ def leaves(*arguments: Any) -> list[dict[str, Any]]:
 
 
 def problems(*transactions: list[dict[str, Any]]) -> list[str]:
-    sweep = Sweep({run: {("tag", "db")} for run in "abc"}, {}, set())
+    sweep = Sweep({run: {("tag", "db")} for run in "abc"}, {}, set(), {})
     for rows in ([wrote("concurrency_limit", after=LIMIT)], *transactions):
         sweep.transaction(rows)
     return sweep.problems
