@@ -21,7 +21,7 @@ from tests.deployment import Deployment
 WATCH: Final = """
     CREATE TABLE written (
         number bigserial PRIMARY KEY, xact xid8 NOT NULL DEFAULT pg_current_xact_id(), what text NOT NULL,
-        before jsonb, after jsonb
+        at timestamptz NOT NULL DEFAULT statement_timestamp(), before jsonb, after jsonb
     );
     CREATE FUNCTION note_write() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -66,6 +66,14 @@ WAITING_FOR_NOTHING: Final = """
     ) AND NOT EXISTS (SELECT FROM timer WHERE kind = 'parked' AND id = parked.proposal_id AND due > now())
 """
 OVERDUE: Final = "SELECT kind || ' ' || id FROM timer WHERE due < now() - interval '7 seconds'"
+# What is used of a rate comes back within its period, and a microsecond for each slot, to which intervals are rounded.
+RATES_EXCEEDED: Final = """
+    SELECT (after ->> 'scope') || ' ' || (after ->> 'key') || ' is used until ' || (after ->> 'used_until') || ' at ' || at
+    FROM written
+    WHERE what = 'concurrency_limit' AND (after ->> 'period') IS NOT NULL
+        AND (after ->> 'used_until')::timestamptz > at + (after ->> 'period')::interval
+            + (after ->> 'concurrency_limit')::integer * interval '1 microsecond'
+"""
 DEADLOCKS: Final = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 
 Turn = tuple[int, float]
@@ -263,6 +271,7 @@ async def checked(deployment: Deployment, priorities: dict[UUID, int], forced: I
     [[deadlocks]] = await deployment.fetch(DEADLOCKS)
     problems = {
         "no limit is exceeded, no slot is without its run, and nobody is overtaken": sweep.problems,
+        "no rate is exceeded": [row[0] for row in await deployment.fetch(RATES_EXCEEDED)],
         "nobody waits while there is room": [row[0] for row in await deployment.fetch(WAITING_FOR_NOTHING)],
         "nothing is overdue": [row[0] for row in await deployment.fetch(OVERDUE)],
         "the audit finds nothing wrong": await audited(deployment),
