@@ -104,12 +104,12 @@ async def _work(client: Client, sent: Any) -> None:
 async def resting(target: Target, number: int, seconds: float) -> list[tuple[str, float, float]]:
     """Return of each worker by how many MB it has grown with so many parked proposals, and its CPU while idle."""
     workers = {name: pid for name, pid in target.pids.items() if name.startswith("worker")}
+    # What creating the runs takes counts as well: it has made room that parking would need.
+    before = await _watched(workers, 1.0)
     async with client_of(target) as client:
         await client.set_limit("many", 1)
         runs = await runs_on(client, "many", number)
         await client.propose(runs[0], State.running())
-        # Before: all runs are created, and nothing is parked.
-        before = await _watched(workers, 1.0)
         began = time.perf_counter()
         for start in range(1, number, AT_ONCE):
             some = [client.propose(one, State.running(), on_wait="park") for one in runs[start : start + AT_ONCE]]

@@ -66,6 +66,7 @@ ACTIONS: Final = st.lists(
         st.tuples(st.just("withdraw"), st.integers(0, 20)),
         st.tuples(st.just("delete"), _RUN),
         st.tuples(st.just("heartbeat"), _RUN),
+        st.tuples(st.just("tag"), _RUN, st.sampled_from(["", "a", "b", "ab"])),
         st.tuples(st.just("wait"), st.sampled_from([0.0, 0.02, 0.3])),
         st.tuples(st.just("settle")),
     ),
@@ -143,6 +144,11 @@ class Example:
     async def _delete(self, run: int) -> None:
         table = "flow_run" if run < FLOW_RUNS else "task_run"
         await self.deployment.execute(f"DELETE FROM {table} WHERE id = '{self.runs[run]}'")
+
+    async def _tag(self, run: int, tags: str) -> None:
+        # Refused while the run is RUNNING, or at its end.
+        chosen = [limit["tag"] for limit in self.limits if limit.get("tag", "-")[0] in tags]
+        self._send(self.client.update_run(self.runs[run], tags=chosen))
 
     async def _heartbeat(self, run: int) -> None:
         self.sent.append(asyncio.ensure_future(self.client.heartbeat(self.runs[run])))

@@ -6,7 +6,6 @@ of the transactions. What a transaction writes counts as a whole.
 """
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -36,18 +35,16 @@ WATCH: Final = """
     CREATE TRIGGER written AFTER INSERT OR DELETE ON waiter FOR EACH ROW EXECUTE FUNCTION note_write();
     CREATE TRIGGER written AFTER INSERT OR UPDATE OR DELETE ON concurrency_limit
         FOR EACH ROW EXECUTE FUNCTION note_write();
+    CREATE TRIGGER written AFTER INSERT OR UPDATE OF tags, policy ON task_run
+        FOR EACH ROW EXECUTE FUNCTION note_write();
+    CREATE TRIGGER written AFTER INSERT OR UPDATE OF tags, policy ON flow_run
+        FOR EACH ROW EXECUTE FUNCTION note_write();
     CREATE TRIGGER written AFTER INSERT ON task_run_state FOR EACH ROW EXECUTE FUNCTION note_write();
     CREATE TRIGGER written AFTER INSERT ON flow_run_state FOR EACH ROW EXECUTE FUNCTION note_write();
 """
 WRITTEN: Final = """
     SELECT what, before, after, first_value(number) OVER (PARTITION BY xact ORDER BY number) AS begun
     FROM written ORDER BY begun, number
-"""
-RUNS: Final = """
-    SELECT id, 'tag' AS scope, jsonb_array_elements_text(tags) AS key FROM task_run
-    UNION SELECT id, 'deployment', deployment_id::text FROM flow_run WHERE deployment_id IS NOT NULL
-    UNION SELECT id, 'name', jsonb_array_elements_text(policy -> 'limits') FROM task_run WHERE policy ? 'limits'
-    UNION SELECT id, 'name', jsonb_array_elements_text(policy -> 'limits') FROM flow_run WHERE policy ? 'limits'
 """
 # A limit has room for a waiter when it has more free slots than waiters before it.
 WAITING_FOR_NOTHING: Final = """
@@ -68,12 +65,13 @@ WAITING_FOR_NOTHING: Final = """
 OVERDUE: Final = "SELECT kind || ' ' || id FROM timer WHERE due < now() - interval '7 seconds'"
 # What is used of a rate comes back within its period, and a microsecond for each slot, to which intervals are rounded.
 RATES_EXCEEDED: Final = """
-    SELECT (after ->> 'scope') || ' ' || (after ->> 'key') || ' is used until ' || (after ->> 'used_until') || ' at ' || at
+    SELECT (after ->> 'scope') || ' ' || (after ->> 'key') || ' until ' || (after ->> 'used_until') || ' at ' || at
     FROM written
     WHERE what = 'concurrency_limit' AND (after ->> 'period') IS NOT NULL
         AND (after ->> 'used_until')::timestamptz > at + (after ->> 'period')::interval
             + (after ->> 'concurrency_limit')::integer * interval '1 microsecond'
 """
+RUN_TABLES: Final = ("task_run", "flow_run")
 DEADLOCKS: Final = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 
 Turn = tuple[int, float]
@@ -100,8 +98,6 @@ class Limit:
 class Sweep:
     """Goes through what was written, transaction by transaction, and notes what must not be."""
 
-    names: dict[str, set[tuple[str, str]]]
-    """The limits that each run asks for."""
     priorities: dict[str, int]
     """The priority with which each run proposes RUNNING without having been parked, 0 by default."""
     forced: set[str]
@@ -109,6 +105,8 @@ class Sweep:
     tickets: dict[str, float]
     """The ticket with which whoever did not wait entered each state: that of its batch's clock."""
     problems: list[str] = field(default_factory=list)
+    names: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
+    """The limits that each run asks for."""
     limits: dict[int, Limit] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
     turns: dict[str, Turn] = field(default_factory=dict)
@@ -128,23 +126,14 @@ class Sweep:
             if what == "concurrency_limit":
                 self._limit(old, new)
                 touched.add(some["id"])
+            elif what in RUN_TABLES:
+                self.names[new["id"]] = _asked_for(what, new)
             elif what in ("concurrency_slot", "waiter"):
-                limit = self.limits.get(some["limit_id"])
                 touched.add(some["limit_id"])
-                if limit is None:
-                    continue
-                if what == "waiter":
-                    turn = -some["priority"], some["ticket"]
-                    self.turns[some["run_id"]] = min(turn, self.turns.get(some["run_id"], turn))
-                    if new:
-                        limit.queue[new["proposal_id"]] = new["run_id"], turn
-                    else:
-                        limit.queue.pop(old["proposal_id"], None)
-                        turns[some["limit_id"], old["run_id"]] = turn
-                elif new:
-                    limit.holders.add(new["run_id"])
+                if what == "concurrency_slot":
+                    self._slot(old, new)
                 else:
-                    limit.holders.discard(old["run_id"])
+                    self._waiter(old, new, turns)
             else:
                 self.states[new["run_id"]] = new["type"]
                 entered[new["run_id"]] = new["id"]
@@ -166,6 +155,26 @@ class Sweep:
         else:
             numbers = new["concurrency_limit"], new["period"] is not None
             self.limits[new["id"]] = Limit(new["scope"], new["key"], *numbers)
+
+    def _slot(self, old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
+        some = new or old or {}
+        limit = self.limits.get(some["limit_id"])
+        if limit is not None:
+            (limit.holders.add if new else limit.holders.discard)(some["run_id"])
+
+    def _waiter(
+        self, old: dict[str, Any] | None, new: dict[str, Any] | None, turns: dict[tuple[int, str], Turn]
+    ) -> None:
+        some = new or old or {}
+        limit, run = self.limits.get(some["limit_id"]), some["run_id"]
+        turn = -some["priority"], some["ticket"]
+        self.turns[run] = min(turn, self.turns.get(run, turn))
+        if new is None:
+            turns[some["limit_id"], run] = turn
+        if limit is not None and new is not None:
+            limit.queue[some["proposal_id"]] = run, turn
+        elif limit is not None:
+            limit.queue.pop(some["proposal_id"], None)
 
     def _check_states(self, entered: dict[str, str]) -> None:
         for run, state in entered.items():
@@ -213,18 +222,21 @@ class Found:
     problems: dict[str, list[str]]
 
 
+def _asked_for(table: str, run: dict[str, Any]) -> set[tuple[str, str]]:
+    asked = {("name", name) for name in run["policy"].get("limits", ())}
+    if table == "task_run":
+        return asked | {("tag", tag) for tag in run["tags"]}
+    return asked | ({("deployment", run["deployment_id"])} if run["deployment_id"] else set())
+
+
 async def watch(deployment: Deployment) -> None:
     """Let PostgreSQL note from now on what it writes."""
     await deployment.execute(WATCH)
 
 
 async def swept(deployment: Deployment, priorities: dict[UUID, int], forced: Iterable[UUID] = ()) -> Sweep:
-    """Return what the history says until now. It needs the runs: those that were deleted ask for nothing."""
-    names: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
-    for row in await deployment.fetch(RUNS):
-        names[str(row["id"])].add((row["scope"], row["key"]))
+    """Return what the history says until now."""
     sweep = Sweep(
-        names,
         {str(run): priority for run, priority in priorities.items()},
         set(map(str, forced)),
         await _tickets(deployment),

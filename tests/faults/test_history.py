@@ -40,8 +40,9 @@ def leaves(*arguments: Any) -> list[dict[str, Any]]:
 
 
 def problems(*transactions: list[dict[str, Any]]) -> list[str]:
-    sweep = Sweep({run: {("tag", "db")} for run in "abc"}, {}, set(), {})
-    for rows in ([wrote("concurrency_limit", after=LIMIT)], *transactions):
+    sweep = Sweep({}, set(), {})
+    runs = [wrote("task_run", after={"id": run, "tags": ["db"], "policy": {}}) for run in "abc"]
+    for rows in (runs, [wrote("concurrency_limit", after=LIMIT)], *transactions):
         sweep.transaction(rows)
     return sweep.problems
 
