@@ -212,10 +212,10 @@ async def test_without_an_answer_the_position_stays_and_it_can_be_asked_again(de
         async with deployment.client() as client:
             with waiting(client, 0.2):
                 events = await client.subscribe(since={0: 2})
-            for _ in range(2):
-                with pytest.raises(NoAnswer):
-                    await anext(events)
-                assert events.positions == {0: 2}
+                for _ in range(2):
+                    with pytest.raises(NoAnswer):
+                        await anext(events)
+                    assert events.positions == {0: 2}
 
 
 async def test_a_position_ahead_of_a_database_that_went_back_is_told(deployment: Deployment) -> None:
