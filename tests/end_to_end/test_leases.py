@@ -403,3 +403,12 @@ async def test_a_limit_gives_its_lease_to_runs_that_ask_for_none(deployment: Dep
         assert limit is not None
         assert [holder.run_id for holder in limit.holders] == [own.run_id]
         assert limit.holders[0].lease_ends is not None
+
+
+async def test_a_lease_goes_with_its_run(deployment: Deployment) -> None:
+    async with working(deployment) as client:
+        verdict = await running(client, lease=3_600)
+        await deployment.execute(f"DELETE FROM task_run WHERE id = '{verdict.run_id}'")
+        left = await deployment.fetch("SELECT FROM lease")
+
+    assert not left

@@ -16,7 +16,7 @@ CALLED = 256
 
 # What deleted runs held, and where they stood in a queue, goes to those who wait. The limits are locked first, in the
 # order in which every batch locks them, and each waiter's timer says that it is to be looked at; the holder of its
-# partition does that some seconds later, because nobody can nudge it from here.
+# partition does that some seconds later, because nobody can nudge it from here. Leases go with their runs.
 FREE_SLOTS = """
     CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
     AS $$
@@ -41,6 +41,7 @@ FREE_SLOTS = """
             ) AS called ORDER BY called.proposal_id
             ON CONFLICT (kind, id) DO UPDATE SET due = least(timer.due, excluded.due);
         END IF;
+        DELETE FROM lease {deleted};
         RETURN NULL;
     END $$
 """
