@@ -30,9 +30,10 @@ from statewright.connection import connection_pool
 from statewright.events import Era, EventResource, EventState, Transition
 from statewright.runs import RunKind
 from statewright.states import StateType
-from tests.deployment import Deployment, until
+from tests.deployment import HANGS_SECONDS, Deployment, until
 from tests.end_to_end.black_hole import black_hole
 from tests.end_to_end.test_access import user_of, users
+from tests.end_to_end.waiting import waiting
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 MORE_THAN_A_PAGE = 260
@@ -49,12 +50,12 @@ async def drive(client: Client, changes: int) -> None:
 
 
 async def sequences(events: Subscription, count: int) -> list[int]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANGS_SECONDS):
         return [(await anext(events)).sequence for _ in range(count)]
 
 
 async def missed(events: Subscription) -> tuple[int, int, int]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANGS_SECONDS):
         with pytest.raises(EventsMissed) as raised:
             await anext(events)
     return raised.value.partition, raised.value.first, raised.value.last
@@ -208,12 +209,13 @@ async def test_without_an_answer_the_position_stays_and_it_can_be_asked_again(de
     async with deployment.redis() as redis:
         await redis.set(deployment.channels.partitions, 1)
         await tell(redis, deployment, event(6), event(7))
-        async with deployment.client(answer_timeout=0.2) as client:
-            events = await client.subscribe(since={0: 2})
-            for _ in range(2):
-                with pytest.raises(NoAnswer):
-                    await anext(events)
-                assert events.positions == {0: 2}
+        async with deployment.client() as client:
+            with waiting(client, 0.2):
+                events = await client.subscribe(since={0: 2})
+                for _ in range(2):
+                    with pytest.raises(NoAnswer):
+                        await anext(events)
+                    assert events.positions == {0: 2}
 
 
 async def test_a_position_ahead_of_a_database_that_went_back_is_told(deployment: Deployment) -> None:
@@ -236,8 +238,9 @@ async def test_a_subscriber_that_may_not_ask_misses_the_gap_and_goes_on(deployme
     async with users(deployment) as urls, deployment.redis() as redis:
         await redis.set(deployment.channels.partitions, 2)
         await tell(redis, deployment, event(6), event(7))
-        async with Client(urls["subscriber"], namespace=deployment.namespace, answer_timeout=1) as client:
-            events = await client.subscribe(since={0: 2, 1: 0})
+        async with Client(urls["subscriber"], namespace=deployment.namespace, answer_timeout=HANGS_SECONDS) as client:
+            with waiting(client, 1):
+                events = await client.subscribe(since={0: 2, 1: 0})
             assert await missed(events) == (0, 3, 5)
             assert await sequences(events, 2) == [6, 7]
 
@@ -323,7 +326,7 @@ async def test_what_passes_ends_no_subscription(deployment: Deployment, how: str
     async with users(deployment) as urls, deployment.redis() as redis:
         await redis.set(deployment.channels.partitions, 1)
         user = user_of(urls["subscriber"])
-        async with Client(urls["subscriber"], namespace=deployment.namespace, answer_timeout=10) as client:
+        async with Client(urls["subscriber"], namespace=deployment.namespace, answer_timeout=HANGS_SECONDS) as client:
             events = await client.subscribe()
             waits = asyncio.create_task(sequences(events, 1))
             connection = await until_blocked(redis, user)
@@ -355,8 +358,9 @@ async def test_a_refusal_that_does_not_pass_is_told_and_iterating_can_go_on(depl
     async with users(deployment) as urls, deployment.redis() as redis:
         await redis.set(deployment.channels.partitions, 1)
         user = user_of(urls["subscriber"])
-        async with Client(urls["subscriber"], namespace=deployment.namespace, answer_timeout=0.3) as client:
-            events = await client.subscribe()
+        async with Client(urls["subscriber"], namespace=deployment.namespace, answer_timeout=HANGS_SECONDS) as client:
+            with waiting(client, 0.3):
+                events = await client.subscribe()
             await refuse(redis, ("ACL", "SETUSER", user, "-xread"))
             with pytest.raises(RedisUnavailable, match="refuses to tell events"):
                 await anext(events)

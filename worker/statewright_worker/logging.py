@@ -39,7 +39,7 @@ def configure_logging(settings: WorkerSettings) -> None:
         )
     )
     root = logging.getLogger()
-    for old in [one for one in root.handlers if isinstance(one, _Handler)]:
+    for old in [known for known in root.handlers if isinstance(known, _Handler)]:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level)

@@ -165,11 +165,11 @@ def _show_limits(found: list[ConcurrencyLimit]) -> None:
 
 def _show_runs(limit: ConcurrencyLimit) -> None:
     holders = [
-        (holder.run_id, holder.kind, holder.name, _told(holder.since), _told(holder.lease_ends))
+        (holder.run_id, holder.kind, holder.name, _shown(holder.since), _shown(holder.lease_ends))
         for holder in limit.holders
     ]
     waiters = [
-        (waiter.run_id, waiter.name, waiter.priority, _told(waiter.since), waiter.proposal_id)
+        (waiter.run_id, waiter.name, waiter.priority, _shown(waiter.since), waiter.proposal_id)
         for waiter in limit.waiters
     ]
     if holders:
@@ -178,7 +178,7 @@ def _show_runs(limit: ConcurrencyLimit) -> None:
         _show("waiters", ("run", "name", "priority", "since", "proposal"), waiters)
 
 
-def _told(moment: datetime | None) -> str | None:
+def _shown(moment: datetime | None) -> str | None:
     """Return the moment as whoever sits at the terminal reads it: by their own clock."""
     if moment is None:
         return None

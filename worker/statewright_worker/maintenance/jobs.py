@@ -81,7 +81,7 @@ class Maintenance:
 
 async def _first_of(*waited: Awaitable[object]) -> None:
     """Return when the first one ends, and cancel the others. Raises what that one raises."""
-    tasks = [asyncio.ensure_future(one) for one in waited]
+    tasks = [asyncio.ensure_future(awaited) for awaited in waited]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:

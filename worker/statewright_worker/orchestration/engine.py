@@ -289,8 +289,8 @@ class Engine:
             return Step(governing, True, governing._begin, governing._finish, governing.__aexit__)
         acts_before = governing.before_transition is not BaseUniversalTransform.before_transition
         acts_after = governing.after_transition is not BaseUniversalTransform.after_transition
-        one = governing.__new__(governing)
-        enter, leave = one.before_transition if acts_before else None, one.after_transition if acts_after else None
+        made = governing.__new__(governing)
+        enter, leave = made.before_transition if acts_before else None, made.after_transition if acts_after else None
         return Step(governing, False, enter, leave, None)
 
     def _foreign_step(self, governing: Governing) -> Step:

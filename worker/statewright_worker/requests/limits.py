@@ -22,7 +22,7 @@ class ReadLimitKind(Kind[ReadLimit]):
         asked.limits.read.add(request.limit)
 
     async def carry_out(self, request: ReadLimit, incoming: Incoming, batch: InBatch) -> Reply:
-        return _told(request, batch.work)
+        return _answer(request, batch.work)
 
 
 class SetLimitKind(Kind[SetLimit]):
@@ -54,7 +54,7 @@ class SetLimitKind(Kind[SetLimit]):
                 lease_seconds=request.lease_seconds,
             )
         batch.work.commit()
-        return _told(request, batch.work)
+        return _answer(request, batch.work)
 
 
 class ReadLimitsKind(Kind[ReadLimits]):
@@ -73,5 +73,5 @@ class ReadLimitsKind(Kind[ReadLimits]):
         return LimitsReply(limits=tuple(limit.as_limit() for limit in page.limits), next=page.next)
 
 
-def _told(request: LimitRequest, work: UnitOfWork) -> LimitReply:
+def _answer(request: LimitRequest, work: UnitOfWork) -> LimitReply:
     return LimitReply(limit=work.told_limit(request.limit))

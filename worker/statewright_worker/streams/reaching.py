@@ -51,7 +51,7 @@ async def check_redis(pool: ConnectionPool) -> None:
         # A user without the right to ask does without this check; everything else works.
         return
     except (RedisError, *DROPPED, TimeoutError) as error:
-        if isinstance(error, _REFUSALS) or any(isinstance(one, ssl.SSLError) for one in _chain(error)):
+        if isinstance(error, _REFUSALS) or any(isinstance(cause, ssl.SSLError) for cause in _chain(error)):
             raise ConfigurationError(f"Redis refuses us (STATEWRIGHT_REDIS_URL): {error}") from error
         said = str(error) or "it does not answer"
         raise ServerAway(f"cannot reach Redis (STATEWRIGHT_REDIS_URL): {said}") from error
