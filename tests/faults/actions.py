@@ -22,7 +22,7 @@ import uvloop
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from statewright import Client, RunPolicy, State, StatewrightError
+from statewright import Client, NoAnswer, RunPolicy, State, StatewrightError
 from statewright.ids import IdSource
 from statewright_worker.embedded import embedded_servers
 from statewright_worker.migrating import migrate_database
@@ -183,7 +183,9 @@ class Example:
         await self._check(states)
         await asyncio.gather(*(self.client.set_limit(**limit, concurrency_limit=None) for limit in self.limits))
         async with asyncio.timeout(HANGS_SECONDS):
-            await asyncio.gather(*(answer for _, answer in self.parked), return_exceptions=True)
+            answers = await asyncio.gather(*(answer for _, answer in self.parked), return_exceptions=True)
+        unanswered = [answer for answer in answers if isinstance(answer, NoAnswer)]
+        assert not unanswered, unanswered
         await until(self._is_empty)
         await self._check(states)
 
