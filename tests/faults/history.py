@@ -14,7 +14,7 @@ from uuid import UUID
 
 from statewright_worker.orchestration.waiting import MICROSECOND, TICKETS_A_MICROSECOND, TICKETS_BEGAN
 from statewright_worker.storage import database
-from statewright_worker.storage.audit import FindingKind, audit
+from statewright_worker.storage.audit import audit
 from tests.deployment import Deployment
 
 WATCH: Final = """
@@ -267,12 +267,10 @@ async def _tickets(deployment: Deployment) -> dict[str, float]:
 
 
 async def audited(deployment: Deployment) -> list[str]:
-    """Return what the audit finds wrong at this moment, but for limits that were lowered: their holders may finish, and
-    the sweep knows which they are."""
+    """Return what the audit finds wrong at this moment."""
     engine = database.create_engine(deployment.database_url, pool_size=1)
     try:
-        found = [finding for finding in await audit(engine) if finding.is_wrong]
-        return [str(finding) for finding in found if finding.kind is not FindingKind.OVER_THE_LIMIT]
+        return [str(finding) for finding in await audit(engine) if finding.is_wrong]
     finally:
         await engine.dispose()
 

@@ -53,6 +53,12 @@ async def test_a_deployment_at_work_fits_together(busy: Deployment, engine: Asyn
     assert (information.run_id, information.is_wrong) == (forced, False)
 
 
+async def test_a_limit_that_was_lowered_is_told_and_not_wrong(busy: Deployment, engine: AsyncEngine) -> None:
+    await busy.execute("UPDATE concurrency_limit SET concurrency_limit = 0 WHERE key = 'gpu'")
+    over = [finding for finding in await audit(engine) if finding.kind is FindingKind.OVER_THE_LIMIT]
+    assert [(finding.limit, finding.is_wrong) for finding in over] == [("name gpu", False)]
+
+
 @pytest.mark.parametrize(
     ("spoil", "found"),
     [
@@ -64,10 +70,6 @@ async def test_a_deployment_at_work_fits_together(busy: Deployment, engine: Asyn
         (
             "UPDATE task_run SET state_type = 'COMPLETED' WHERE name = 'load'",
             [(FindingKind.SLOT_OF_A_RUN_THAT_IS_NOT_RUNNING, "tag db")],
-        ),
-        (
-            "UPDATE concurrency_limit SET concurrency_limit = 0 WHERE key = 'gpu'",
-            [(FindingKind.OVER_THE_LIMIT, "name gpu")],
         ),
         (
             "INSERT INTO waiter (limit_id, proposal_id, run_id, partition, priority, ticket, since)"

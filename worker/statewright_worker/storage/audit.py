@@ -36,8 +36,8 @@ class Finding:
     @property
     def is_wrong(self) -> bool:
         """Whether it must not be. A run may be RUNNING without a slot: it ran before the limit was set, or its RUNNING
-        was forced."""
-        return self.kind is not FindingKind.RUNNING_WITHOUT_A_SLOT
+        was forced. And more may hold a limit than it allows now: it was lowered, and they may finish."""
+        return self.kind not in (FindingKind.RUNNING_WITHOUT_A_SLOT, FindingKind.OVER_THE_LIMIT)
 
 
 _RUNS: Final = """
