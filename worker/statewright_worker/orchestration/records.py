@@ -29,7 +29,7 @@ LIMITS_REMEMBERED: Final = 5
 """Of how many different runs, and of runs with how many limits, it is remembered which ones they ask for: each
 transition asks that several times. The two bounds keep what is remembered small."""
 
-_MICROSECOND: Final = timedelta(microseconds=1)
+MICROSECOND: Final = timedelta(microseconds=1)
 
 NameOfLimit = tuple[LimitScope, str]
 """A `LimitName`, or a plain tuple, which finds the same entry and is faster to make."""
@@ -234,7 +234,7 @@ class LimitRecord:
         if self.period is not None and period is not None:
             # The slots used, whole and in part, each of which now takes another time to come back. In integers, because
             # products of such durations are beyond what a timedelta holds.
-            used, before, now = (time // _MICROSECOND for time in (self.used, self.interval, other.interval))
+            used, before, now = (time // MICROSECOND for time in (self.used, self.interval, other.interval))
             if concurrency_limit and self.concurrency_limit:
                 used = -(-used * now // before)
             # A limit of 0 has no slots to count: while it stands, the time goes on.

@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 from statewright_worker.orchestration.records import (
+    MICROSECOND,
     LimitRecord,
     NameOfLimit,
     ParkedProposal,
@@ -22,7 +23,6 @@ TICKETS_BEGAN: Final = datetime(2020, 1, 1, tzinfo=UTC)
 TICKETS_A_MICROSECOND: Final = 4_096
 """A ticket is the moment of the batch that has parked a proposal, and the proposal's number in it: so the order is that
 of the database's clock, the same in every queue. It stays below 2**63 for seventy years."""
-MICROSECOND: Final = timedelta(microseconds=1)
 ANSWER_IS_SENT_WITHIN: Final = timedelta(seconds=1)
 """After this long, the answer to a parked proposal was sent, or its worker is gone."""
 
@@ -85,6 +85,10 @@ class Waiting:
         """Forget for what the last proposal had to wait."""
         self.wait_until = None
         self.waits_for = ()
+
+    def of_run(self, run_id: UUID) -> list[ParkedProposal]:
+        """Return the run's parked proposals that have no answer yet."""
+        return [parked for parked in self.parked.values() if parked.run_id == run_id and not parked.decided]
 
     def turn_of(self, proposal_id: UUID | None, priority: int) -> Turn:
         """Return where a proposal stands in every queue: a parked one where it was parked, a new one at the end."""

@@ -7,14 +7,14 @@ from typing import Any, Final
 import structlog
 from pydantic_core import to_json
 
-from statewright.messages import REPLY, ErrorCode, ErrorReply, Reply
+from statewright.messages import ErrorCode, ErrorReply, Reply
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine
 from statewright_worker.orchestration.records import Answer, TimerKind, TimerName
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
-from statewright_worker.requests.base import InBatch, Incoming, Kind, refusal, verdict_reply
+from statewright_worker.requests.base import InBatch, Incoming, Kind, known_reply, refusal
 from statewright_worker.requests.kinds import kind_of
-from statewright_worker.requests.parking import TellParked, parked_reply
+from statewright_worker.requests.parking import parked_reply
 
 AGAIN_AFTER: Final = timedelta(minutes=1)
 """After this long, what has come due and could not be done is tried again."""
@@ -55,7 +55,7 @@ async def answer(incoming: Incoming, batch: InBatch, condemned: ErrorReply | Non
         known = _known(incoming, kind, work)
         if known is not None:
             return known
-    elif incoming.timer.kind is TimerKind.PARKED and not _still_waits(incoming, work):
+    elif kind.decides_on(request) is not None and not _still_waits(incoming, work):
         return None
     if condemned is None:
         reply = await kind.carry_out(request, incoming, batch)
@@ -70,13 +70,11 @@ async def answer(incoming: Incoming, batch: InBatch, condemned: ErrorReply | Non
 
 
 def _still_waits(incoming: Incoming, work: UnitOfWork) -> bool:
-    """Return whether a parked proposal that comes due has no answer yet, or is to be told its answer.
+    """Return whether a parked proposal that comes due has no answer yet.
 
     An earlier request of the batch may have answered it, or the batch itself, when the answer to its commit was lost.
     """
     parked = work.waiting.parked.get(incoming.id)
-    if type(incoming.request) is TellParked:
-        return parked is None or parked.decided
     if parked is None:
         work.waiting.clear_timer(TimerKind.PARKED, incoming.id)
     return parked is not None and not parked.decided
@@ -105,11 +103,12 @@ def _known(incoming: Incoming, kind: Kind[Any], work: UnitOfWork) -> Reply | Non
         told, digest = verdict
         # A verdict of an earlier version has no digest to compare.
         same = incoming.digest == digest if digest is not None else told.run_id == kind.decides_on(incoming.request)
-        return verdict_reply(told) if same else _conflict(incoming)
-    answer = work.answers.get(incoming.id)
-    if answer is not None:
-        return REPLY.validate_json(answer.reply) if incoming.digest == answer.digest else _conflict(incoming)
-    return None
+    else:
+        answer = work.answers.get(incoming.id)
+        if answer is None:
+            return None
+        same = incoming.digest == answer.digest
+    return known_reply(incoming.id, work) if same else _conflict(incoming)
 
 
 def _conflict(incoming: Incoming) -> ErrorReply:

@@ -127,6 +127,13 @@ class Kind(ABC, Generic[AnyRequest]):
         """
 
 
+class WhenDue(Kind[AnyRequest]):
+    """A kind of request that no producer sends: a timer asks for it."""
+
+    def place(self, request: AnyRequest, partitions: int) -> tuple[str, int]:
+        raise NotImplementedError("no producer sends it")
+
+
 AboutRun = TypeVar("AboutRun", bound=RunRequest)
 
 

@@ -13,9 +13,9 @@ from statewright_worker.facts.batch import Asked
 from statewright_worker.facts.below import CHILDREN_AT_ONCE
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.records import FlowRunRecord, TimerKind
-from statewright_worker.requests.base import InBatch, Incoming, Kind
+from statewright_worker.requests.base import InBatch, Incoming, WhenDue
 from statewright_worker.requests.parking import withdraw_those_of
-from statewright_worker.requests.propose import govern
+from statewright_worker.requests.propose import decide
 
 # The first text is the documented one; the documented engine lets nobody follow a crash.
 FOLLOWS: Final[dict[StateType | None, ProposedState]] = {
@@ -31,11 +31,8 @@ class FollowDown:
     flow_run_id: UUID
 
 
-class FollowDownKind(Kind[FollowDown]):
+class FollowDownKind(WhenDue[FollowDown]):
     """Ends some of the runs below a flow run by force, and comes due again until none is left."""
-
-    def place(self, request: FollowDown, partitions: int) -> tuple[str, int]:
-        raise NotImplementedError("no producer sends it")
 
     def ask(self, request: FollowDown, asked: Asked, engine: Engine) -> None:
         asked.runs.ids.add(request.flow_run_id)
@@ -68,13 +65,11 @@ async def _follow(run_id: UUID, state: ProposedState, incoming: Incoming, batch:
     if run is None or (run.state is not None and run.state.is_final()):
         # The task run of a subflow has followed with that.
         return None
-    work.begin()
-    verdict = await govern(Proposal(work.ids.new(), run_id, state, work.now, force=True), incoming, batch)
-    if isinstance(verdict, ErrorReply):
-        return verdict
-    work.commit()
-    work.record_verdict(verdict)
-    withdraw_those_of(run_id, verdict.proposal_id, batch)
+    proposal = Proposal(work.ids.new(), run_id, state, work.now, force=True)
+    problem = await decide(proposal, incoming, batch)
+    if problem is not None:
+        return problem
+    withdraw_those_of(run_id, proposal.id, batch)
     if isinstance(run, FlowRunRecord):
         work.waiting.set_timer(TimerKind.CASCADE, run_id, work.now)
     return None

@@ -14,8 +14,8 @@ from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.records import LeaseRecord, TimerKind
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
-from statewright_worker.requests.base import InBatch, Incoming, Kind
-from statewright_worker.requests.propose import govern
+from statewright_worker.requests.base import InBatch, Incoming, WhenDue
+from statewright_worker.requests.propose import decide
 
 log = structlog.get_logger()
 
@@ -27,11 +27,8 @@ class EndLease:
     run_id: UUID
 
 
-class EndLeaseKind(Kind[EndLease]):
+class EndLeaseKind(WhenDue[EndLease]):
     """Lets a run crash whose lease has ended: through the policies, and by force where they would let it be."""
-
-    def place(self, request: EndLease, partitions: int) -> tuple[str, int]:
-        raise NotImplementedError("no producer sends it")
 
     def ask(self, request: EndLease, asked: Asked, engine: Engine) -> None:
         asked.runs.ids.add(request.run_id)
@@ -48,13 +45,10 @@ class EndLeaseKind(Kind[EndLease]):
             return None
         crashed = _crashed(lease, batch.work)
         work = batch.work
-        work.begin()
-        outcome = await govern(Proposal(work.ids.new(), lease.run_id, crashed, work.now), incoming, batch)
-        if not isinstance(outcome, ErrorReply):
-            work.commit()
-            work.record_verdict(outcome)
+        proposal = Proposal(work.ids.new(), lease.run_id, crashed, work.now)
+        problem = await decide(proposal, incoming, batch)
         if _is_in_it(lease, work):
-            reason = outcome.message if isinstance(outcome, ErrorReply) else outcome.reason
+            reason = work.verdicts[proposal.id][0].reason if problem is None else problem.message
             return await _force(lease, crashed, reason, incoming, batch)
         return None
 
@@ -76,11 +70,8 @@ class EndExecutor:
     executor_id: UUID
 
 
-class EndExecutorKind(Kind[EndExecutor]):
+class EndExecutorKind(WhenDue[EndExecutor]):
     """Leaves the runs of an executor whose lease has ended to themselves: their own leases have ended, too."""
-
-    def place(self, request: EndExecutor, partitions: int) -> tuple[str, int]:
-        raise NotImplementedError("no producer sends it")
 
     def ask(self, request: EndExecutor, asked: Asked, engine: Engine) -> None:
         asked.leases.executors.add(request.executor_id)
@@ -129,12 +120,5 @@ async def _force(
 ) -> Reply | None:
     """Let the run crash by force: what the dead hold must come free, whatever the rules say."""
     work = batch.work
-    work.begin()
     log.error("a run whose lease has ended is crashed by force", run=str(lease.run_id), reason=reason)
-    work.begin()
-    outcome = await govern(Proposal(work.ids.new(), lease.run_id, crashed, work.now, force=True), incoming, batch)
-    if isinstance(outcome, ErrorReply):
-        return outcome
-    work.commit()
-    work.record_verdict(outcome)
-    return None
+    return await decide(Proposal(work.ids.new(), lease.run_id, crashed, work.now, force=True), incoming, batch)

@@ -17,7 +17,7 @@ from statewright.verdicts import SetStateStatus, Verdict
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine
 from statewright_worker.orchestration.records import ParkedProposal, TimerKind
-from statewright_worker.requests.base import InBatch, Incoming, Kind, LateAnswer, known_reply, verdict_reply
+from statewright_worker.requests.base import InBatch, Incoming, Kind, LateAnswer, WhenDue, known_reply, verdict_reply
 
 WITHDRAWN: Final = "The proposal was withdrawn."
 UNREADABLE_FOR: Final = timedelta(minutes=1)
@@ -36,18 +36,19 @@ class TellParked:
     is_told: bool
 
 
-class TellParkedKind(Kind[TellParked]):
+class TellParkedKind(WhenDue[TellParked]):
     """Sends the answer to a parked proposal from the ledger, and deletes what was parked."""
-
-    def place(self, request: TellParked, partitions: int) -> tuple[str, int]:
-        raise NotImplementedError("no producer sends it")
 
     def ask(self, request: TellParked, asked: Asked, engine: Engine) -> None:
         if not request.is_told:
             asked.ledger.request_ids.append(request.proposal_id)
 
     async def carry_out(self, request: TellParked, incoming: Incoming, batch: InBatch) -> Reply | None:
-        batch.work.waiting.forget(request.proposal_id)
+        waiting = batch.work.waiting
+        parked = waiting.parked.get(request.proposal_id)
+        if parked is not None and not parked.decided:
+            return None
+        waiting.forget(request.proposal_id)
         reply = None if request.is_told else known_reply(request.proposal_id, batch.work)
         if reply is not None and incoming.reply_to is not None:
             batch.late.append(LateAnswer(incoming.reply_to, request.proposal_id, reply))
@@ -62,16 +63,16 @@ class KeepParked:
     problem: str
 
 
-class KeepParkedKind(Kind[KeepParked]):
+class KeepParkedKind(WhenDue[KeepParked]):
     """Keeps a parked proposal for a worker that can read it."""
-
-    def place(self, request: KeepParked, partitions: int) -> tuple[str, int]:
-        raise NotImplementedError("no producer sends it")
 
     def ask(self, request: KeepParked, asked: Asked, engine: Engine) -> None:
         return
 
     async def carry_out(self, request: KeepParked, incoming: Incoming, batch: InBatch) -> Reply | None:
+        parked = batch.work.waiting.parked.get(request.proposal_id)
+        if parked is None or parked.decided:
+            return None
         log.warning("a parked proposal cannot be read", proposal=str(request.proposal_id), problem=request.problem)
         work = batch.work
         work.waiting.set_timer(TimerKind.PARKED, request.proposal_id, work.now + UNREADABLE_FOR)
@@ -137,8 +138,8 @@ def park(request: Propose, incoming: Incoming, batch: InBatch, reason: str | Non
 
 def withdraw_those_of(run_id: UUID, but: UUID, batch: InBatch) -> None:
     """Withdraw the parked proposals of a run that was cancelled, except the one that has cancelled it."""
-    for parked in list(batch.work.waiting.parked.values()):
-        if parked.run_id == run_id and not parked.decided and parked.proposal_id != but:
+    for parked in batch.work.waiting.of_run(run_id):
+        if parked.proposal_id != but:
             withdraw(parked, RUN_CANCELLED, batch)
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from statewright.messages import ErrorReply, Propose, Reply
+from statewright.messages import Propose, Reply
 from statewright.states import State
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.records import TimerKind
-from statewright_worker.requests.base import InBatch, Incoming, Kind
-from statewright_worker.requests.propose import govern
+from statewright_worker.requests.base import InBatch, Incoming, WhenDue
+from statewright_worker.requests.propose import decide
 
 NEVER_RESUMED: Final = State.failed(message="The flow was paused and never resumed.")
 
@@ -25,11 +25,8 @@ class EndPause:
     flow_run_id: UUID
 
 
-class EndPauseKind(Kind[EndPause]):
+class EndPauseKind(WhenDue[EndPause]):
     """Lets a flow run fail, by force, when its pause is over."""
-
-    def place(self, request: EndPause, partitions: int) -> tuple[str, int]:
-        raise NotImplementedError("no producer sends it")
 
     def ask(self, request: EndPause, asked: Asked, engine: Engine) -> None:
         asked.runs.ids.add(request.flow_run_id)
@@ -46,11 +43,5 @@ class EndPauseKind(Kind[EndPause]):
             if until is not None:
                 work.waiting.set_timer(TimerKind.PAUSE, request.flow_run_id, until)
             return None
-        work.begin()
         proposal = Proposal(work.ids.new(), request.flow_run_id, NEVER_RESUMED, work.now, force=True)
-        verdict = await govern(proposal, incoming, batch)
-        if isinstance(verdict, ErrorReply):
-            return verdict
-        work.commit()
-        work.record_verdict(verdict)
-        return None
+        return await decide(proposal, incoming, batch)

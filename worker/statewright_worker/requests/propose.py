@@ -38,6 +38,21 @@ async def govern(proposal: Proposal, incoming: Incoming, batch: InBatch) -> Verd
     return verdict
 
 
+async def decide(proposal: Proposal, incoming: Incoming, batch: InBatch) -> ErrorReply | None:
+    """Decide on a proposal of the engine's own, and keep its verdict; return why nothing of it was done, if so.
+
+    Raises what `govern` does.
+    """
+    work = batch.work
+    work.begin()
+    verdict = await govern(proposal, incoming, batch)
+    if isinstance(verdict, ErrorReply):
+        return verdict
+    work.commit()
+    work.record_verdict(verdict)
+    return None
+
+
 class ProposeKind(OfRun[Propose]):
     """Lets a run enter a state, if its rules agree."""
 

@@ -88,9 +88,8 @@ def _concerns_decisions(request: UpdateRun) -> bool:
 
 def _look_at_parked(run: AnyRunRecord, work: UnitOfWork) -> None:
     """Let the run's parked proposals be decided again now: they may wait for what the run does not ask for any more."""
-    for parked in list(work.waiting.parked.values()):
-        if parked.run_id == run.id and not parked.decided:
-            work.waiting.set_timer(TimerKind.PARKED, parked.proposal_id, work.now)
+    for parked in work.waiting.of_run(run.id):
+        work.waiting.set_timer(TimerKind.PARKED, parked.proposal_id, work.now)
 
 
 def _keep_as_created(run: AnyRunRecord, work: UnitOfWork) -> None:
