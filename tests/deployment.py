@@ -17,9 +17,9 @@ import pytest
 from redis.asyncio import Redis
 
 from statewright import Client, RequestFailed
-from statewright.channels import Channels
 from statewright.connection import connection_pool
 from statewright.ids import IdSource
+from statewright.protocol.channels import Channels
 from statewright_worker.embedded import Servers, embedded_servers
 from statewright_worker.logging import configure_logging
 from statewright_worker.replica import run_replica

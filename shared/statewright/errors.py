@@ -33,7 +33,7 @@ from pydantic import ValidationError
 if TYPE_CHECKING:
     # The values that messages are made of raise errors themselves.
     from statewright.events import Era
-    from statewright.messages import ErrorReply, LostRun
+    from statewright.protocol.replies import ErrorReply, LostRun
 
 
 class StatewrightError(Exception):

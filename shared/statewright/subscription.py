@@ -10,7 +10,6 @@ from typing import Any, Final
 from redis.asyncio import ConnectionPool
 from redis.exceptions import ResponseError
 
-from statewright.channels import ERA_BODY, EVENT_BODY, Channels, sequence_of
 from statewright.connection import (
     EXCHANGE_SECONDS,
     Argument,
@@ -31,7 +30,8 @@ from statewright.errors import (
     StatewrightError,
 )
 from statewright.events import Era, Event
-from statewright.messages import EventsReply
+from statewright.protocol.channels import ERA_BODY, EVENT_BODY, Channels, sequence_of
+from statewright.protocol.replies import EventsReply
 from statewright.values import MAX_POSITION
 
 BLOCK_MILLISECONDS: Final = 5_000

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from statewright import ProposedState, State
 from statewright.ids import IdSource
-from statewright.messages import Propose
+from statewright.protocol.requests import Propose
 from statewright_worker.bench.target import Target, embedded_target
 from statewright_worker.facts.batch import Asked, Batch
 from statewright_worker.orchestration.engine import Engine, Proposal

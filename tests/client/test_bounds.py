@@ -7,7 +7,7 @@ import pytest
 
 from statewright import ConfigurationError
 from statewright.events import TRUNCATE_MESSAGES_AT
-from statewright.messages import (
+from statewright.protocol.requests import (
     MAX_CONCURRENCY_LIMIT,
     MAX_PARK_SECONDS,
     MAX_PERIOD_SECONDS,

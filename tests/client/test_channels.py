@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from statewright import channels
-from statewright.channels import Channels, following
+from statewright.protocol import channels
+from statewright.protocol.channels import Channels, following
 
 GREATEST = 2**64 - 1
 

@@ -11,7 +11,7 @@ import pytest
 
 from statewright import Client, ConfigurationError, InvalidRequest, ProposedState, RunPolicy, State
 from statewright.client.requests import seconds_of
-from statewright.messages import CreateFlowRun, encode, request_from
+from statewright.protocol.requests import CreateFlowRun, encode, request_from
 from statewright.runs import MAX_RETRY_DELAY_SECONDS
 from statewright.settings import ClientSettings
 

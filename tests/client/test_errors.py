@@ -17,7 +17,8 @@ from statewright import (
     StatewrightError,
 )
 from statewright.errors import error_from
-from statewright.messages import ErrorCode, ErrorReply, Propose
+from statewright.protocol.replies import ErrorCode, ErrorReply
+from statewright.protocol.requests import Propose
 
 ID = UUID("01a200ef-06bf-7500-83c5-73e04725151e")
 

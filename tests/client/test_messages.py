@@ -29,32 +29,34 @@ from statewright import (
     Waiter,
 )
 from statewright.events import Era, Event, EventResource, EventState, Transition
-from statewright.messages import (
+from statewright.protocol.replies import (
     REPLY,
-    REQUEST,
-    CreateFlowRun,
-    CreateTaskRun,
     ErrorCode,
     ErrorReply,
     EventsReply,
-    Heartbeat,
     HeartbeatReply,
     HistoryReply,
     LimitReply,
     LimitsReply,
     LostRun,
+    RenewedLease,
+    Reply,
+    RunReply,
+    VerdictReply,
+)
+from statewright.protocol.requests import (
+    REQUEST,
+    CreateFlowRun,
+    CreateTaskRun,
+    Heartbeat,
     Propose,
     ReadEvents,
     ReadLimit,
     ReadLimits,
     ReadRun,
-    RenewedLease,
-    Reply,
     Request,
-    RunReply,
     SetLimit,
     UpdateRun,
-    VerdictReply,
     encode,
 )
 from statewright.values import MAX_JSON_DEPTH

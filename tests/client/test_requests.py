@@ -10,7 +10,15 @@ from statewright import FlowRun, InvalidRequest, MessageTooLarge, RunPolicy, Set
 from statewright.client import requests
 from statewright.ids import IdSource, id_from_key, partition_of, tree_tag
 from statewright.limits import LimitScope
-from statewright.messages import CreateFlowRun, CreateTaskRun, Heartbeat, ReadLimit, SetLimit, UpdateRun, request_from
+from statewright.protocol.requests import (
+    CreateFlowRun,
+    CreateTaskRun,
+    Heartbeat,
+    ReadLimit,
+    SetLimit,
+    UpdateRun,
+    request_from,
+)
 from statewright.values import MAX_LABEL_KEY_LENGTH, MAX_LABEL_LENGTH, MAX_LABELS
 from tests.client.test_messages import NOW
 

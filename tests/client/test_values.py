@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from statewright import InvalidRequest, ProposedState, RunPolicy, State, StateDetails, StateType, Verdict
 from statewright.events import TRUNCATE_MESSAGES_AT, truncated
-from statewright.messages import CreateFlowRun, Propose
+from statewright.protocol.requests import CreateFlowRun, Propose
 from statewright.runs import MAX_PAUSE_KEYS, MAX_RETRIES, MAX_RETRY_DELAYS
 from statewright.values import (
     MAX_CACHE_KEY_LENGTH,

@@ -3,7 +3,7 @@
 from uuid import uuid4
 
 from statewright import State
-from statewright.messages import Propose, ReadLimit, ReadRun, Request, SetLimit
+from statewright.protocol.requests import Propose, ReadLimit, ReadRun, Request, SetLimit
 from statewright_worker.drain.drain import SEGMENT_BYTES, segments
 from statewright_worker.requests.base import Incoming
 from statewright_worker.requests.kinds import kind_of

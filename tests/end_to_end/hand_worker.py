@@ -4,7 +4,7 @@ from uuid import UUID
 
 from redis.asyncio import Redis
 
-from statewright.channels import REQUEST_ID, REQUEST_REPLY_TO
+from statewright.protocol.channels import REQUEST_ID, REQUEST_REPLY_TO
 from tests.deployment import Deployment
 
 ANSWER = b'{"type": "limit", "limit": null}'

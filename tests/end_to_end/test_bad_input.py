@@ -8,8 +8,8 @@ import pytest
 from redis.asyncio import Redis
 
 from statewright import Client, FlowRun, State
-from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
 from statewright.ids import partition_of
+from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
 from statewright_worker.streams.dead_letters import HEAD_BYTES
 from tests.deployment import Deployment
 

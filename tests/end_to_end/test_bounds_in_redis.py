@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from statewright import Client, State
-from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
+from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
 from tests.deployment import Deployment, until
 from tests.faults.filling import meanwhile
 

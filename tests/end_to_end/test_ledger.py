@@ -8,8 +8,8 @@ from uuid import UUID
 import pytest
 
 from statewright import Client, ProposalConflict, RunConflict, State
-from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
 from statewright.ids import IdSource, partition_of_tag
+from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
 from tests.deployment import Deployment
 
 ids = IdSource()

@@ -9,22 +9,18 @@ import pytest
 from redis.asyncio import Redis
 
 from statewright import LimitScope, RunPolicy, State
-from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
 from statewright.ids import IdSource
 from statewright.limits import LimitName
-from statewright.messages import (
-    REPLY,
+from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
+from statewright.protocol.replies import REPLY, ErrorReply, LimitReply, Reply, VerdictReply
+from statewright.protocol.requests import (
     CreateFlowRun,
     CreateRun,
     CreateTaskRun,
-    ErrorReply,
-    LimitReply,
     Propose,
     ReadLimit,
-    Reply,
     Request,
     SetLimit,
-    VerdictReply,
     encode,
 )
 from tests.deployment import Deployment, until

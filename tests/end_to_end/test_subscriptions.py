@@ -25,9 +25,9 @@ from statewright import (
     Subscription,
 )
 from statewright import subscription as subscribing
-from statewright.channels import ERA_BODY, EVENT_BODY
 from statewright.connection import connection_pool
 from statewright.events import Era, EventResource, EventState, Transition
+from statewright.protocol.channels import ERA_BODY, EVENT_BODY
 from statewright.runs import RunKind
 from statewright.states import StateType
 from tests.deployment import HANGS_SECONDS, Deployment, until

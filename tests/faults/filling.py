@@ -9,9 +9,9 @@ from uuid import UUID, uuid4
 
 from redis.asyncio import Redis
 
-from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
 from statewright.connection import cancel
 from statewright.ids import partition_of
+from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
 from tests.deployment import Deployment, until
 
 ROOM_BYTES = 2_000_000

@@ -34,8 +34,8 @@ import uvloop
 from redis.asyncio import Redis
 
 from statewright import Client, NoAnswer, Overloaded, RedisUnavailable, State, StatewrightError
-from statewright.channels import EVENT_BODY, sequence_of
 from statewright.ids import IdSource, id_from_key, partition_of
+from statewright.protocol.channels import EVENT_BODY, sequence_of
 from statewright_worker.embedded import Servers, embedded_servers
 from statewright_worker.migrating import migrate_database
 from tests.benchmarks.harness import show

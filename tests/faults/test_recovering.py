@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from statewright import State
-from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
+from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
 from statewright_worker.drain.attempts import HoldEnded
 from statewright_worker.holding.hold import Hold
 from statewright_worker.replica import run_replica

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from statewright import StateType
-from statewright.messages import Propose
+from statewright.protocol.requests import Propose
 from statewright.runs import RunKind
 from statewright_worker.facts.base import Reading
 from statewright_worker.facts.batch import Asked

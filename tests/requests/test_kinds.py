@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from statewright import State
 from statewright.ids import IdSource, partition_of, partition_of_tag
 from statewright.limits import LimitName, LimitScope
-from statewright.messages import (
+from statewright.protocol.requests import (
     CreateFlowRun,
     CreateTaskRun,
     Heartbeat,

@@ -12,7 +12,7 @@ import pytest
 from statewright import ProposedState, State
 from statewright.ids import IdSource
 from statewright.limits import LimitName, LimitScope
-from statewright.messages import CreateFlowRun, CreateTaskRun, Propose, ReadRun, Request, UpdateRun
+from statewright.protocol.requests import CreateFlowRun, CreateTaskRun, Propose, ReadRun, Request, UpdateRun
 from statewright_worker.facts import batch, cache, changes, histories, leases, ledger, limits, parked, runs, timers
 from statewright_worker.facts.batch import Asked, Batch
 from statewright_worker.orchestration import Engine, Proposal

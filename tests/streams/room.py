@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from statewright.channels import Channels
 from statewright.connection import Command, connection_pool
+from statewright.protocol.channels import Channels
 from statewright_worker.streams.bounds import StreamBounds
 from statewright_worker.streams.partition import PartitionStreams, Publication
 from tests.deployment import Deployment

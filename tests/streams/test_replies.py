@@ -2,7 +2,7 @@
 
 import pytest
 
-from statewright.channels import Channels
+from statewright.protocol.channels import Channels
 from statewright_worker.streams.bounds import StreamBounds
 from statewright_worker.streams.partition import Publication
 from statewright_worker.streams.replies import (

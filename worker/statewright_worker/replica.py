@@ -11,8 +11,8 @@ from uuid import UUID
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from statewright.channels import Channels
 from statewright.ids import IdSource
+from statewright.protocol.channels import Channels
 from statewright_worker.drain.drain import DrainTools
 from statewright_worker.holding.holder import Holder
 from statewright_worker.maintenance.jobs import Maintenance

@@ -9,7 +9,6 @@ from types import EllipsisType, TracebackType
 from typing import Any, Final, Literal, Self, overload
 from uuid import UUID
 
-from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
 from statewright.client import requests
 from statewright.client.heart import Heart, Kept
 from statewright.client.home import Home
@@ -24,17 +23,9 @@ from statewright.connection import connection_pool
 from statewright.errors import LeaseLost, NotOpen, StatewrightError
 from statewright.ids import IdSource, partition_of
 from statewright.limits import ConcurrencyLimit
-from statewright.messages import (
-    EventsReply,
-    Heartbeat,
-    HeartbeatReply,
-    HistoryReply,
-    LimitRequest,
-    LimitsReply,
-    Propose,
-    Request,
-    RunRequest,
-)
+from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
+from statewright.protocol.replies import EventsReply, HeartbeatReply, HistoryReply, LimitsReply
+from statewright.protocol.requests import Heartbeat, LimitRequest, Propose, Request, RunRequest
 from statewright.runs import FlowRun, RunHistory, RunPolicy, TaskRun
 from statewright.settings import ClientSettings
 from statewright.states import ProposedState, StateDetails

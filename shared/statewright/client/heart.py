@@ -15,7 +15,8 @@ from uuid import UUID
 from statewright.client.sent import Sent
 from statewright.connection import cancel
 from statewright.errors import LeaseLost, StatewrightError
-from statewright.messages import Heartbeat, HeartbeatReply
+from statewright.protocol.replies import HeartbeatReply
+from statewright.protocol.requests import Heartbeat
 
 BEATS_PER_LEASE: Final = 3
 EARLY: Final = 1 / 3

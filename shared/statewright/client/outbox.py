@@ -11,7 +11,6 @@ from uuid import UUID
 from redis.asyncio import ConnectionPool
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 
-from statewright.channels import REQUEST_ID
 from statewright.client.room import Backlog, Bound, age_of_the_oldest, asking, asking_for_the_oldest
 from statewright.connection import (
     DROPPED_OR_REFUSED,
@@ -24,6 +23,7 @@ from statewright.connection import (
     persist,
 )
 from statewright.errors import Delivery, NoAnswer, Overloaded, RedisUnavailable, StatewrightError
+from statewright.protocol.channels import REQUEST_ID
 
 PIPELINE_SIZE: Final = 500
 PIPELINE_BYTES: Final = 4_000_000

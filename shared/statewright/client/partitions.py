@@ -7,9 +7,9 @@ from redis.asyncio import ConnectionPool
 from redis.exceptions import ResponseError
 from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, wait_fixed
 
-from statewright.channels import Channels
 from statewright.connection import DROPPED, EXCHANGE_SECONDS, HeldConnection
 from statewright.errors import ConfigurationError, PartitionCountMismatch, RedisUnavailable
+from statewright.protocol.channels import Channels
 from statewright.settings import ClientSettings
 
 POLL_SECONDS: Final = 0.05

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from statewright.client.sent import SentRun
 from statewright.errors import InvalidRequest, MessageTooLarge
 from statewright.ids import IdSource, id_from_key, partition_of, tree_tag
-from statewright.messages import (
+from statewright.protocol.requests import (
     MAX_RUNS_OF_HEARTBEAT,
     ONE_OF_THREE,
     CreateFlowRun,

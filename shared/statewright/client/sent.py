@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from statewright.client.expected import Expected
 from statewright.client.home import Home
 from statewright.errors import Delivery, NoAnswer, NotOpen, StatewrightError, UnreadableAnswer, error_from
-from statewright.messages import REPLY, HistoryReply, ParkedReply, Reply
+from statewright.protocol.replies import REPLY, HistoryReply, ParkedReply, Reply
 from statewright.runs import RunHistory
 from statewright.states import State
 

@@ -12,7 +12,7 @@ from math import ceil
 from typing import Final
 from uuid import UUID
 
-from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
+from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
 from statewright_worker.drain.decoding import Place, decode_request
 from statewright_worker.facts.timers import DueTimer
 from statewright_worker.orchestration.records import TimerKind

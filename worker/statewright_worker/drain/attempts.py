@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from statewright.messages import ErrorCode, ErrorReply
+from statewright.protocol.replies import ErrorCode, ErrorReply
 from statewright_worker.drain.decoding import Malformed
 from statewright_worker.holding.hold import Hold
 from statewright_worker.observing.outages import Outage

@@ -10,8 +10,9 @@ from uuid import UUID
 import orjson
 from pydantic import ValidationError
 
-from statewright.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, WAKE
-from statewright.messages import ErrorCode, ErrorReply, Request, request_from
+from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, WAKE
+from statewright.protocol.replies import ErrorCode, ErrorReply
+from statewright.protocol.requests import Request, request_from
 from statewright_worker.requests.base import Incoming
 from statewright_worker.requests.kinds import kind_of
 from statewright_worker.streams.proposals import Entry

@@ -11,9 +11,9 @@ from uuid import UUID
 import structlog
 from pydantic_core import to_json
 
-from statewright.channels import REQUEST_ID, REQUEST_MESSAGE
 from statewright.ids import IdSource
-from statewright.messages import Reply
+from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE
+from statewright.protocol.replies import Reply
 from statewright_worker.drain.agenda import Agenda, due_request
 from statewright_worker.drain.attempts import Attempts, Decoded, HoldEnded
 from statewright_worker.drain.decoding import Malformed, Nudge, Place, decode

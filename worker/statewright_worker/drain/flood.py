@@ -5,8 +5,8 @@ from typing import Final
 import structlog
 from pydantic_core import to_json
 
-from statewright.channels import REQUEST_ID
-from statewright.messages import ErrorCode, ErrorReply
+from statewright.protocol.channels import REQUEST_ID
+from statewright.protocol.replies import ErrorCode, ErrorReply
 from statewright_worker.drain.decoding import Place, answers_to
 from statewright_worker.streams.partition import PartitionStreams, Publication
 from statewright_worker.streams.proposals import Backlog, Entry

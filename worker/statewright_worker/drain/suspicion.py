@@ -6,7 +6,7 @@ from typing import Final
 
 import structlog
 
-from statewright.messages import ErrorCode, ErrorReply
+from statewright.protocol.replies import ErrorCode, ErrorReply
 from statewright_worker.drain.attempts import Attempts
 from statewright_worker.streams.proposals import Entry, Proposals
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Final, NamedTuple
 
 from asyncpg import Connection, Record
 
-from statewright.messages import Propose
+from statewright.protocol.requests import Propose
 from statewright_worker.orchestration.facts import Fact, Need
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.storage.writing import Part, Row

@@ -6,7 +6,7 @@ from typing import Final
 from asyncpg import Record
 
 from statewright.ids import IdSource
-from statewright.messages import Propose
+from statewright.protocol.requests import Propose
 from statewright_worker.facts.base import Reading, Subject
 from statewright_worker.facts.below import Below
 from statewright_worker.facts.cache import Cache

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Final
 
-from statewright.messages import Propose
+from statewright.protocol.requests import Propose
 from statewright_worker.facts.base import Reading, Subject
 from statewright_worker.facts.states import STATE, joined_state
 from statewright_worker.orchestration.facts import Fact, Need

@@ -9,7 +9,7 @@ from uuid import UUID
 from asyncpg import Connection, Record
 
 from statewright.limits import LimitName, LimitScope, SlotHolder, Waiter
-from statewright.messages import Propose
+from statewright.protocol.requests import Propose
 from statewright.runs import RunKind
 from statewright.states import StateType
 from statewright_worker.facts.base import Reading, Subject

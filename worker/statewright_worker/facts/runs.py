@@ -8,7 +8,7 @@ from uuid import UUID
 from asyncpg import Record
 from pydantic_core import from_json, to_json
 
-from statewright.messages import Propose
+from statewright.protocol.requests import Propose
 from statewright.runs import RunPolicy
 from statewright.states import StateType
 from statewright_worker.facts.base import Reading, Subject

@@ -14,7 +14,7 @@ from arq.cron import cron
 from arq.worker import Worker
 from redis.asyncio import ConnectionPool
 
-from statewright.channels import Channels
+from statewright.protocol.channels import Channels
 from statewright_worker.observing.outages import Outage
 from statewright_worker.streams.replies import give_lifetimes
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from packaging.version import Version
 
-from statewright.messages import Propose
+from statewright.protocol.requests import Propose
 from statewright.runs import RunKind
 from statewright.states import ProposedState, State, StateType
 from statewright.verdicts import Verdict

@@ -9,7 +9,7 @@ from typing import ClassVar, Final, NamedTuple
 from uuid import UUID
 
 from statewright.limits import ConcurrencyLimit, LimitName, LimitScope, SlotHolder, Waiter
-from statewright.messages import MAX_CONCURRENCY_LIMIT
+from statewright.protocol.requests import MAX_CONCURRENCY_LIMIT
 from statewright.runs import FlowRun, RunKind, RunPolicy, TaskRun
 from statewright.states import State, StateType
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import structlog
 from pydantic_core import to_json
 
-from statewright.messages import ErrorCode, ErrorReply, Reply
+from statewright.protocol.replies import ErrorCode, ErrorReply, Reply
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine
 from statewright_worker.orchestration.records import Answer, TimerKind, TimerName

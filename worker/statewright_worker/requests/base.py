@@ -9,7 +9,8 @@ from uuid import UUID
 
 from statewright.events import Era
 from statewright.ids import partition_of
-from statewright.messages import REPLY, ErrorCode, ErrorReply, Reply, RunRequest, VerdictReply
+from statewright.protocol.replies import REPLY, ErrorCode, ErrorReply, Reply, VerdictReply
+from statewright.protocol.requests import RunRequest
 from statewright.verdicts import Verdict
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine
@@ -30,7 +31,7 @@ class Incoming(NamedTuple):
     id: UUID
     reply_to: str | None
     request: Any
-    """One of `statewright.messages.Request`, or what a timer asks for."""
+    """One of `statewright.protocol.requests.Request`, or what a timer asks for."""
     digest: int
     """Shows whether another request with the same id asks for the same."""
     timer: TimerName | None = None

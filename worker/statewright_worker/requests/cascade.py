@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from statewright.messages import ErrorReply, Propose, Reply
+from statewright.protocol.replies import ErrorReply, Reply
+from statewright.protocol.requests import Propose
 from statewright.states import ProposedState, State, StateType
 from statewright_worker.facts.batch import Asked
 from statewright_worker.facts.below import CHILDREN_AT_ONCE

@@ -3,17 +3,8 @@
 from typing import Any, Final
 from uuid import UUID
 
-from statewright.messages import (
-    REPLY,
-    CreateFlowRun,
-    CreateRun,
-    CreateTaskRun,
-    ErrorCode,
-    ErrorReply,
-    Propose,
-    Reply,
-    RunReply,
-)
+from statewright.protocol.replies import REPLY, ErrorCode, ErrorReply, Reply, RunReply
+from statewright.protocol.requests import CreateFlowRun, CreateRun, CreateTaskRun, Propose
 from statewright.runs import FlowRun, RunKind, TaskRun
 from statewright.states import ProposedState
 from statewright_worker.facts.batch import Asked

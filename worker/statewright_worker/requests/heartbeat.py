@@ -4,7 +4,8 @@ from itertools import repeat
 from uuid import UUID
 
 from statewright.ids import partition_of
-from statewright.messages import Heartbeat, HeartbeatReply, LostRun, RenewedLease, Reply
+from statewright.protocol.replies import HeartbeatReply, LostRun, RenewedLease, Reply
+from statewright.protocol.requests import Heartbeat
 from statewright_worker.facts.batch import Asked
 from statewright_worker.facts.leases import SAID_CHARACTERS
 from statewright_worker.orchestration.engine import Engine

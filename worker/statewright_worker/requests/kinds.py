@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final
 from uuid import UUID
 
-from statewright.messages import (
+from statewright.protocol.requests import (
     CreateFlowRun,
     CreateTaskRun,
     Heartbeat,

@@ -8,7 +8,8 @@ from uuid import UUID
 
 import structlog
 
-from statewright.messages import ErrorCode, ErrorReply, Propose, Reply
+from statewright.protocol.replies import ErrorCode, ErrorReply, Reply
+from statewright.protocol.requests import Propose
 from statewright.states import NO_DETAILS, ProposedState, State
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine, Proposal

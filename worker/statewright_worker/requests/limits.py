@@ -2,7 +2,8 @@
 
 from datetime import timedelta
 
-from statewright.messages import LimitReply, LimitRequest, LimitsReply, ReadLimit, ReadLimits, Reply, SetLimit
+from statewright.protocol.replies import LimitReply, LimitsReply, Reply
+from statewright.protocol.requests import LimitRequest, ReadLimit, ReadLimits, SetLimit
 from statewright_worker.facts.base import PAGE_BYTES
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine

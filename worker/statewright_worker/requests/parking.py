@@ -11,8 +11,9 @@ from uuid import UUID
 
 import structlog
 
-from statewright.channels import REQUEST_MESSAGE
-from statewright.messages import ParkedReply, Propose, Reply, Withdraw, WithdrawnReply
+from statewright.protocol.channels import REQUEST_MESSAGE
+from statewright.protocol.replies import ParkedReply, Reply, WithdrawnReply
+from statewright.protocol.requests import Propose, Withdraw
 from statewright.verdicts import SetStateStatus, Verdict
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from statewright.messages import Propose, Reply
+from statewright.protocol.replies import Reply
+from statewright.protocol.requests import Propose
 from statewright.states import State
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine, Proposal

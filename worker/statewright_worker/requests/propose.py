@@ -5,7 +5,8 @@ from uuid import UUID
 
 import structlog
 
-from statewright.messages import ErrorReply, Propose, Reply
+from statewright.protocol.replies import ErrorReply, Reply
+from statewright.protocol.requests import Propose
 from statewright.states import StateType
 from statewright.verdicts import SetStateStatus, Verdict
 from statewright_worker.facts.batch import Asked

@@ -1,7 +1,8 @@
 """Reading events back: a worker makes what a partition's stream no longer holds from the histories."""
 
 from statewright.events import Event
-from statewright.messages import EventsReply, ReadEvents, Reply
+from statewright.protocol.replies import EventsReply, Reply
+from statewright.protocol.requests import ReadEvents
 from statewright_worker.facts.base import PAGE_BYTES
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine

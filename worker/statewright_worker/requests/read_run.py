@@ -1,6 +1,7 @@
 """Reading runs: a run with a page of its history, or alone, as they are after all requests pushed before."""
 
-from statewright.messages import HistoryReply, ReadRun, Reply, RunReply
+from statewright.protocol.replies import HistoryReply, Reply, RunReply
+from statewright.protocol.requests import ReadRun
 from statewright.runs import RunHistory
 from statewright_worker.facts.base import PAGE_BYTES
 from statewright_worker.facts.batch import Asked

@@ -2,7 +2,8 @@
 
 from pydantic_core import to_json
 
-from statewright.messages import ErrorCode, ErrorReply, Reply, RunReply, UpdateRun
+from statewright.protocol.replies import ErrorCode, ErrorReply, Reply, RunReply
+from statewright.protocol.requests import UpdateRun
 from statewright.runs import RunKind, RunPolicy
 from statewright.states import TERMINAL_STATES, StateType
 from statewright_worker.facts.batch import Asked

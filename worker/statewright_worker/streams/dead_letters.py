@@ -7,7 +7,8 @@ from typing import Final
 
 from redis.exceptions import ResponseError
 
-from statewright.channels import (
+from statewright.connection import Command, HeldConnection
+from statewright.protocol.channels import (
     DEAD_LETTER_ENTRY,
     DEAD_LETTER_FIELD,
     DEAD_LETTER_REASON,
@@ -15,7 +16,6 @@ from statewright.channels import (
     REQUEST_MESSAGE,
     Channels,
 )
-from statewright.connection import Command, HeldConnection
 from statewright_worker.streams.bounds import StreamBounds
 from statewright_worker.streams.proposals import Entry
 

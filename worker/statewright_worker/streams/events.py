@@ -7,8 +7,8 @@ from typing import Any, Final, NamedTuple
 import structlog
 from redis.exceptions import ResponseError
 
-from statewright.channels import ERA_BODY, EVENT_BODY, Channels, sequence_of
 from statewright.connection import Argument, Command, HeldConnection, passing
+from statewright.protocol.channels import ERA_BODY, EVENT_BODY, Channels, sequence_of
 from statewright_worker.streams.bounds import StreamBounds
 from statewright_worker.streams.scripts import script_command
 

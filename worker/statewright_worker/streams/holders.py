@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from redis import Redis
 
-from statewright.channels import Channels
+from statewright.protocol.channels import Channels
 from statewright_worker.streams.scripts import script_command
 
 HOLD_MILLISECONDS: Final = 1_000

@@ -6,9 +6,9 @@ from uuid import UUID
 from redis.asyncio import ConnectionPool
 from redis.exceptions import NoPermissionError, OutOfMemoryError, ResponseError
 
-from statewright.channels import Channels
 from statewright.connection import DROPPED, HeldConnection, passing
 from statewright.errors import ConfigurationError
+from statewright.protocol.channels import Channels
 from statewright_worker.starting import ServerAway
 from statewright_worker.streams.scripts import script_command
 

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from statewright.channels import following
 from statewright.connection import Command, HeldConnection, accepted, trimming
+from statewright.protocol.channels import following
 from statewright_worker.streams.owed import size_of
 from statewright_worker.streams.scripts import script_command
 

@@ -9,8 +9,8 @@ import structlog
 from redis.asyncio import ConnectionPool
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from statewright.channels import WAKE, Channels
 from statewright.connection import Command, HeldConnection, passing
+from statewright.protocol.channels import WAKE, Channels
 from statewright_worker.streams.bounds import StreamBounds
 from statewright_worker.streams.dead_letters import DeadLetter, DeadLetters
 from statewright_worker.streams.events import Appended, Events, SequencedEvent

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from statewright.channels import Channels
 from statewright.connection import EXCHANGE_SECONDS, HeldConnection, accepted, entries_of, reading, trimming
+from statewright.protocol.channels import Channels
 from statewright_worker.streams.scripts import script_command
 
 START: Final = "0-0"

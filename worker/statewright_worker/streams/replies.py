@@ -7,8 +7,8 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-from statewright.channels import Channels
 from statewright.connection import Command
+from statewright.protocol.channels import Channels
 from statewright_worker.streams.bounds import StreamBounds
 
 ANSWERS_PER_ENTRY: Final = 256

@@ -8,7 +8,7 @@ from typing import Final
 
 from packaging.version import Version
 
-from statewright.messages import Propose
+from statewright.protocol.requests import Propose
 from statewright.runs import RunPolicy
 from statewright.states import State, StateType
 from statewright_worker.orchestration.contexts import API_VERSION, OrchestrationContext, TaskOrchestrationContext

@@ -1,20 +1,17 @@
-"""The wire protocol: what producers push, what the engine answers. JSON only, every field checked.
+"""What producers push. JSON only, every field checked.
 
-A request is one stream entry with the fields of `channels.REQUEST_*`; its JSON body is one of `Request`. A reply is one
-field of an entry on the producer's reply stream: its name is the request's id, its value one of `Reply`.
+A request is one stream entry with the fields of `channels.REQUEST_*`; its JSON body is one of `Request`.
 """
 
 import json
-from enum import StrEnum
 from typing import Annotated, Final, Literal, Self, TypeVar
 from uuid import UUID
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
-from statewright.events import Era, Event
-from statewright.limits import ConcurrencyLimit, LimitName, LimitScope
-from statewright.runs import FlowRun, RunHistory, RunPolicy, TaskRun
-from statewright.states import LeaseSeconds, ProposedState, StateType
+from statewright.limits import LimitName, LimitScope
+from statewright.runs import RunPolicy
+from statewright.states import LeaseSeconds, ProposedState
 from statewright.values import (
     MAX_PARTITIONS,
     MAX_POSITION,
@@ -22,11 +19,9 @@ from statewright.values import (
     Frozen,
     Labels,
     Message,
-    Moment,
     Name,
     Tags,
 )
-from statewright.verdicts import Verdict
 
 PROTOCOL_VERSION: Final = 1
 MAX_CONCURRENCY_LIMIT: Final = 1_000_000
@@ -246,140 +241,6 @@ Request = Annotated[
 ]
 REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Request)
 MESSAGE: Final[TypeAdapter[str]] = TypeAdapter(Message)
-
-
-class ErrorCode(StrEnum):
-    """Why a request was not carried out."""
-
-    INVALID_MESSAGE = "invalid_message"
-    RUN_NOT_FOUND = "run_not_found"
-    RUN_CONFLICT = "run_conflict"
-    PROPOSAL_CONFLICT = "proposal_conflict"
-    RULE_FAILED = "rule_failed"
-    NOT_WRITABLE = "not_writable"
-    OVERLOADED = "overloaded"
-
-
-class VerdictReply(Frozen):
-    """The verdict on a proposal."""
-
-    type: Literal["verdict"] = "verdict"
-    verdict: Verdict
-
-
-class ParkedReply(Frozen):
-    """A proposal is parked: its verdict follows as another reply to the same request."""
-
-    type: Literal["parked"] = "parked"
-    proposal_id: UUID
-    run_id: UUID
-    since: Moment
-    reason: str | None = None
-    """Why it waits; None where that is not known."""
-
-
-class WithdrawnReply(Frozen):
-    """Whether the proposal was parked in the partition and is withdrawn."""
-
-    type: Literal["withdrawn"] = "withdrawn"
-    withdrawn: bool
-
-
-class RunReply(Frozen):
-    """The run that a request creates, changes or reads."""
-
-    type: Literal["run"] = "run"
-    run: Annotated[FlowRun | TaskRun, Field(discriminator="kind")]
-    created: bool = False
-    """Whether the run is new: this request has created it just now."""
-
-
-class HistoryReply(Frozen):
-    """A run with its history, or a page of it."""
-
-    type: Literal["history"] = "history"
-    history: RunHistory
-    next: int | None = None
-    """The ordinal to read on after; None when no later state exists."""
-
-
-class EventsReply(Frozen):
-    """Events from PostgreSQL: what a partition has above the position asked for and up to `up_to`, oldest first.
-
-    What is missing between the two no longer exists. When `up_to` is the position itself, nothing is newer.
-    """
-
-    type: Literal["events"] = "events"
-    events: tuple[Event, ...]
-    eras: tuple[Era, ...] = ()
-    up_to: int
-
-
-class LimitReply(Frozen):
-    """A limit as it stands; None when there is none."""
-
-    type: Literal["limit"] = "limit"
-    limit: ConcurrencyLimit | None = None
-
-
-class LostRun(Frozen):
-    """A run whose lease is none of the sender's any more, and what it is in now; all None when there is no such run."""
-
-    run_id: UUID
-    state_type: StateType | None = None
-    state_name: Name | None = None
-    state_message: Message | None = None
-    executor: Name | None = None
-    """The executor that holds it now, if one does."""
-
-
-class RenewedLease(Frozen):
-    """A lease that was renewed: the state RUNNING that it belongs to, and how long it is good now."""
-
-    run_id: UUID
-    state_id: UUID
-    seconds: float
-
-
-class HeartbeatReply(Frozen):
-    """What a heartbeat has not renewed, and what it has, if that was asked."""
-
-    type: Literal["heartbeat"] = "heartbeat"
-    lost: tuple[LostRun, ...] = ()
-    leases: tuple[RenewedLease, ...] = ()
-
-
-class LimitsReply(Frozen):
-    """A page of all limits, each without its holders and waiters."""
-
-    type: Literal["limits"] = "limits"
-    limits: tuple[ConcurrencyLimit, ...]
-    next: int | None = None
-    """Where to read on; None when there are no more."""
-
-
-class ErrorReply(Frozen):
-    """A request that was not carried out, why, and which field was to blame. Nothing was written for it."""
-
-    type: Literal["error"] = "error"
-    code: ErrorCode
-    message: Message
-    field: Message | None = None
-
-
-Reply = (
-    VerdictReply
-    | ParkedReply
-    | WithdrawnReply
-    | RunReply
-    | HistoryReply
-    | EventsReply
-    | LimitReply
-    | HeartbeatReply
-    | LimitsReply
-    | ErrorReply
-)
-REPLY: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])
 
 
 def encode(request: Request) -> bytes:

@@ -1,0 +1,1 @@
+"""The wire: what producers push, what the engine answers, and where."""
