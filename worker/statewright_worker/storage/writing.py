@@ -42,8 +42,12 @@ def delete(table: str, columns: Columns) -> Part:
 
 
 def columns_of(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows' columns: what `unnest` takes."""
-    return list(zip(*rows, strict=True))
+    """Return the rows' columns: what `unnest` takes. A column of nothing but None is empty, and costs nothing:
+    `unnest` fills it up."""
+    return [
+        () if column[0] is None and all(value is None for value in column) else column
+        for column in zip(*rows, strict=True)
+    ]
 
 
 @lru_cache(maxsize=1_024)
