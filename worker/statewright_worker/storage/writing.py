@@ -45,8 +45,7 @@ def columns_of(rows: Iterable[Row]) -> list[Row]:
     """Return the rows' columns: what `unnest` takes. A column of nothing but None is empty, and costs nothing:
     `unnest` fills it up."""
     return [
-        () if column[0] is None and all(value is None for value in column) else column
-        for column in zip(*rows, strict=True)
+        () if column[0] is None and column.count(None) == len(column) else column for column in zip(*rows, strict=True)
     ]
 
 
