@@ -20,11 +20,19 @@ from statewright.client.requests import Identity, LeaseReference, OnWait, Propos
 from statewright.client.room import Bound
 from statewright.client.sent import Answer, Sent, SentCreation, SentHistory, SentProposal, SentRun, UnderWay
 from statewright.connection import connection_pool
-from statewright.errors import LeaseLost, NotOpen, StatewrightError
+from statewright.errors import LeaseLost, NotOpen, StatewrightError, error_from
 from statewright.ids import IdSource, partition_of
 from statewright.limits import ConcurrencyLimit
 from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
-from statewright.protocol.replies import EventsReply, HeartbeatReply, HistoryReply, LimitsReply
+from statewright.protocol.replies import (
+    ErrorReply,
+    EventsReply,
+    HeartbeatReply,
+    HistoryReply,
+    LimitsReply,
+    ParkedReply,
+    VerdictReply,
+)
 from statewright.protocol.requests import Heartbeat, LimitRequest, Propose, Request, RunRequest
 from statewright.runs import FlowRun, RunHistory, RunPolicy, TaskRun
 from statewright.settings import ClientSettings
@@ -293,6 +301,27 @@ class Client:
         answers = await asyncio.gather(*(Sent(under_way, _withdrawn_of).answer() for under_way in sent))
         return any(answers)
 
+    def verdict(
+        self, proposal_id: UUID | str, *, run: RunReference | None = None, timeout: Duration | None = None
+    ) -> Sent[Verdict | ParkedReply | None]:
+        """Ask what became of a proposal whose answer was missed; return its verdict.
+
+        Return a `ParkedReply`, which says since when and why, while the proposal is parked, and None when the engine
+        does not know it. Asking changes nothing: a proposal that comes later is decided as usual. Awaiting the answer
+        raises the RequestFailed with which the proposal itself was refused, under the proposal's id; and what awaiting
+        any answer does.
+
+        Name the proposal's `run`, and the engine looks after everything that was pushed to its tree before. Otherwise
+        any partition looks into the ledger at once, and does not know of a proposal that is still under way. `timeout`
+        is as in `propose`.
+        """
+        home = self._check_that_it_is_open()
+        named = requests.id_of_proposal(proposal_id)
+        partition = self._any_partition() if run is None else self._partition_of(requests.id_of_run(run))
+        seconds = None if timeout is None else requests.seconds_of(timeout)
+        message = requests.read_verdict(partition, named)
+        return Sent(self._send(home, message, partition, timeout=seconds), partial(_known_of, named))
+
     async def propose_many(
         self,
         proposals: Iterable[Proposal | tuple[RunReference, ProposedState]],
@@ -399,6 +428,10 @@ class Client:
     def _partition_of(self, run_id: UUID) -> int:
         return partition_of(run_id, self._partitions)
 
+    def _any_partition(self) -> int:
+        """Return another partition each time, so that all share what any of them can do."""
+        return partition_of(self._ids.new(), self._partitions)
+
     def set_limit(
         self,
         tag: str | None = None,
@@ -435,8 +468,7 @@ class Client:
         may be among them or not. Raises what awaiting an answer does.
         """
         self._check_that_it_is_open()
-        # Any partition will do, so that all share the work.
-        partition = partition_of(self._ids.new(), self._partitions)
+        partition = self._any_partition()
         found: list[ConcurrencyLimit] = []
         after: int | None = 0
         while after is not None:
@@ -554,6 +586,13 @@ def _verdict_of(reply: Any) -> Verdict:
 def _withdrawn_of(reply: Any) -> bool:
     withdrawn: bool = reply.withdrawn
     return withdrawn
+
+
+def _known_of(proposal_id: UUID, known: Any) -> Verdict | ParkedReply | None:
+    reply: VerdictReply | ParkedReply | ErrorReply | None = known.reply
+    if isinstance(reply, ErrorReply):
+        raise error_from(reply, proposal_id)
+    return reply.verdict if isinstance(reply, VerdictReply) else reply
 
 
 def _verdict_or_error(answer: Verdict | BaseException) -> Verdict | StatewrightError:

@@ -145,10 +145,19 @@ class ErrorReply(_Reply):
     field: Message | None = None
 
 
+class KnownReply(_Reply):
+    """What is known of a proposal: the reply that it has, or that says that it is parked; None when it is unknown."""
+
+    type: Literal["known"] = "known"
+    proposal_id: UUID
+    reply: Annotated[VerdictReply | ParkedReply | ErrorReply, Field(discriminator="type")] | None = None
+
+
 Reply = (
     VerdictReply
     | ParkedReply
     | WithdrawnReply
+    | KnownReply
     | RunReply
     | HistoryReply
     | EventsReply
