@@ -8,11 +8,22 @@ from uuid import UUID
 import pytest
 from redis.asyncio import Redis
 
-from statewright import Client, ConfigurationError, Delivery, NoAnswer, NotOpen, RunNotFound, State, Verdict
+from statewright import (
+    Client,
+    ConfigurationError,
+    Delivery,
+    NoAnswer,
+    NotOpen,
+    RedisUnavailable,
+    RunNotFound,
+    State,
+    Verdict,
+)
 from statewright.ids import IdSource
 from statewright.protocol.channels import OPENED
 from tests.deployment import Deployment, until
 from tests.end_to_end.hand_worker import announce, answer
+from tests.end_to_end.test_access import users
 from tests.end_to_end.test_client_faults import answers_arrive
 from tests.end_to_end.test_client_use import in_a_child
 
@@ -198,7 +209,7 @@ async def test_an_earlier_client_that_comes_back_hears_that_the_name_is_taken(de
         async with deployment.client(name=NAME) as client:
             [[sign, _]] = await redis.xrange(stream)
             # The sign was trimmed, so that one which had been frozen could not read it, and signed again.
-            await redis.delete(stream)
+            await redis.xtrim(stream, maxlen=0)
             await redis.xadd(stream, {OPENED: b"1-0"})
 
             async def is_signed_again() -> bool:
@@ -206,6 +217,16 @@ async def test_an_earlier_client_that_comes_back_hears_that_the_name_is_taken(de
 
             await until(is_signed_again)
             await answers_arrive(client, redis, deployment)
+
+
+async def test_a_producer_with_the_least_rights_may_have_a_name(deployment: Deployment) -> None:
+    async with users(deployment) as urls, deployment.worker():
+        for _ in range(2):
+            async with Client(urls["producer"], namespace=deployment.namespace, name=NAME) as client:
+                assert (await client.propose(client.create_flow_run("nightly"), State.running())).accepted
+        with pytest.raises(RedisUnavailable, match=f"refused the reply stream of client '{NAME}'"):
+            async with Client(urls["subscriber"], namespace=deployment.namespace, name=NAME):
+                pass
 
 
 async def test_a_client_may_be_named_by_a_setting(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -345,8 +345,17 @@ class Client:
         partition = self._any_partition() if run is None else self._partition_of(requests.id_of_run(run))
         seconds = None if timeout is None else requests.seconds_of(timeout)
         message = requests.read_verdict(partition, named)
-        self._inbox.claim(str(named).encode())
-        return Sent(self._send(home, message, partition, timeout=seconds), partial(_known_of, named))
+        return Sent(self._send(home, message, partition, timeout=seconds), partial(self._known_of, named))
+
+    def _known_of(self, proposal_id: UUID, known: Any) -> Verdict | ParkedReply | None:
+        reply: VerdictReply | ParkedReply | ErrorReply | None = known.reply
+        if not isinstance(reply, VerdictReply | ErrorReply):
+            return reply
+        # Its own answer may have come meanwhile.
+        self._inbox.claim(str(proposal_id).encode())
+        if isinstance(reply, ErrorReply):
+            raise error_from(reply, proposal_id)
+        return reply.verdict
 
     def unclaimed(self) -> Iterator[Verdict | StatewrightError]:
         """Yield the answers to proposals that nobody awaits here, oldest first: a verdict, or the error of a refusal.
@@ -634,13 +643,6 @@ def _claimed(unclaimed: tuple[bytes, bytes]) -> Verdict | StatewrightError:
     except ValidationError as error:
         return UnreadableAnswer(request_id, str(error))
     return reply.verdict if isinstance(reply, VerdictReply) else error_from(cast("ErrorReply", reply), request_id)
-
-
-def _known_of(proposal_id: UUID, known: Any) -> Verdict | ParkedReply | None:
-    reply: VerdictReply | ParkedReply | ErrorReply | None = known.reply
-    if isinstance(reply, ErrorReply):
-        raise error_from(reply, proposal_id)
-    return reply.verdict if isinstance(reply, VerdictReply) else reply
 
 
 def _verdict_or_error(answer: Verdict | BaseException) -> Verdict | StatewrightError:
