@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from statewright.client.expected import Expected
 from statewright.client.home import Home
 from statewright.errors import Delivery, NoAnswer, NotOpen, StatewrightError, UnreadableAnswer, error_from
-from statewright.protocol.replies import REPLY, HistoryReply, ParkedReply, Reply
+from statewright.protocol.replies import HistoryReply, ParkedReply, Reply, reply_from
 from statewright.runs import RunHistory
 from statewright.states import State
 
@@ -96,7 +96,7 @@ class Sent(Generic[Answer]):
     def _decoded(self, body: bytes) -> Reply:
         # Decoded only here, because an answer that nobody awaits need not be decoded.
         try:
-            return REPLY.validate_json(body)
+            return reply_from(body)
         except ValidationError as error:
             raise UnreadableAnswer(self.request_id, str(error)) from None
 
@@ -165,7 +165,7 @@ class SentProposal(SentRun[Answer]):
     def parked(self) -> ParkedReply | None:
         """What the engine has said last about the parked proposal; None as long as it is not known to be parked."""
         body = self._under_way.reply.parked
-        return None if body is None else ParkedReply.model_validate_json(body)
+        return None if body is None else ParkedReply.model_validate_json(body, extra="ignore")
 
     async def until_parked(self) -> ParkedReply | None:
         """Wait until the engine says that the proposal is parked, and return what it says; None when it is answered.

@@ -24,6 +24,8 @@ from statewright.values import (
 )
 
 PROTOCOL_VERSION: Final = 1
+VERSIONS_READ: Final = (PROTOCOL_VERSION,)
+"""The versions of requests that the engine reads: the newest one and, once there are two, the one before."""
 MAX_CONCURRENCY_LIMIT: Final = 1_000_000
 MAX_PRIORITY: Final = 1_000_000
 MAX_RUNS_OF_HEARTBEAT: Final = 1_000

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, WAKE
 from statewright.protocol.replies import ErrorCode, ErrorReply
-from statewright.protocol.requests import Request, request_from
+from statewright.protocol.requests import PROTOCOL_VERSION, VERSIONS_READ, Request, request_from
 from statewright_worker.requests.base import Incoming
 from statewright_worker.requests.kinds import kind_of
 from statewright_worker.streams.proposals import Entry
@@ -116,9 +116,21 @@ def _request(entry: Entry, max_message_bytes: int) -> Request:
     try:
         return request_from(body)
     except ValidationError as error:
+        _check_version(body)
         problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
         field = "type" if problem["type"].startswith("union_tag") else _path(problem["loc"])
         raise _BadEntry(field, f"{field}: {problem['msg']}"[:1_000]) from None
+
+
+def _check_version(body: bytes) -> None:
+    """Raise what is wrong with a message of another version, whatever else is: that follows from it."""
+    try:
+        version = orjson.loads(body).get("v", PROTOCOL_VERSION)
+    except (ValueError, AttributeError):
+        return
+    if version not in VERSIONS_READ:
+        read = " and ".join(map(str, VERSIONS_READ))
+        raise _BadEntry("v", f"v: this engine reads version {read} of the protocol, and not {version!r:.100}")
 
 
 def _check_place(request: Request, place: Place) -> None:

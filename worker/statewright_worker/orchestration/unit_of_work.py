@@ -160,10 +160,12 @@ class UnitOfWork:
             self.redescribed_runs.add(run.id)
             self._undo.append(lambda: self.redescribed_runs.discard(run.id))
 
-    def write_state(self, run: AnyRunRecord, state: State) -> State:
-        """Let the run enter `state`, and return it. A run that is not RUNNING any more gives its slots back."""
+    def write_state(self, run: AnyRunRecord, state: State, proposal_id: UUID | None = None) -> State:
+        """Let the run enter `state`, which a proposal has caused, and return it. A run that is not RUNNING any more
+        gives its slots back.
+        """
         run.state_count += 1
-        self.state_changes.append(StateChange(run, run.state_count, state, previous=run.state))
+        self.state_changes.append(StateChange(run, run.state_count, state, run.state, proposal_id))
         self._undo.append(self.state_changes.pop)
         for after, page in self.histories.get(run.id, _NO_PAGES).items():
             if (page[-1][0] if page else after) == run.state_count - 1:
