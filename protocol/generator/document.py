@@ -4,7 +4,7 @@ from typing import Final
 
 from protocol.generator.examples import CLIENT, EXAMPLES, NAMESPACE, PARTITION, PROPOSAL, REQUEST, Example
 from protocol.generator.messages import ADVICE, CONVERSATIONS, MESSAGES
-from protocol.generator.schemas import Json, sent, told, with_references
+from protocol.generator.schemas import Json, schema_of, with_references
 from statewright.protocol.channels import Channels
 from statewright.protocol.requests import PROTOCOL_VERSION
 
@@ -242,7 +242,10 @@ def _message(name: str) -> Json:
             }
         case "reply":
             message["headers"] = _ENTRY_OF_REPLY
-            message["correlationId"] = {"location": "$message.header#/id", "description": "The request that is answered."}
+            message["correlationId"] = {
+                "location": "$message.header#/id",
+                "description": "The request that is answered.",
+            }
         case _:
             message["headers"] = _ENTRY_OF_EVENT
     if own == "error":
@@ -287,20 +290,16 @@ def _dead_letter() -> Json:
 
 
 def _summary(name: str) -> str:
-    description: str = _schema_of(name).get("description", "")
+    description: str = schema_of(name, MESSAGES[name])["description"]
     return description.partition(". ")[0].rstrip(".") + "."
-
-
-def _schema_of(name: str) -> Json:
-    return (sent if name.startswith("request.") else told)(MESSAGES[name])
 
 
 def _schemas() -> Json:
     """Return the schemas of all messages, and those that they share, under names of their own."""
     shared: Json = {}
     messages: Json = {}
-    for name in MESSAGES:
-        schema = _schema_of(name)
+    for name, model in MESSAGES.items():
+        schema = schema_of(name, model)
         prefix = "sent" if name.startswith("request.") else "told"
 
         def renamed(reference: str, prefix: str = prefix) -> str:

@@ -9,6 +9,7 @@ import inspect
 import textwrap
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -68,6 +69,11 @@ def sent(model: Model) -> Json:
 def told(model: Model) -> Json:
     """Return the schema of a reply or an event."""
     return _schema(model, _Told)
+
+
+def schema_of(name: str, model: Model) -> Json:
+    """Return the schema of a message by its name, which says whether it is sent or told."""
+    return sent(model) if name.startswith("request.") else told(model)
 
 
 def as_file(name: str, schema: Json) -> Json:
@@ -141,7 +147,9 @@ class _Told(_Messages):
     def is_always_there(self, model: Model, name: str, field: Json) -> bool:
         # Only what is null may be left out, and what the model says so of.
         told = model.model_fields[name]
-        return told.exclude_if is None and (told.is_required() or told.get_default(call_default_factory=True) is not None)
+        return told.exclude_if is None and (
+            told.is_required() or told.get_default(call_default_factory=True) is not None
+        )
 
 
 def _type_first(fields: Json) -> Json:
@@ -176,7 +184,7 @@ def _docs_in(model: type) -> dict[str, str]:
     [defined] = ast.parse(textwrap.dedent(inspect.getsource(model))).body
     body = defined.body if isinstance(defined, ast.ClassDef) else []
     docs = {}
-    for field, below in zip(body, body[1:], strict=False):
+    for field, below in pairwise(body):
         match field, below:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):
                 docs[name] = _plain(doc)

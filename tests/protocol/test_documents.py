@@ -74,6 +74,14 @@ def test_a_schema_is_one_of_its_draft(name: str) -> None:
     Draft202012Validator.check_schema(schema_of(name).schema)
 
 
+@pytest.mark.parametrize("name", MESSAGES)
+def test_every_field_says_what_it_means(name: str) -> None:
+    schema = schema_of(name).schema
+    for model in (schema, *schema.get("$defs", {}).values()):
+        for field, about in model.get("properties", {}).items():
+            assert "description" in about or "const" in about, f"{model['title']}.{field} has no docstring"
+
+
 def test_every_message_has_an_example() -> None:
     assert EXAMPLES.keys() == MESSAGES.keys()
 
