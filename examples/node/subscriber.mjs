@@ -19,6 +19,11 @@ function lastBefore(event) {
   return event.type === 'statewright.era.began' ? Math.min(before, event.data.went_back_to) : before;
 }
 
+function keep() {
+  writeFileSync(`${kept}.new`, JSON.stringify(positions));
+  renameSync(`${kept}.new`, kept);
+}
+
 function tell(partition, event) {
   if (lastBefore(event) > positions[partition]) say('missed', partition, positions[partition] + 1, lastBefore(event));
   if (Number(event.sequence) <= positions[partition]) return;
@@ -58,10 +63,9 @@ for (const [partition, stream] of streams.entries()) {
   positions[partition] ??= endsWith;
   if (endsWith < positions[partition]) await lookBack(partition);
 }
+keep();
 say('listening');
 for (;;) {
-  writeFileSync(`${kept}.new`, JSON.stringify(positions));
-  renameSync(`${kept}.new`, kept);
   const at = streams.map((key, partition) => ({ key, id: `${positions[partition]}-0` }));
   const read = await engine.untilItPasses(async () => (await engine.redis.xRead(at, { COUNT: 500, BLOCK: 5000 })) ?? []);
   for (const { name, messages } of read) {
@@ -72,4 +76,5 @@ for (;;) {
       tell(partition, event);
     }
   }
+  keep();
 }

@@ -25,7 +25,7 @@ class Engine:
     def __init__(self, client: str) -> None:
         url = os.environ.get("STATEWRIGHT_REDIS_URL", "redis://127.0.0.1:6379/0")
         self.namespace = os.environ.get("STATEWRIGHT_NAMESPACE", "statewright")
-        self.redis = Redis.from_url(url, decode_responses=True, socket_timeout=10, socket_connect_timeout=5)
+        self.redis: Any = Redis.from_url(url, decode_responses=True, socket_timeout=10, socket_connect_timeout=5)
         self.partitions = int(self.until_it_passes(lambda: self.redis.get(f"{self.namespace}:partitions")) or 0)
         self.client = client
         self.replies = f"{self.namespace}:replies:{client}"

@@ -35,9 +35,9 @@ class Subscriber:
             self.positions[partition] = was.get(str(partition), ends_with)
             if ends_with < self.positions[partition]:
                 self.look_back(partition)
+        self.keep()
         say("listening")
         while True:
-            self.keep()
             at = {stream: f"{self.positions[partition]}-0" for stream, partition in self.streams.items()}
             read = self.engine.until_it_passes(lambda at=at: self.engine.redis.xread(at, count=500, block=5000) or [])
             for stream, entries in read:
@@ -45,6 +45,7 @@ class Subscriber:
                     event = json.loads(fields["event"])
                     self.read_back(self.streams[stream], last_before(event))
                     self.tell(self.streams[stream], event)
+            self.keep()
 
     def keep(self) -> None:
         new = self.kept.with_suffix(".new")

@@ -3,6 +3,7 @@
 from typing import Any, Final, NamedTuple
 
 FLOW_RUN: Final = "019a0c2e-6c00-7f3b-8a51-2f9d4e6b1267"
+ANOTHER: Final = "019a0c2e-6bf0-7c44-93d2-5b0e8f7a61c3"
 TASK_RUN: Final = "019a0c2e-6c9a-7d04-9c1e-77aa10ce1267"
 """Its last four digits are those of its flow run: the tag of the tree, 4711."""
 DEPLOYMENT: Final = "7c5d3a10-93a5-4d5c-8a0e-5f1b2c3d4e5f"
@@ -98,7 +99,7 @@ class Example(NamedTuple):
 
 EXAMPLES: Final[dict[str, list[Example]]] = {
     "request.create_flow_run": [
-        Example("The least.", {"type": "create_flow_run", "run_id": FLOW_RUN, "name": "nightly"}),
+        Example("The least.", {"type": "create_flow_run", "run_id": ANOTHER, "name": "weekly"}),
         Example(
             "With its first state, which the rules govern, and with labels of the producer's own.",
             {

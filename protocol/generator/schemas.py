@@ -8,7 +8,6 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable
-from functools import cache
 from itertools import pairwise
 from typing import Any, Final
 
@@ -105,8 +104,9 @@ class _Messages(GenerateJsonSchema):
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         made, model = super().model_schema(schema), schema["cls"]
-        described = _field_docs(model)
-        fields = made["properties"] = _type_first(made.get("properties", {}))
+        described = field_docs(model)
+        fields: Json = _type_first(made.get("properties", {}))
+        made["properties"] = fields
         for name, field in fields.items():
             if name in described:
                 field.setdefault("description", described[name])
@@ -153,7 +153,7 @@ class _Told(_Messages):
 
 
 def _type_first(fields: Json) -> Json:
-    first = {name: fields[name] for name in ("type", "v") if name in fields}
+    first: Json = {name: fields[name] for name in ("type", "v") if name in fields}
     return {**first, **fields}
 
 
@@ -170,8 +170,7 @@ def _plain(docstring: str) -> str:
     return " ".join(told).replace("None", "null")
 
 
-@cache
-def _field_docs(model: Model) -> dict[str, str]:
+def field_docs(model: Model) -> dict[str, str]:
     """Return what stands under each field of a model, and of those that it is derived from."""
     docs: dict[str, str] = {}
     for base in reversed(model.__mro__):

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-
 from protocol.generator.examples import PARTITION, STATE
 from tests.deployment import Deployment
 from tests.node import ROOT
