@@ -22,7 +22,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 node: $(NODE_INSTALLED)
 
 %/node_modules/.installed: %/package-lock.json
-	node -e 'process.exit(process.versions.node.split(".")[0] < 20)' || { echo "Node.js 20 or newer is needed, with npm" >&2; exit 1; }
+	@node -e 'process.exit(Number(parseInt(process.versions.node) < 20))' || \
+		{ echo 'Node.js 20 or newer is needed, with npm' >&2; exit 1; }
 	npm ci --prefix $* --ignore-scripts --loglevel=error
 	touch $@
 
