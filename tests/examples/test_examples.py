@@ -18,6 +18,7 @@ from statewright.events import ERA_BEGAN
 from statewright.ids import id_from_key, partition_of
 from tests.deployment import HANGS_SECONDS, Deployment, until
 from tests.end_to_end.black_hole import BlackHole, black_hole
+from tests.end_to_end.test_access import users
 from tests.node import EXAMPLES, ROOT, node_for
 
 KEY = "nightly/2030-01-01"
@@ -143,6 +144,23 @@ async def test_what_one_produces_the_other_hears(deployment: Deployment, start: 
                 await producer.ended()
             assert await told(subscriber, len(TOLD)) == TOLD
         assert await histories(client) == [["Running", "Completed"]] * (TASKS + 1)
+
+
+async def test_they_need_no_more_rights_than_the_page_says(
+    deployment: Deployment, start: Start, positions: Path
+) -> None:
+    async with users(deployment) as urls, deployment.worker():
+        await deployment.answering()
+        async with (
+            black_hole(urls["subscriber"]) as listening,
+            black_hole(urls["producer"]) as proposing,
+            start("subscriber", str(positions), STATEWRIGHT_REDIS_URL=listening.url) as subscriber,
+        ):
+            assert await subscriber.line() == "listening"
+            async with start("producer", KEY, str(TASKS), STATEWRIGHT_REDIS_URL=proposing.url) as producer:
+                assert await producer.lines(len(PRODUCED)) == PRODUCED
+                await producer.ended()
+            assert await told(subscriber, len(TOLD)) == TOLD
 
 
 async def test_lost_connections_cost_nothing(
