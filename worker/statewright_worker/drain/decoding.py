@@ -33,12 +33,6 @@ class Malformed(NamedTuple):
     timer: None = None
 
 
-class Nudge(NamedTuple):
-    """An entry that is no request, but says that something has come due."""
-
-    entry: Entry
-
-
 class _BadEntry(Exception):
     def __init__(self, field: str, message: str) -> None:
         self.problem = ErrorReply(code=ErrorCode.INVALID_MESSAGE, message=message, field=field)
@@ -53,15 +47,12 @@ class Place:
     max_message_bytes: int
 
 
-def decode(entry: Entry, place: Place) -> Incoming | Malformed | Nudge:
-    """Return what an entry is: a request, one with something wrong, or a nudge; never raises."""
-    decoded = decode_request(entry, place)
-    if isinstance(decoded, Malformed) and entry.fields.keys() == _NUDGE:
-        return Nudge(entry)
-    return decoded
+def is_nudge(entry: Entry) -> bool:
+    """Return whether an entry, which is no request, says that something has come due."""
+    return entry.fields.keys() == _NUDGE
 
 
-def decode_request(entry: Entry, place: Place) -> Incoming | Malformed:
+def decode(entry: Entry, place: Place) -> Incoming | Malformed:
     """Return the request that an entry carries, or what is wrong with it; never raises."""
     request_id: UUID | None = None
     reply_to: str | None = None

@@ -14,7 +14,7 @@ from statewright.ids import IdSource
 from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE
 from statewright_worker.drain.agenda import Agenda, due_request
 from statewright_worker.drain.attempts import Attempts, Decoded, HoldEnded
-from statewright_worker.drain.decoding import Malformed, Nudge, Place, decode
+from statewright_worker.drain.decoding import Malformed, Place, decode, is_nudge
 from statewright_worker.drain.feed import Feed
 from statewright_worker.drain.flood import Flood
 from statewright_worker.drain.suspicion import Suspicion
@@ -223,7 +223,7 @@ class Drain:
         size = 0
         for entry in entries:
             one = decode(entry, self._place)
-            if isinstance(one, Nudge):
+            if isinstance(one, Malformed) and is_nudge(entry):
                 self._agenda.nudged()
                 continue
             decoded.append(one)
