@@ -297,6 +297,6 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
         )
     ],
     "event.change": [Example("A flow run is RUNNING.", _EVENT)],
-    "event.era_began": [Example("Events 43 to 60 told of changes that no longer exist.", _ERA_BEGAN)],
+    "event.era": [Example("Events 43 to 60 told of changes that no longer exist.", _ERA_BEGAN)],
 }
 """By the name of the message."""

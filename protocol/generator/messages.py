@@ -19,7 +19,7 @@ REQUESTS: Final[dict[str, Model]] = _by_type(get_args(get_args(Request)[0]))
 """What a client sends, by the `type` in the message."""
 REPLIES: Final[dict[str, Model]] = _by_type(get_args(Reply))
 """What the engine answers, by the `type` in the message."""
-EVENTS: Final[dict[str, Model]] = {"change": Event, "era_began": Era}
+EVENTS: Final[dict[str, Model]] = {"change": Event, "era": Era}
 """What the engine tells whoever listens."""
 MESSAGES: Final[dict[str, Model]] = {
     **{f"request.{name}": model for name, model in REQUESTS.items()},

@@ -12,7 +12,7 @@ from protocol.generator.schemas import Json, schema_of
 _SECTION: Final = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.S)
 _TEXTS: Final = {"uuid": "UUID", "date-time": "time", "duration": "duration"}
 _SEQUENCE: Final = "^[0-9]{19}$"
-_ALIKE: Final = {"Event": "change", "Era": "era_began"}
+_ALIKE: Final = {"Event": "change", "Era": "era"}
 """Values of replies that are messages as well."""
 
 

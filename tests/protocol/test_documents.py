@@ -17,7 +17,7 @@ from protocol.generator.files import FOLDER, made, there
 from protocol.generator.messages import ADVICE, CONVERSATIONS, MESSAGES, REPLIES, REQUESTS
 from statewright.events import event_from
 from statewright.protocol.replies import ErrorCode, reply_from
-from statewright.protocol.requests import encode, request_from
+from statewright.protocol.requests import PROTOCOL_VERSION, encode, request_from
 from statewright_worker.requests.kinds import kind_of
 from tests.client.test_messages import EXAMPLES as HOW_MANY
 from tests.client.test_messages import REQUESTS as GENERATED
@@ -25,6 +25,12 @@ from tests.node import CHECKS
 
 ASYNCAPI = FOLDER / "asyncapi.json"
 READS = {"request": request_from, "reply": reply_from, "event": event_from}
+GOLDEN = [
+    path
+    for path in sorted((Path(__file__).parent / "golden" / f"v{PROTOCOL_VERSION}").glob("*.json"))
+    # Golden replies leave out what an engine always says, to show that a reader does without.
+    if not path.name.startswith("reply.")
+]
 WRITTEN = [(name, example.message) for name, examples in EXAMPLES.items() for example in examples]
 
 ID = "01a200ef-06bf-7500-83c5-73e04725151e"
@@ -94,6 +100,12 @@ def test_an_example_is_read_and_fits_its_schema(name: str, message: dict[str, An
     document = json.loads(ASYNCAPI.read_text())
     # AsyncAPI's schemas are those of the older draft.
     Draft7Validator({"$ref": f"#/components/schemas/{name}", "components": document["components"]}).validate(message)
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_a_golden_message_fits_its_schema(path: Path) -> None:
+    kind, name = path.name.split(".")[:2]
+    schema_of(f"{kind}.{name}").validate(json.loads(path.read_text())["message"])
 
 
 @pytest.mark.parametrize("strategy", GENERATED.values(), ids=[kind.__name__ for kind in GENERATED])
