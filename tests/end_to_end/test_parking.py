@@ -72,7 +72,7 @@ async def test_a_proposal_that_is_parked_and_withdrawn_in_one_batch_has_its_answ
             proposals = deployment.channels.proposals(partition_of(run.id, client.partitions))
 
             async def both_wait() -> bool:
-                return await redis.xlen(proposals) == 2
+                return int(await redis.xlen(proposals)) == 2
 
             await until(both_wait)
         async with deployment.worker():
