@@ -28,6 +28,7 @@ from statewright.errors import (
 )
 from statewright.events import Event
 from statewright.limits import ConcurrencyLimit, LimitScope, SlotHolder, Waiter
+from statewright.protocol.replies import ParkedReply
 from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.states import TERMINAL_STATES, ProposedState, State, StateDetails, StateType
 from statewright.subscription import Subscription
@@ -54,6 +55,7 @@ __all__ = [
     "NotOpen",
     "NotWritable",
     "Overloaded",
+    "ParkedReply",
     "PartitionCountMismatch",
     "Proposal",
     "ProposalConflict",

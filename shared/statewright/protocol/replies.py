@@ -168,10 +168,19 @@ class ErrorReply(_Reply):
     """The part of the message, or the rule, that is to blame."""
 
 
+class KnownReply(_Reply):
+    """What is known of a proposal: the reply that it has, or that says that it is parked; None when it is unknown."""
+
+    type: Literal["known"] = "known"
+    proposal_id: UUID
+    reply: Annotated[VerdictReply | ParkedReply | ErrorReply, Field(discriminator="type")] | None = None
+
+
 Reply = (
     VerdictReply
     | ParkedReply
     | WithdrawnReply
+    | KnownReply
     | RunReply
     | HistoryReply
     | EventsReply

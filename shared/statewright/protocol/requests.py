@@ -158,6 +158,18 @@ class Withdraw(_Request):
     """The proposal: the id of the request that made it."""
 
 
+class ReadVerdict(_Request):
+    """Read what is known of a proposal: its verdict, its refusal, or that it is parked.
+
+    Any partition answers; that of the proposal's run does so after everything that was pushed to it before. It changes
+    nothing: a proposal that is unknown and comes later is decided as if nobody had asked.
+    """
+
+    type: Literal["read_verdict"] = "read_verdict"
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    proposal_id: UUID
+
+
 class Heartbeat(_Request):
     """Renew leases of one partition; answered with the runs whose leases are none of the sender's any more.
 
@@ -270,6 +282,7 @@ Request = Annotated[
     | UpdateRun
     | Propose
     | Withdraw
+    | ReadVerdict
     | Heartbeat
     | ReadRun
     | ReadEvents
