@@ -14,12 +14,15 @@ from statewright.client.expected import Expected
 from statewright.connection import (
     DROPPED_OR_REFUSED,
     EXCHANGE_SECONDS,
+    RIGHTS_SECONDS,
     HeldConnection,
+    RightMissing,
     cancel,
     entries_of,
     persist,
     reading,
     trimming,
+    unavailable,
 )
 from statewright.errors import Delivery, NoAnswer
 
@@ -33,7 +36,10 @@ START: Final = b"0-0"
 
 
 class Inbox:
-    """Reads one reply stream; goes on where it was after a dropped connection or a refusal."""
+    """Reads one reply stream; goes on where it was after a dropped connection or a refusal.
+
+    Whoever waits for an answer is told when the user lacks the right to read it for longer than a moment.
+    """
 
     def __init__(self, pool: ConnectionPool, stream: str) -> None:
         """Make an inbox for the event loop that runs; the first request that is expected to be answered starts it."""
@@ -45,6 +51,8 @@ class Inbox:
         self._received = 0
         """How many answers were received since the stream was trimmed."""
         self._count = REPLIES_PER_READ
+        self._lacking_since: float | None = None
+        """Since when a right is missing, by the loop's clock."""
         self._running: asyncio.Task[None] | None = None
 
     def expect(self, request_id: bytes) -> Expected:
@@ -75,7 +83,30 @@ class Inbox:
         position = START
         while True:
             # A refusal is tried again too: a user's rights and a server's role may come back, and somebody waits.
-            position = await persist(partial(self._receive, position), on=DROPPED_OR_REFUSED)
+            position = await persist(partial(self._listen, position), on=DROPPED_OR_REFUSED)
+
+    async def _listen(self, position: bytes) -> bytes:
+        try:
+            position = await self._receive(position)
+        except RightMissing as refusal:
+            now = self._loop.time()
+            self._lacking_since = self._lacking_since or now
+            if now - self._lacking_since >= RIGHTS_SECONDS:
+                self._tell(refusal)
+            raise
+        self._lacking_since = None
+        return position
+
+    def _tell(self, refusal: RightMissing) -> None:
+        for request_id, expected in list(self._expected.items()):
+            # The request is none the worse for it, and its answer stays in the stream.
+            expected.miss(
+                unavailable(
+                    f"the answer to request {request_id.decode()} cannot be read, but the request may take effect;"
+                    " awaiting it again, or proposing again with this proposal_id, is safe",
+                    refusal,
+                )
+            )
 
     async def _receive(self, position: bytes) -> bytes:
         if self._received > ANSWERS_KEPT:

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 from redis.exceptions import ResponseError
 
-from statewright.connection import Argument, Command, HeldConnection, passing
+from statewright.connection import Argument, Command, HeldConnection, RightMissing, passing
 from statewright.protocol.channels import EVENT_BODY, Channels, sequence_of
 from statewright_worker.streams.bounds import StreamBounds
 from statewright_worker.streams.encoding import EventEncoding
@@ -59,8 +59,8 @@ class Events:
         self.kept = bounds.events_kept
         """How many events the stream keeps, about."""
         self._bytes = bounds.events_bytes
-        self._is_no_stream = False
-        """Whether the log says already that the key is no stream."""
+        self._is_refused = False
+        """Whether the log says already that the key is no stream, or that a right is missing."""
 
     async def append(self, ends_with: int, events: Sequence[SequencedEvent]) -> Appended:
         """Append events to a stream that ends with the sequence number `ends_with`, unless it ends with another one."""
@@ -75,10 +75,11 @@ class Events:
     def appended(self, answer: Any, events: Sequence[SequencedEvent]) -> Appended:
         """Return the outcome that the answer to `appending` means. A refusal is no error: PostgreSQL has the events."""
         if isinstance(answer, ResponseError):
-            if not passing(answer):
+            # Where a right is missing nobody else notices: verdicts go on.
+            if not passing(answer) or isinstance(answer, RightMissing):
                 self._warn(answer)
             return Appended(False, None)
-        self._is_no_stream = False
+        self._is_refused = False
         return Appended(True, events[-1].sequence) if answer is None else Appended(False, int(answer))
 
     async def newest(self) -> int | None:
@@ -99,6 +100,6 @@ class Events:
             await self._redis.exchange(("XTRIM", self._key, "MAXLEN", "~", kept))
 
     def _warn(self, refusal: ResponseError) -> None:
-        if not self._is_no_stream:
-            self._is_no_stream = True
+        if not self._is_refused:
+            self._is_refused = True
             log.warning("events cannot be published", key=self._key, error=str(refusal))
