@@ -49,8 +49,8 @@ RIGHTS_SECONDS: Final = 1.0
 """How long a right may be missing before whoever waits is told: setting a user's rights anew takes a moment."""
 
 _REFUSED_COMMAND: Final = re.compile(r"run the '([^']+)' command")
-_REFUSED_BY_ACL_IN_A_SCRIPT: Final = ("ACL failure in script", "The user executing the script can't")
-"""What Valkey and Redis say of a command within a script; they give such a refusal no code of its own."""
+_REFUSED_BY_ACL: Final = ("ACL failure in script", "The user executing the script can't", "because of: NOPERM")
+"""What Valkey and Redis say of a command within a script, and of EXEC: such a refusal has another code than NOPERM."""
 _COMMANDS_WITHOUT_KEYS: Final = frozenset({"DBSIZE", "EXEC", "INFO", "MULTI", "PING", "SCAN", "TIME", "UNWATCH"})
 
 
@@ -101,7 +101,7 @@ def _named(command: Command) -> tuple[str, tuple[str, ...]]:
 def with_its_right(refusal: ResponseError, user: str, command: Command) -> ResponseError:
     """Return a refusal as RightMissing where Redis refuses because of the user's rights, else as it is."""
     said = str(refusal)
-    if isinstance(refusal, NoPermissionError) or any(words in said for words in _REFUSED_BY_ACL_IN_A_SCRIPT):
+    if isinstance(refusal, NoPermissionError) or any(words in said for words in _REFUSED_BY_ACL):
         return RightMissing(user, command, said)
     return refusal
 
@@ -357,6 +357,14 @@ def accepted(answers: list[Any]) -> list[Any]:
     """Return the answers. Raises the first ResponseError among them."""
     for answer in answers:
         if isinstance(answer, ResponseError):
+            raise answer
+    return answers
+
+
+def permitted(answers: list[Any]) -> list[Any]:
+    """Return the answers. Raises the first RightMissing among them."""
+    for answer in answers:
+        if isinstance(answer, RightMissing):
             raise answer
     return answers
 

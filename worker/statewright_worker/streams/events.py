@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 from redis.exceptions import ResponseError
 
-from statewright.connection import Argument, Command, HeldConnection, RightMissing, passing
+from statewright.connection import Argument, Command, HeldConnection, passing, permitted
 from statewright.protocol.channels import EVENT_BODY, Channels, sequence_of
 from statewright_worker.streams.bounds import StreamBounds
 from statewright_worker.streams.encoding import EventEncoding
@@ -59,12 +59,15 @@ class Events:
         self.kept = bounds.events_kept
         """How many events the stream keeps, about."""
         self._bytes = bounds.events_bytes
-        self._is_refused = False
-        """Whether the log says already that the key is no stream, or that a right is missing."""
+        self._is_no_stream = False
+        """Whether the log says already that the key is no stream."""
 
     async def append(self, ends_with: int, events: Sequence[SequencedEvent]) -> Appended:
-        """Append events to a stream that ends with the sequence number `ends_with`, unless it ends with another one."""
-        [answer] = await self._redis.exchange(self.appending(ends_with, events))
+        """Append events to a stream that ends with the sequence number `ends_with`, unless it ends with another one.
+
+        Raises RightMissing when the user may not: publishing them with the answers of a batch does not say so.
+        """
+        [answer] = permitted(await self._redis.exchange(self.appending(ends_with, events)))
         return self.appended(answer, events)
 
     def appending(self, ends_with: int, events: Sequence[SequencedEvent]) -> Command:
@@ -75,11 +78,10 @@ class Events:
     def appended(self, answer: Any, events: Sequence[SequencedEvent]) -> Appended:
         """Return the outcome that the answer to `appending` means. A refusal is no error: PostgreSQL has the events."""
         if isinstance(answer, ResponseError):
-            # Where a right is missing nobody else notices: verdicts go on.
-            if not passing(answer) or isinstance(answer, RightMissing):
+            if not passing(answer):
                 self._warn(answer)
             return Appended(False, None)
-        self._is_refused = False
+        self._is_no_stream = False
         return Appended(True, events[-1].sequence) if answer is None else Appended(False, int(answer))
 
     async def newest(self) -> int | None:
@@ -93,13 +95,14 @@ class Events:
         return sequence_of(answer[0][0]) if answer else 0
 
     async def keep_small(self) -> None:
-        """Delete the oldest events when the stream takes more memory than it may."""
-        length, size = await self._redis.exchange(("XLEN", self._key), ("MEMORY", "USAGE", self._key))
+        """Delete the oldest events when the stream takes more memory than it may. Raises RightMissing."""
+        asked = ("XLEN", self._key), ("MEMORY", "USAGE", self._key)
+        length, size = permitted(await self._redis.exchange(*asked))
         if isinstance(length, int) and isinstance(size, int) and size > self._bytes:
             kept = max(length * self._bytes // size, 1)
-            await self._redis.exchange(("XTRIM", self._key, "MAXLEN", "~", kept))
+            permitted(await self._redis.exchange(("XTRIM", self._key, "MAXLEN", "~", kept)))
 
     def _warn(self, refusal: ResponseError) -> None:
-        if not self._is_refused:
-            self._is_refused = True
+        if not self._is_no_stream:
+            self._is_no_stream = True
             log.warning("events cannot be published", key=self._key, error=str(refusal))
