@@ -30,7 +30,7 @@ from statewright.events import Event
 from statewright.limits import ConcurrencyLimit, LimitScope, SlotHolder, Waiter
 from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.states import TERMINAL_STATES, ProposedState, State, StateDetails, StateType
-from statewright.subscription import Subscription
+from statewright.subscription.unnamed import Subscription
 from statewright.verdicts import SetStateStatus, Verdict
 
 __all__ = [

@@ -60,13 +60,22 @@ class IdSource:
 
         With `tag` the id joins that tree; without, its last bits are random, so that a new tree lands anywhere.
         """
-        # 48 bits of milliseconds and 12 bits below them, kept strictly rising within this source.
+        # Kept strictly rising within this source.
         self._last = stamp = max(self._last + 1, int(self._clock() * 4_096_000))
         random = self._entropy(62)
         if tag is not None:
             random = random & ~TAG_MASK | tag
-        high = ((stamp >> 12) << 16) | 0x7000 | (stamp & 0xFFF)
-        return UUID(int=(high << 64) | _VARIANT | random)
+        return UUID(int=(_high_bits(stamp) << 64) | _VARIANT | random)
+
+
+def first_id_at(moment: float) -> UUID:
+    """Return the least id that a source can make at a moment, in seconds since 1970, or later."""
+    return UUID(int=_high_bits(max(int(moment * 4_096_000), 0)) << 64)
+
+
+def _high_bits(stamp: int) -> int:
+    # 48 bits of milliseconds and 12 bits below them.
+    return ((stamp >> 12) << 16) | 0x7000 | (stamp & 0xFFF)
 
 
 def id_from_key(idempotency_key: str, parent_id: UUID | None = None) -> UUID:

@@ -64,8 +64,7 @@ async def test_each_user_can_do_its_work(deployment: Deployment) -> None:
         as_worker = replace(deployment, redis_url=urls["worker"])
         subscriber = Client(urls["subscriber"], namespace=deployment.namespace)
         producer = Client(urls["producer"], namespace=deployment.namespace, answer_timeout=10)
-        async with as_worker.worker(), producer, subscriber:
-            events = await subscriber.subscribe()
+        async with as_worker.worker(), producer, subscriber, subscriber.subscribe() as events:
             # Not awaited: what is sent together needs other commands than what is sent alone.
             run = producer.create_task_run("load")
             for state in (State.pending(), State.running(), State.completed()):

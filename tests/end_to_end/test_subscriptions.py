@@ -20,16 +20,17 @@ from statewright import (
     EventsMissed,
     InvalidRequest,
     NoAnswer,
+    NotOpen,
     RedisUnavailable,
     State,
     Subscription,
 )
-from statewright import subscription as subscribing
 from statewright.connection import connection_pool
 from statewright.events import Era, EventResource, EventState, Transition
 from statewright.protocol.channels import ERA_BODY, EVENT_BODY
 from statewright.runs import RunKind
 from statewright.states import StateType
+from statewright.subscription import stream, unnamed
 from tests.deployment import HANGS_SECONDS, Deployment, until
 from tests.end_to_end.black_hole import black_hole
 from tests.end_to_end.test_access import user_of, users
@@ -115,16 +116,20 @@ async def test_what_the_stream_no_longer_has_comes_from_postgresql(
             await redis.xtrim(deployment.channels.events(0), maxlen=kept, approximate=False)
         else:
             await redis.delete(deployment.channels.events(0))
-        events = await client.subscribe(since={0: 1})
-        assert await sequences(events, changes - 1) == list(range(2, changes + 1))
-        await drive(client, 3)
-        assert await sequences(events, 3) == [changes + 1, changes + 2, changes + 3]
-        assert events.positions == {0: changes + 3}
+        async with client.subscribe(since={0: 1}) as events:
+            assert await sequences(events, changes - 1) == list(range(2, changes + 1))
+            await drive(client, 3)
+            assert await sequences(events, 3) == [changes + 1, changes + 2, changes + 3]
+            assert events.positions == {0: changes + 3}
 
 
 async def test_a_subscriber_that_is_too_slow_for_the_stream_misses_nothing(deployment: Deployment) -> None:
-    async with deployment.worker(partitions=1), deployment.client() as client, deployment.redis() as redis:
-        events = await client.subscribe()
+    async with (
+        deployment.worker(partitions=1),
+        deployment.client() as client,
+        deployment.redis() as redis,
+        client.subscribe() as events,
+    ):
         for last in (5, 10):
             await drive(client, 5)
             await published(deployment, redis, last)
@@ -133,14 +138,13 @@ async def test_a_subscriber_that_is_too_slow_for_the_stream_misses_nothing(deplo
 
 
 async def test_positions_that_were_json_are_taken(deployment: Deployment) -> None:
-    async with deployment.worker(partitions=2), deployment.client() as client:
-        events = await client.subscribe()
+    async with deployment.worker(partitions=2), deployment.client() as client, client.subscribe() as events:
         await drive(client, 4)
         await sequences(events, 2)
         kept = json.loads(json.dumps(events.positions))
-        again = await client.subscribe(since=kept)
-        assert [str(partition) for partition in again.positions] == list(kept)
-        assert await sequences(again, 2) == [3, 4]
+        async with client.subscribe(since=kept) as again:
+            assert [str(partition) for partition in again.positions] == list(kept)
+            assert await sequences(again, 2) == [3, 4]
 
 
 async def test_a_partition_that_is_left_out_is_read_from_its_oldest_kept_event(deployment: Deployment) -> None:
@@ -148,9 +152,9 @@ async def test_a_partition_that_is_left_out_is_read_from_its_oldest_kept_event(d
         await drive(client, 6)
         await published(deployment, redis, 6)
         await redis.xtrim(deployment.channels.events(0), maxlen=2, approximate=False)
-        events = await client.subscribe(since={})
-        assert events.positions == {0: 4}
-        assert await sequences(events, 2) == [5, 6]
+        async with client.subscribe(since={}) as events:
+            assert events.positions == {0: 4}
+            assert await sequences(events, 2) == [5, 6]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +188,7 @@ async def test_a_position_that_names_no_partition_or_no_event_is_refused(
         await redis.set(deployment.channels.partitions, 8)
     async with deployment.client() as client:
         with pytest.raises(InvalidRequest) as refused:
-            await client.subscribe(since=since)
+            client.subscribe(since=since)
     assert refused.value.field == field
 
 
@@ -197,12 +201,12 @@ async def test_events_that_no_longer_exist_are_missed_by_their_numbers(deploymen
         await published(deployment, redis, 9)
         await deployment.execute("DELETE FROM flow_run_state WHERE sequence IN (2, 3, 5)")
         await redis.xtrim(deployment.channels.events(0), maxlen=2, approximate=False)
-        events = await client.subscribe(since={0: 1})
-        assert await missed(events) == (0, 2, 3)
-        assert events.positions == {0: 3}
-        assert await sequences(events, 1) == [4]
-        assert await missed(events) == (0, 5, 5)
-        assert await sequences(events, 4) == [6, 7, 8, 9]
+        async with client.subscribe(since={0: 1}) as events:
+            assert await missed(events) == (0, 2, 3)
+            assert events.positions == {0: 3}
+            assert await sequences(events, 1) == [4]
+            assert await missed(events) == (0, 5, 5)
+            assert await sequences(events, 4) == [6, 7, 8, 9]
 
 
 async def test_without_an_answer_the_position_stays_and_it_can_be_asked_again(deployment: Deployment) -> None:
@@ -211,17 +215,20 @@ async def test_without_an_answer_the_position_stays_and_it_can_be_asked_again(de
         await tell(redis, deployment, event(6), event(7))
         async with deployment.client() as client:
             with waiting(client, 0.2):
-                events = await client.subscribe(since={0: 2})
-                for _ in range(2):
-                    with pytest.raises(NoAnswer):
-                        await anext(events)
-                    assert events.positions == {0: 2}
+                async with client.subscribe(since={0: 2}) as events:
+                    for _ in range(2):
+                        with pytest.raises(NoAnswer):
+                            await anext(events)
+                        assert events.positions == {0: 2}
 
 
 async def test_a_position_ahead_of_a_database_that_went_back_is_told(deployment: Deployment) -> None:
     """Redis is empty as well, so that nothing else tells of it."""
-    async with deployment.worker(partitions=1), deployment.client() as client:
-        events = await client.subscribe(since={0: 5_000})
+    async with (
+        deployment.worker(partitions=1),
+        deployment.client() as client,
+        client.subscribe(since={0: 5_000}) as events,
+    ):
         run = await client.create_flow_run("one")
         assert (await client.propose(run, State.pending())).accepted
         with pytest.raises(EventsMissed):
@@ -240,9 +247,10 @@ async def test_a_subscriber_that_may_not_ask_misses_the_gap_and_goes_on(deployme
         await tell(redis, deployment, event(6), event(7))
         async with Client(urls["subscriber"], namespace=deployment.namespace, answer_timeout=HANGS_SECONDS) as client:
             with waiting(client, 1):
-                events = await client.subscribe(since={0: 2, 1: 0})
-            assert await missed(events) == (0, 3, 5)
-            assert await sequences(events, 2) == [6, 7]
+                subscription = client.subscribe(since={0: 2, 1: 0})
+            async with subscription as events:
+                assert await missed(events) == (0, 3, 5)
+                assert await sequences(events, 2) == [6, 7]
 
 
 async def test_a_subscriber_can_be_granted_to_ask_but_not_to_write_events(deployment: Deployment) -> None:
@@ -261,8 +269,8 @@ async def test_a_subscriber_can_be_granted_to_ask_but_not_to_write_events(deploy
             await drive(producer, 6)
             await published(deployment, redis, 6)
             await redis.xtrim(deployment.channels.events(0), maxlen=2, approximate=False)
-            events = await client.subscribe(since={0: 1})
-            assert await sequences(events, 5) == [2, 3, 4, 5, 6]
+            async with client.subscribe(since={0: 1}) as events:
+                assert await sequences(events, 5) == [2, 3, 4, 5, 6]
         subscriber = Redis(connection_pool=connection_pool(urls["subscriber"]))
         with pytest.raises(NoPermissionError):
             await subscriber.xadd(deployment.channels.events(0), {"a": "b"})
@@ -277,8 +285,7 @@ async def test_an_era_is_told_once_and_what_follows_goes_on(deployment: Deployme
     async with deployment.redis() as redis:
         await redis.set(deployment.channels.partitions, 1)
         await tell(redis, deployment, event(4), event(5), era, event(7, era=1))
-        async with deployment.client() as client:
-            events = await client.subscribe(since={0: 4})
+        async with deployment.client() as client, client.subscribe(since={0: 4}) as events:
             assert await sequences(events, 1) == [5]
             with pytest.raises(EraBegan, match="went back in time") as began:
                 await anext(events)
@@ -293,8 +300,7 @@ async def test_events_that_an_era_has_undone_are_not_missed(deployment: Deployme
     async with deployment.redis() as redis:
         await redis.set(deployment.channels.partitions, 1)
         await tell(redis, deployment, era, event(7, era=1))
-        async with deployment.client() as client:
-            events = await client.subscribe(since={0: 4})
+        async with deployment.client() as client, client.subscribe(since={0: 4}) as events:
             with pytest.raises(EraBegan):
                 await anext(events)
             assert await sequences(events, 1) == [7]
@@ -326,8 +332,10 @@ async def test_what_passes_ends_no_subscription(deployment: Deployment, how: str
     async with users(deployment) as urls, deployment.redis() as redis:
         await redis.set(deployment.channels.partitions, 1)
         user = user_of(urls["subscriber"])
-        async with Client(urls["subscriber"], namespace=deployment.namespace, answer_timeout=HANGS_SECONDS) as client:
-            events = await client.subscribe()
+        async with (
+            Client(urls["subscriber"], namespace=deployment.namespace, answer_timeout=HANGS_SECONDS) as client,
+            client.subscribe() as events,
+        ):
             waits = asyncio.create_task(sequences(events, 1))
             connection = await until_blocked(redis, user)
             if how == "UNBLOCKED":
@@ -360,24 +368,24 @@ async def test_a_refusal_that_does_not_pass_is_told_and_iterating_can_go_on(depl
         user = user_of(urls["subscriber"])
         async with Client(urls["subscriber"], namespace=deployment.namespace, answer_timeout=HANGS_SECONDS) as client:
             with waiting(client, 0.3):
-                events = await client.subscribe()
-            await refuse(redis, ("ACL", "SETUSER", user, "-xread"))
-            with pytest.raises(RedisUnavailable, match="refuses to tell events"):
-                await anext(events)
-            await refuse(redis, ("ACL", "SETUSER", user, "+xread"))
-            await tell(redis, deployment, event(1))
-            assert await sequences(events, 1) == [1]
+                subscription = client.subscribe()
+            async with subscription as events:
+                await refuse(redis, ("ACL", "SETUSER", user, "-xread"))
+                with pytest.raises(RedisUnavailable, match="refuses to tell events"):
+                    await anext(events)
+                await refuse(redis, ("ACL", "SETUSER", user, "+xread"))
+                await tell(redis, deployment, event(1))
+                assert await sequences(events, 1) == [1]
 
 
 async def test_a_connection_that_dies_in_silence_is_noticed(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscribing, "BLOCK_MILLISECONDS", 100)
-    monkeypatch.setattr(subscribing, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(unnamed, "BLOCK_MILLISECONDS", 100)
+    monkeypatch.setattr(stream, "EXCHANGE_SECONDS", 0.2)
     async with black_hole(deployment.redis_url) as hole, deployment.redis() as redis:
         await redis.set(deployment.channels.partitions, 1)
-        async with Client(hole.url, namespace=deployment.namespace) as client:
-            events = await client.subscribe()
+        async with Client(hole.url, namespace=deployment.namespace) as client, client.subscribe() as events:
             waits = asyncio.create_task(sequences(events, 1))
             hole.swallow()
             await tell(redis, deployment, event(1))
@@ -388,13 +396,28 @@ async def test_a_connection_that_dies_in_silence_is_noticed(
 async def test_whoever_stops_waiting_loses_nothing(deployment: Deployment) -> None:
     async with deployment.redis() as redis:
         await redis.set(deployment.channels.partitions, 1)
-        async with deployment.client() as client:
-            events = await client.subscribe()
+        async with deployment.client() as client, client.subscribe() as events:
             for _ in range(3):
                 with pytest.raises(TimeoutError):
                     await asyncio.wait_for(anext(events), 0.05)
             await tell(redis, deployment, event(1), event(2))
             assert sorted(await asyncio.gather(sequences(events, 1), sequences(events, 1))) == [[1], [2]]
-            await events.close()
             await tell(redis, deployment, event(3))
+        with pytest.raises(NotOpen):
+            await anext(events)
+        async with deployment.client() as client, client.subscribe(since=events.positions) as events:
             assert await sequences(events, 1) == [3]
+
+
+async def test_a_subscription_is_read_within_its_block_and_entered_once(deployment: Deployment) -> None:
+    async with deployment.redis() as redis:
+        await redis.set(deployment.channels.partitions, 1)
+    async with deployment.client() as client:
+        events = client.subscribe()
+        with pytest.raises(NotOpen):
+            await anext(events)
+        async with events:
+            pass
+        with pytest.raises(NotOpen):
+            async with events:
+                pass

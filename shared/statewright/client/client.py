@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from datetime import datetime
 from functools import partial
 from types import EllipsisType, TracebackType
 from typing import Any, Final, Literal, Self, overload
@@ -26,10 +27,13 @@ from statewright.limits import ConcurrencyLimit
 from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
 from statewright.protocol.replies import EventsReply, HeartbeatReply, HistoryReply, LimitsReply
 from statewright.protocol.requests import Heartbeat, LimitRequest, Propose, Request, RunRequest
-from statewright.runs import FlowRun, RunHistory, RunPolicy, TaskRun
+from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.settings import ClientSettings
-from statewright.states import ProposedState, StateDetails
-from statewright.subscription import Subscription, positions_from
+from statewright.states import ProposedState, StateDetails, StateType
+from statewright.subscription.filters import Sieve
+from statewright.subscription.positions import Since, start_from
+from statewright.subscription.stream import EventStreams
+from statewright.subscription.unnamed import Subscription
 from statewright.values import Duration
 from statewright.verdicts import Verdict
 
@@ -444,19 +448,48 @@ class Client:
             after = page.next
         return sorted(found, key=lambda limit: (limit.scope, limit.key))
 
-    async def subscribe(self, *, since: Mapping[int, int] | Mapping[str, int] | None = None) -> Subscription:
-        """Return a subscription to all events from now on, or after the sequence numbers `since` per partition.
+    def subscribe(
+        self,
+        *,
+        since: Since = None,
+        kinds: RunKind | str | Iterable[RunKind | str] | None = None,
+        run: RunReference | None = None,
+        tree: RunReference | int | None = None,
+        state_types: StateType | str | Iterable[StateType | str] | None = None,
+        state_names: str | Iterable[str] | None = None,
+        tags: str | Iterable[str] | None = None,
+    ) -> Subscription:
+        """Return a subscription to events; use it within `async with`, which is when it begins.
 
-        `since` is what `Subscription.positions` was, also read back from JSON. The subscription asks the engine for
-        events that Redis no longer has, for which it needs the rights of a producer. A partition that `since` leaves
-        out is read from its oldest kept event. Raises InvalidRequest when `since` names no partition or no position.
+        It begins with what is published from then on, or where `since` says: "beginning", with the first event that
+        still exists; a moment (a datetime with a zone), with the first that is not older; positions, behind these.
+        Positions are what `Subscription.positions` was, also read back from JSON; a partition that they leave out is
+        read from its oldest kept event. The subscription asks the engine for events that Redis no longer has, for a
+        moment and for the beginning, for which it needs the rights of a producer.
+
+        The other arguments are filters. An event is told when it fits each of them, and of several values one: its
+        `kinds` of run ("flow-run", "task-run"), its `run`, the `tree` of runs to which a run belongs, and the types,
+        names and tags that it tells. For a run or a tree one partition's stream alone is read; the rest is tested
+        here, before an event is decoded. Positions pass over what is not told.
+
+        Raises InvalidRequest when an argument is not what it should be.
         """
         self._check_that_it_is_open()
-        positions = None if since is None else positions_from(since, self._partitions)
-        patience = self._settings.answer_timeout
-        subscription = Subscription(self._pool, self._channels, self._read_events, patience)
-        await subscription.begin(range(self._partitions), positions)
-        return subscription
+        start = start_from(since, self._partitions)
+        wanted = requests.event_filter(
+            kinds=kinds, run=run, tree=tree, state_types=state_types, state_names=state_names, tags=tags
+        )
+        partitions = wanted.partitions(self._partitions)
+        return Subscription(self._streams(), self._find_position, partitions, start, Sieve(wanted))
+
+    def _streams(self) -> Callable[[], EventStreams]:
+        return partial(EventStreams, self._pool, self._channels, self._read_events, self._settings.answer_timeout)
+
+    async def _find_position(self, partition: int, since: datetime | None) -> int:
+        home = self._check_that_it_is_open()
+        under_way = self._send(home, requests.find_position(partition, since), partition)
+        position: int = await Sent(under_way, lambda reply: reply.position)
+        return position
 
     def _send_to_run(
         self,

@@ -1,7 +1,7 @@
 """What a client sends: arguments are checked and become messages. No IO."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import EllipsisType
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 from uuid import UUID
@@ -16,6 +16,7 @@ from statewright.protocol.requests import (
     ONE_OF_THREE,
     CreateFlowRun,
     CreateTaskRun,
+    FindPosition,
     Heartbeat,
     Propose,
     ReadEvents,
@@ -30,6 +31,7 @@ from statewright.protocol.requests import (
 )
 from statewright.runs import Run, RunPolicy
 from statewright.states import ProposedState, StateDetails
+from statewright.subscription.filters import EventFilter
 from statewright.values import MAX_IDEMPOTENCY_KEY_LENGTH, Duration
 from statewright.verdicts import Verdict
 
@@ -222,6 +224,20 @@ def read_run(run: RunReference, *, after: int = 0, history: bool = True) -> Read
 def read_events(partition: int, after: int) -> ReadEvents:
     """Return the request for a partition's events behind a position."""
     return ReadEvents(partition=partition, after=after)
+
+
+def find_position(partition: int, since: datetime | None) -> FindPosition:
+    """Return the request for the position before a partition's first change that is not older than a moment."""
+    return FindPosition(partition=partition, since=since)
+
+
+def event_filter(*, run: RunReference | None, tree: RunReference | int | None, **wanted: Any) -> EventFilter:
+    """Return which events are wanted; of a tree, any of its runs may be named, or its tag. Raises InvalidRequest."""
+    return EventFilter(
+        run=None if run is None else id_of_run(run),
+        tree=tree if tree is None or isinstance(tree, int) else tree_tag(id_of_run(tree, "tree")),
+        **wanted,
+    )
 
 
 def set_limit(

@@ -87,6 +87,13 @@ class EventsReply(Frozen):
     up_to: int
 
 
+class PositionReply(Frozen):
+    """A position in a partition: events above it are those that were asked about."""
+
+    type: Literal["position"] = "position"
+    position: int
+
+
 class LimitReply(Frozen):
     """A limit as it stands; None when there is none."""
 
@@ -146,6 +153,7 @@ Reply = (
     | RunReply
     | HistoryReply
     | EventsReply
+    | PositionReply
     | LimitReply
     | HeartbeatReply
     | LimitsReply

@@ -19,6 +19,7 @@ from statewright.values import (
     Frozen,
     Labels,
     Message,
+    Moment,
     Name,
     Tags,
 )
@@ -120,6 +121,17 @@ class ReadEvents(_Request):
     type: Literal["read_events"] = "read_events"
     partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
     after: Position
+
+
+class FindPosition(_Request):
+    """Find the position before a partition's first change that is not older than `since`, by the engine's clocks.
+
+    Without `since`, it is the position before the first change that still exists.
+    """
+
+    type: Literal["find_position"] = "find_position"
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    since: Moment | None = None
 
 
 class Withdraw(_Request):
@@ -234,6 +246,7 @@ Request = Annotated[
     | Heartbeat
     | ReadRun
     | ReadEvents
+    | FindPosition
     | SetLimit
     | ReadLimit
     | ReadLimits,

@@ -73,6 +73,8 @@ class UnitOfWork:
         """Pages of runs' histories, each by the ordinal behind which it was read: states with their ordinals."""
         self.events: dict[int, ChangePage] = {}
         """Changes of the partition, by the number behind which they were read back."""
+        self.positions: dict[datetime | None, int] = {}
+        """Positions before the partition's first change that is not older than a moment; None: before its first."""
         self.below: dict[UUID, list[UUID]] = {}
         """The first runs below flow runs that have not come to an end."""
         self.limit_pages: dict[int, LimitPage] = {}

@@ -7,6 +7,7 @@ from uuid import UUID
 from statewright.protocol.requests import (
     CreateFlowRun,
     CreateTaskRun,
+    FindPosition,
     Heartbeat,
     Propose,
     ReadEvents,
@@ -27,7 +28,7 @@ from statewright_worker.requests.limits import ReadLimitKind, ReadLimitsKind, Se
 from statewright_worker.requests.parking import KeepParked, KeepParkedKind, TellParked, TellParkedKind, WithdrawKind
 from statewright_worker.requests.pauses import EndPause, EndPauseKind
 from statewright_worker.requests.propose import ProposeKind
-from statewright_worker.requests.read_events import ReadEventsKind
+from statewright_worker.requests.read_events import FindPositionKind, ReadEventsKind
 from statewright_worker.requests.read_run import ReadRunKind
 from statewright_worker.requests.update_run import UpdateRunKind
 
@@ -39,6 +40,7 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     UpdateRun: UpdateRunKind(),
     ReadRun: ReadRunKind(),
     ReadEvents: ReadEventsKind(),
+    FindPosition: FindPositionKind(),
     SetLimit: SetLimitKind(),
     ReadLimit: ReadLimitKind(),
     ReadLimits: ReadLimitsKind(),

@@ -1,8 +1,8 @@
 """Reading events back: a worker makes what a partition's stream no longer holds from the histories."""
 
 from statewright.events import Event
-from statewright.protocol.replies import EventsReply, Reply
-from statewright.protocol.requests import ReadEvents
+from statewright.protocol.replies import EventsReply, PositionReply, Reply
+from statewright.protocol.requests import FindPosition, ReadEvents
 from statewright_worker.facts.base import PAGE_BYTES
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine
@@ -31,3 +31,16 @@ class ReadEventsKind(Kind[ReadEvents]):
         ]
         eras = [era for era in batch.eras if request.after < era.sequence <= up_to]
         return EventsReply(events=tuple(events), eras=tuple(eras), up_to=up_to)
+
+
+class FindPositionKind(Kind[FindPosition]):
+    """Finds where in a partition a moment is."""
+
+    def place(self, request: FindPosition, partitions: int) -> tuple[str, int]:
+        return "partition", request.partition
+
+    def ask(self, request: FindPosition, asked: Asked, engine: Engine) -> None:
+        asked.changes.since.add(request.since)
+
+    async def carry_out(self, request: FindPosition, incoming: Incoming, batch: InBatch) -> Reply:
+        return PositionReply(position=batch.work.positions[request.since])
