@@ -10,6 +10,7 @@ from uuid import UUID
 TAG_BITS = 16
 TAG_MASK = (1 << TAG_BITS) - 1
 _VARIANT = 0b10 << 62
+SHARES_AT_LEAST = 64
 
 # Ids need to be unique, not secret. A generator that the system has seeded is many times faster than the system itself.
 _random = Random()
@@ -31,6 +32,24 @@ def partition_of(run_id: UUID, partitions: int) -> int:
 def partition_of_tag(tag: str, partitions: int) -> int:
     """Return the partition in which the limit on `tag` is administered."""
     return int.from_bytes(hashlib.sha256(tag.encode()).digest()[:2], "big") % partitions
+
+
+def partition_of_subscription(name: str, partitions: int) -> int:
+    """Return the partition in which the named subscription is administered."""
+    return partition_of_tag(f"subscription:{name}", partitions)
+
+
+def shares_per_partition(partitions: int) -> int:
+    """Return into how many shares a named subscription divides each partition.
+
+    There are at least 64 in all, so that a few members have nearly the same number each.
+    """
+    return -(-SHARES_AT_LEAST // partitions)
+
+
+def share_of(tag: int, partitions: int, shares: int) -> int:
+    """Return the share to which the events of a tree belong: one of so many in the tree's partition."""
+    return tag // partitions % shares
 
 
 def id_of_executor(name: str, partition: int) -> UUID:

@@ -9,8 +9,10 @@ from pydantic import Field, TypeAdapter
 
 from statewright.events import Era, Event
 from statewright.limits import ConcurrencyLimit
+from statewright.protocol.requests import ShareEvent, ShareReference
 from statewright.runs import FlowRun, RunHistory, TaskRun
 from statewright.states import StateType
+from statewright.subscription.status import SubscriptionStatus
 from statewright.values import (
     Frozen,
     Message,
@@ -30,6 +32,8 @@ class ErrorCode(StrEnum):
     RULE_FAILED = "rule_failed"
     NOT_WRITABLE = "not_writable"
     OVERLOADED = "overloaded"
+    SUBSCRIPTION_NOT_FOUND = "subscription_not_found"
+    SUBSCRIPTION_CONFLICT = "subscription_conflict"
 
 
 class VerdictReply(Frozen):
@@ -137,6 +141,60 @@ class LimitsReply(Frozen):
     """Where to read on; None when there are no more."""
 
 
+class OwnedShare(ShareReference):
+    """A share that the member is to work on, in this epoch."""
+
+    position: int
+    trying: int | None = None
+    """The event that was tried in vain before, or over which a member has died."""
+    tries: int = 0
+    suspect_up_to: int = 0
+    """A member died over one of the next events, none of which is above this number."""
+
+
+class DeliveredAgain(ShareEvent):
+    """A dead letter that is to be delivered again."""
+
+
+class SyncedReply(Frozen):
+    """What a member of a named subscription is to do."""
+
+    type: Literal["synced"] = "synced"
+    generation: int
+    is_replaced: bool = False
+    """Another process has joined under the member's name: this one is the member no longer."""
+    is_settled: bool = True
+    """Whether every share is where it belongs; otherwise it is worth asking again soon."""
+    shares: tuple[OwnedShare, ...] | None = None
+    """All that are the member's; None when nothing has changed since the generation that it named."""
+    give_back: tuple[ShareReference, ...] = ()
+    """Which of them it is to give back, once what it has begun of them is done."""
+    again: tuple[DeliveredAgain, ...] = ()
+
+
+class SubscriptionReply(Frozen):
+    """A named subscription as it stands; None when there is none."""
+
+    type: Literal["subscription"] = "subscription"
+    subscription: SubscriptionStatus | None = None
+
+
+class SettledReply(Frozen):
+    """How many dead letters are delivered again, or were dropped."""
+
+    type: Literal["settled"] = "settled"
+    count: int
+
+
+class SubscriptionsReply(Frozen):
+    """A page of all named subscriptions."""
+
+    type: Literal["subscriptions"] = "subscriptions"
+    subscriptions: tuple[SubscriptionStatus, ...]
+    next: str | None = None
+    """Where to read on; None when there are no more."""
+
+
 class ErrorReply(Frozen):
     """A request that was not carried out, why, and which field was to blame. Nothing was written for it."""
 
@@ -157,6 +215,10 @@ Reply = (
     | LimitReply
     | HeartbeatReply
     | LimitsReply
+    | SyncedReply
+    | SubscriptionReply
+    | SubscriptionsReply
+    | SettledReply
     | ErrorReply
 )
 REPLY: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])

@@ -12,7 +12,9 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, mod
 from statewright.limits import LimitName, LimitScope
 from statewright.runs import RunPolicy
 from statewright.states import LeaseSeconds, ProposedState
+from statewright.subscription.filters import EventFilter
 from statewright.values import (
+    MAX_NAME_LENGTH,
     MAX_PARTITIONS,
     MAX_POSITION,
     TAKES_DURATIONS,
@@ -29,6 +31,14 @@ MAX_CONCURRENCY_LIMIT: Final = 1_000_000
 MAX_PRIORITY: Final = 1_000_000
 MAX_RUNS_OF_HEARTBEAT: Final = 1_000
 MAX_PARK_SECONDS: Final = 10 * 365 * 86_400
+MAX_TRIES: Final = 1_000
+MAX_SHARES: Final = 64
+MAX_SHARES_IN_ALL: Final = 2_048
+MAX_FAILED_AT_ONCE: Final = 100
+MAX_DEAD_LETTERS: Final = 1_000
+"""How many dead letters a subscription keeps: the newest."""
+SILENT_SECONDS: Final = 3.0
+MAX_SILENT_SECONDS: Final = 60.0
 MAX_PERIOD_SECONDS: Final = 10 * 365 * 86_400
 ONE_OF_THREE: Final = "a limit is named by exactly one of tag, name and deployment_id"
 
@@ -234,9 +244,126 @@ class ReadLimits(_Request):
     after: Position = 0
 
 
+class PartitionPosition(Frozen):
+    """A position in a partition: the number of an event, or 0."""
+
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    position: Position
+
+
+class _OfSubscription(_Request):
+    name: Name
+
+
+class OpenSubscription(_OfSubscription):
+    """See that a named subscription exists; answered with it. One with another filter under its name is a conflict."""
+
+    type: Literal["open_subscription"] = "open_subscription"
+    filter: EventFilter = EventFilter()
+    max_tries: Annotated[int, Field(ge=1, le=MAX_TRIES)] | None = None
+    """How often an event is tried; None means 5 for a new subscription, and whatever it is for one that exists."""
+    positions: Annotated[tuple[PartitionPosition, ...], Field(max_length=MAX_PARTITIONS)] = ()
+    """Where a new one begins; partitions that are left out begin with what changes from now on."""
+
+
+class ShareReference(Frozen):
+    """A share of a partition's events, as the member holds it: `epoch` is what it was told when it got it."""
+
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    share: Annotated[int, Field(ge=0, lt=MAX_SHARES)]
+    epoch: Position
+
+
+class AcknowledgedShare(ShareReference):
+    """Up to where every event of a share was handled."""
+
+    position: Position
+    trying: Left[Position] = None
+    """The next event, if it has been tried in vain, or is about to be tried by itself."""
+    tries: Annotated[int, Field(ge=0, le=MAX_TRIES)] = 0
+    """How often that has failed."""
+
+
+class ShareEvent(ShareReference):
+    """An event of a share."""
+
+    sequence: Position
+
+
+class FailedEvent(ShareEvent):
+    """An event that has failed as often as the subscription allows."""
+
+    event_id: UUID
+    error: Message
+    tries: Annotated[int, Field(ge=0, le=MAX_TRIES)]
+
+
+class SyncSubscription(_OfSubscription):
+    """A member's word: that it lives, and what it has done since its last one; answered with what it is to do.
+
+    What it says of a share counts only while the share is its own, in that epoch. Said twice, it counts once.
+    """
+
+    type: Literal["sync_subscription"] = "sync_subscription"
+    member: Name
+    instance: UUID
+    """Another one each time that a member begins: the newest of a name is the member."""
+    joins: bool = False
+    leaves: bool = False
+    seconds: Annotated[float, Field(ge=1, le=MAX_SILENT_SECONDS, allow_inf_nan=False)] = SILENT_SECONDS
+    """After how long without a word its shares go to others."""
+    generation: Position = 0
+    """The generation of the last answer that it got."""
+    acknowledged: Annotated[tuple[AcknowledgedShare, ...], Field(max_length=MAX_SHARES_IN_ALL)] = ()
+    given_back: Annotated[tuple[ShareReference, ...], Field(max_length=MAX_SHARES_IN_ALL)] = ()
+    failed: Annotated[tuple[FailedEvent, ...], Field(max_length=MAX_FAILED_AT_ONCE)] = ()
+    dealt_with: Annotated[tuple[ShareEvent, ...], Field(max_length=MAX_FAILED_AT_ONCE)] = ()
+    """Dead letters that were delivered again, and handled."""
+
+
+class ReadSubscription(_OfSubscription):
+    """Read a named subscription; answered with it, or with none."""
+
+    type: Literal["read_subscription"] = "read_subscription"
+
+
+class RemoveSubscription(_OfSubscription):
+    """Remove a named subscription, its positions and its dead letters; answered with it as it was, or with none."""
+
+    type: Literal["remove_subscription"] = "remove_subscription"
+
+
+class ResetSubscription(_OfSubscription):
+    """Let a named subscription go on behind other positions; answered with it."""
+
+    type: Literal["reset_subscription"] = "reset_subscription"
+    positions: Annotated[tuple[PartitionPosition, ...], Field(min_length=1, max_length=MAX_PARTITIONS)]
+
+
+class SettleDeadLetters(_OfSubscription):
+    """Deliver dead letters of a subscription again, or drop them; answered with how many there were."""
+
+    type: Literal["settle_dead_letters"] = "settle_dead_letters"
+    deliver_again: bool
+    event_ids: Annotated[tuple[UUID, ...], Field(max_length=MAX_DEAD_LETTERS)] | None = None
+    """Which of them; None means all."""
+
+
+class ReadSubscriptions(_Request):
+    """Read all named subscriptions, a page at a time, by name; any partition answers."""
+
+    type: Literal["read_subscriptions"] = "read_subscriptions"
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    after: Annotated[str, StringConstraints(max_length=MAX_NAME_LENGTH)] = ""
+    """The name with which the page before has ended."""
+
+
 CreateRun = CreateFlowRun | CreateTaskRun
 RunRequest = CreateFlowRun | CreateTaskRun | UpdateRun | Propose | ReadRun
 LimitRequest = SetLimit | ReadLimit
+SubscriptionRequest = (
+    OpenSubscription | SyncSubscription | ReadSubscription | RemoveSubscription | ResetSubscription | SettleDeadLetters
+)
 Request = Annotated[
     CreateFlowRun
     | CreateTaskRun
@@ -249,7 +376,14 @@ Request = Annotated[
     | FindPosition
     | SetLimit
     | ReadLimit
-    | ReadLimits,
+    | ReadLimits
+    | OpenSubscription
+    | SyncSubscription
+    | ReadSubscription
+    | ReadSubscriptions
+    | RemoveSubscription
+    | ResetSubscription
+    | SettleDeadLetters,
     Field(discriminator="type"),
 ]
 REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Request)

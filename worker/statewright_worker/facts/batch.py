@@ -17,6 +17,7 @@ from statewright_worker.facts.ledger import KNOWN, Ledger
 from statewright_worker.facts.limits import Limits
 from statewright_worker.facts.parked import Parked
 from statewright_worker.facts.runs import FLOW_RUNS, TASK_RUNS, Runs
+from statewright_worker.facts.subscriptions import Subscriptions
 from statewright_worker.facts.timers import Timers
 from statewright_worker.orchestration.facts import Need
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
@@ -59,6 +60,7 @@ class Asked:
         self.changes = Changes()
         self.leases = Leases()
         self.timers = Timers()
+        self.subscriptions = Subscriptions()
         self.subjects: tuple[Subject, ...] = (
             self.runs,
             self.ledger,
@@ -70,6 +72,7 @@ class Asked:
             self.changes,
             self.leases,
             self.timers,
+            self.subscriptions,
         )
 
     def foretell(self, proposal: Propose, needs: tuple[Need, ...]) -> None:

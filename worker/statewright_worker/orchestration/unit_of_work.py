@@ -24,6 +24,7 @@ from statewright_worker.orchestration.records import (
     TimerKind,
     limits_on_tags,
 )
+from statewright_worker.orchestration.subscribing import Subscribing
 from statewright_worker.orchestration.waiting import Waiting, put_back
 
 
@@ -99,6 +100,7 @@ class UnitOfWork:
         self.waiting = Waiting(now, partition, self.limits, self._undo)
         """What waits and what comes due."""
         self.leases = Leasing(now, partition, self.waiting, self._undo)
+        self.subscribing = Subscribing(now)
         self._before: dict[UUID, dict[str, object]] = {}
 
     # -- one proposal ------------------------------------------------------------------------------------------------

@@ -9,12 +9,19 @@ from statewright.protocol.requests import (
     CreateTaskRun,
     FindPosition,
     Heartbeat,
+    OpenSubscription,
     Propose,
     ReadEvents,
     ReadLimit,
     ReadLimits,
     ReadRun,
+    ReadSubscription,
+    ReadSubscriptions,
+    RemoveSubscription,
+    ResetSubscription,
     SetLimit,
+    SettleDeadLetters,
+    SyncSubscription,
     UpdateRun,
     Withdraw,
 )
@@ -30,6 +37,15 @@ from statewright_worker.requests.pauses import EndPause, EndPauseKind
 from statewright_worker.requests.propose import ProposeKind
 from statewright_worker.requests.read_events import FindPositionKind, ReadEventsKind
 from statewright_worker.requests.read_run import ReadRunKind
+from statewright_worker.requests.subscriptions import (
+    OpenSubscriptionKind,
+    ReadSubscriptionKind,
+    ReadSubscriptionsKind,
+    RemoveSubscriptionKind,
+    ResetSubscriptionKind,
+    SettleDeadLettersKind,
+    SyncSubscriptionKind,
+)
 from statewright_worker.requests.update_run import UpdateRunKind
 
 _CREATE: Final = CreateRunKind()
@@ -49,6 +65,13 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     KeepParked: KeepParkedKind(),
     FollowDown: FollowDownKind(),
     EndPause: EndPauseKind(),
+    OpenSubscription: OpenSubscriptionKind(),
+    SyncSubscription: SyncSubscriptionKind(),
+    ReadSubscription: ReadSubscriptionKind(),
+    ReadSubscriptions: ReadSubscriptionsKind(),
+    RemoveSubscription: RemoveSubscriptionKind(),
+    ResetSubscription: ResetSubscriptionKind(),
+    SettleDeadLetters: SettleDeadLettersKind(),
     Heartbeat: HeartbeatKind(),
     EndLease: EndLeaseKind(),
     EndExecutor: EndExecutorKind(),
