@@ -11,6 +11,7 @@ from statewright.errors import (
     InvalidMessage,
     InvalidRequest,
     LeaseLost,
+    MemberReplaced,
     MessageTooLarge,
     NoAnswer,
     NotOpen,
@@ -24,12 +25,17 @@ from statewright.errors import (
     RunConflict,
     RunNotFound,
     StatewrightError,
+    SubscriptionConflict,
+    SubscriptionNotFound,
     UnreadableAnswer,
 )
 from statewright.events import Event
 from statewright.limits import ConcurrencyLimit, LimitScope, SlotHolder, Waiter
 from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.states import TERMINAL_STATES, ProposedState, State, StateDetails, StateType
+from statewright.subscription.filters import EventFilter
+from statewright.subscription.groups import NamedSubscription
+from statewright.subscription.status import DeadLetter, MemberStatus, ShareStatus, SubscriptionStatus
 from statewright.subscription.unnamed import Subscription
 from statewright.verdicts import SetStateStatus, Verdict
 
@@ -38,9 +44,11 @@ __all__ = [
     "Client",
     "ConcurrencyLimit",
     "ConfigurationError",
+    "DeadLetter",
     "Delivery",
     "EraBegan",
     "Event",
+    "EventFilter",
     "EventsMissed",
     "Executor",
     "FlowRun",
@@ -49,7 +57,10 @@ __all__ = [
     "KeepAlive",
     "LeaseLost",
     "LimitScope",
+    "MemberReplaced",
+    "MemberStatus",
     "MessageTooLarge",
+    "NamedSubscription",
     "NoAnswer",
     "NotOpen",
     "NotWritable",
@@ -71,12 +82,16 @@ __all__ = [
     "SentProposal",
     "SentRun",
     "SetStateStatus",
+    "ShareStatus",
     "SlotHolder",
     "State",
     "StateDetails",
     "StateType",
     "StatewrightError",
     "Subscription",
+    "SubscriptionConflict",
+    "SubscriptionNotFound",
+    "SubscriptionStatus",
     "TaskRun",
     "UnreadableAnswer",
     "Verdict",

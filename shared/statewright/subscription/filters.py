@@ -120,6 +120,11 @@ class Sieve:
         )
 
 
+def event_of(told: bytes | Event) -> Event:
+    """Return the event that stands in a stream as JSON, or came as a value."""
+    return told if isinstance(told, Event) else Event.model_validate_json(told)
+
+
 def tree_of(told: bytes | Event) -> int:
     """Return the tag of the tree whose run an event is about."""
     if isinstance(told, Event):

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from statewright.errors import InvalidRequest
+from statewright.protocol.requests import PartitionPosition
 from statewright.values import MAX_POSITION, Moment
 
 BEGINNING: Final = "beginning"
@@ -39,6 +40,11 @@ def start_from(since: Any, partitions: int) -> Start:
         "must be a position per partition, as in {0: 17}, a moment (a datetime with a zone) or 'beginning', not"
         f" {since!r:.100}",
     )
+
+
+def pairs_of(positions: Positions) -> tuple[PartitionPosition, ...]:
+    """Return positions as messages carry them."""
+    return tuple(PartitionPosition(partition=p, position=position) for p, position in sorted(positions.items()))
 
 
 def positions_from(since: Mapping[Any, Any], partitions: int) -> dict[int, int]:

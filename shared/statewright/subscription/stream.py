@@ -301,11 +301,6 @@ class EventStreams:
             await asyncio.sleep(PAUSE_SECONDS)
 
 
-def event_of(told: bytes | Event) -> Event:
-    """Return the event that stands in a stream as JSON, or came as a value."""
-    return told if isinstance(told, Event) else Event.model_validate_json(told)
-
-
 def _decoded(flat: Sequence[bytes]) -> bytes | Era:
     """Return the event in the fields of an entry, as JSON, or the era that begins there."""
     fields: Mapping[bytes, bytes] = dict(zip(flat[::2], flat[1::2], strict=True))

@@ -9,9 +9,9 @@ from typing import Any, Final, Self
 
 from statewright.errors import EraBegan, EventsMissed, NotOpen
 from statewright.events import Event
-from statewright.subscription.filters import Sieve
+from statewright.subscription.filters import Sieve, event_of
 from statewright.subscription.positions import BEGINNING, Start
-from statewright.subscription.stream import EventStreams, Told, event_of
+from statewright.subscription.stream import EventStreams, Told
 
 BLOCK_MILLISECONDS: Final = 5_000
 

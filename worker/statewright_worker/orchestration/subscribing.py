@@ -286,7 +286,8 @@ class Subscribing:
         record = SubscriptionRecord(name, wanted, max_tries, self._now, 0)
         record.step(self._now)
         each = shares_per_partition(len(self.ends))
-        for partition, end in self.ends.items():
+        for partition in wanted.partitions(len(self.ends)):
+            end = self.ends[partition]
             for share in range(each):
                 position = min(positions.get(partition, end), end)
                 record.shares[partition, share] = ShareRecord(partition, share, position)
