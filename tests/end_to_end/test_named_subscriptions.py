@@ -25,7 +25,7 @@ from tests.deployment import HANGS_SECONDS, Deployment, until
 
 async def drive(client: Client, runs: int, changes: int = 3, **made: Any) -> list[UUID]:
     """Let so many runs, each a tree of its own, change so often; return them."""
-    created = [client.create_flow_run(f"run {number}", **made) for number in range(runs)]
+    created = [client.create_flow_run(**{"name": f"run {number}", **made}) for number in range(runs)]
     states = [State.pending(), State.running(), State.completed()]
     proposed = [client.propose(run, states[n % 3], force=True) for run in created for n in range(changes)]
     assert all(verdict.accepted for verdict in await asyncio.gather(*proposed))
