@@ -129,6 +129,7 @@ INDEXES: dict[str | Part, set[str]] = {
     subscriptions.MEMBERS_GONE: {"pk_partition", "pk_subscription_member"},
     subscriptions.SHARES_SET: {"pk_partition"},
     subscriptions.LETTERS_AGAIN: {"pk_partition", "pk_subscription_dead_letter"},
+    subscriptions.LETTERS_PUT_BACK: {"pk_partition", "pk_subscription_dead_letter"},
     subscriptions.LETTERS_DROPPED: {"pk_partition", "pk_subscription_dead_letter"},
     subscriptions.LETTERS_CLEARED: {"pk_partition", "pk_subscription_dead_letter"},
     limits.LOCK_LIMITS: {"uq_concurrency_limit__scope_key"},

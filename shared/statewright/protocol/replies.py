@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter
 
 from statewright.events import Era, Event
 from statewright.limits import ConcurrencyLimit
-from statewright.protocol.requests import ShareEvent, ShareReference
+from statewright.protocol.requests import ShareEvent, ShareReference, Trial
 from statewright.runs import FlowRun, RunHistory, TaskRun
 from statewright.states import StateType
 from statewright.subscription.status import SubscriptionStatus
@@ -146,8 +146,9 @@ class OwnedShare(ShareReference):
 
     position: int
     trying: int | None = None
-    """The event that was tried in vain before, or over which a member has died."""
+    """The event that was tried in vain before, or that is suspected."""
     tries: int = 0
+    trial: Trial = Trial.NONE
     suspect_up_to: int = 0
     """A member died over one of the next events, none of which is above this number."""
 

@@ -4,6 +4,7 @@ A request is one stream entry with the fields of `channels.REQUEST_*`; its JSON 
 """
 
 import json
+from enum import IntEnum
 from typing import Annotated, Final, Literal, Self, TypeVar
 from uuid import UUID
 
@@ -274,14 +275,31 @@ class ShareReference(Frozen):
     epoch: Position
 
 
+class Trial(IntEnum):
+    """Whether an event is suspected to be one over which members die.
+
+    Nobody knows over which event a member has died: it may have had some of each of its shares in hand, of which the
+    engine has not heard. So its successors say which events they are about to try, and narrow it down.
+    """
+
+    NONE = 0
+    WITH_OTHERS = 1
+    """It is tried together with one of each other share: if the member dies, one of these has done it."""
+    AWAITED = 2
+    """It is one of these, and is to be tried alone."""
+    ALONE = 3
+    """It is tried alone: if the member dies, it has failed."""
+
+
 class AcknowledgedShare(ShareReference):
     """Up to where every event of a share was handled."""
 
     position: Position
     trying: Left[Position] = None
-    """The next event, if it has been tried in vain, or is about to be tried by itself."""
+    """The next event, if it has been tried in vain, or is on trial."""
     tries: Annotated[int, Field(ge=0, le=MAX_TRIES)] = 0
     """How often that has failed."""
+    trial: Trial = Trial.NONE
 
 
 class ShareEvent(ShareReference):

@@ -32,10 +32,11 @@ from statewright.protocol.requests import (
     OpenSubscription,
     ShareReference,
     SyncSubscription,
+    Trial,
 )
 from statewright.subscription.filters import Sieve, event_of, tree_of
 from statewright.subscription.positions import Start, pairs_of
-from statewright.subscription.shares import Item, Room, Share
+from statewright.subscription.shares import CLEARED_SECONDS, Item, Room, Share
 from statewright.subscription.stream import EventStreams, ReadEvents, Stretch, Told
 from statewright.subscription.unnamed import FindPosition, starting_at, wanted
 
@@ -127,6 +128,12 @@ class NamedSubscription:
         """When refused events are to be tried again."""
         self._numbers = count()
         self._in_hand = 0
+        self._handed_out_at = 0.0
+        """When something was handed out last."""
+        self._on_trial: deque[Share] = deque()
+        """Shares whose next events are to be tried alone."""
+        self._alone: tuple[Share, Item] | None = None
+        """The event that is tried alone."""
         self._told: dict[tuple[int, int], int] = {}
         """What has been raised, of each partition: up to which place."""
         self._raised: tuple[Share, Item] | None = None
@@ -280,6 +287,10 @@ class NamedSubscription:
             return None
         while self._due and self._due[0][0] <= now:
             self._look_at(heappop(self._due)[2])
+        if self._alone is not None or self._on_trial:
+            event = self._hand_out_alone(now)
+            if event is not None or self._alone is not None or self._on_trial:
+                return event
         while self._ready and self._in_hand < self._in_flight:
             share = self._ready[0]
             item = share.next(now) if self._is_ours(share) else None
@@ -288,15 +299,48 @@ class NamedSubscription:
                 share.is_ready = False
                 self._await(share)
                 continue
-            if isinstance(item.what, bytes | Event):
-                event = event_of(item.what)
-                share.hand_out(item, event)
-                self._in_hand += 1
-                self._ready.rotate(-1)
+            self._ready.rotate(-1)
+            if (event := self._handed_out(share, item, now)) is not None:
                 return event
-            share.hand_out(item, None)
-            self._in_hand += 1
-            self._raise(share, item, item.what)
+        return None
+
+    def _handed_out(self, share: Share, item: Item, now: float) -> Event | None:
+        """Take note that something is handed out, and return it. Raises it, where it stands in place of events."""
+        what = item.what
+        event = event_of(what) if isinstance(what, bytes | Event) else None
+        share.hand_out(item, event, now)
+        self._in_hand += 1
+        self._handed_out_at = now
+        if isinstance(what, EventsMissed | EraBegan):
+            self._raise(share, item, what)
+        return event
+
+    def _hand_out_alone(self, now: float) -> Event | None:
+        """Return the next event over which a member may have died, once nothing else is in hand, None without one.
+
+        Nothing else is handed out until it is done with, or has been in hand for so long that it is not the one.
+        """
+        if self._alone is not None:
+            share, item = self._alone
+            if self._is_ours(share) and item.in_hand and now - item.handed_out < CLEARED_SECONDS:
+                return None
+            item.trial, self._alone = Trial.NONE, None
+        while self._on_trial:
+            share = self._on_trial[0]
+            if not self._is_ours(share) or not share.awaits_trial:
+                self._on_trial.popleft()
+                self._look_at(share)
+                continue
+            if self._in_hand and now - self._handed_out_at < CLEARED_SECONDS:
+                return None
+            alone = share.next_alone()
+            if alone is not None:
+                event = self._handed_out(share, alone, now)
+                self._alone = (share, alone)
+                return event
+            if share.awaits_trial:
+                self._hurry.set()
+                return None
         return None
 
     def _raise(self, share: Share, item: Item, what: EventsMissed | EraBegan) -> None:
@@ -313,6 +357,8 @@ class NamedSubscription:
         """See that a share is looked at again when what it waits for has come."""
         if share.wants_word:
             self._hurry.set()
+        if share.awaits_trial and share not in self._on_trial:
+            self._on_trial.append(share)
         if share.due is not None:
             heappush(self._due, (share.due, next(self._numbers), share))
 
@@ -358,9 +404,12 @@ class NamedSubscription:
             self._reading = asyncio.create_task(self._read(streams))
         now = self._clock()
         times = (now + LOOK_SECONDS, *(due for due, _, _ in self._due[:1]), self._good_until)
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout_at(min(time for time in times if time > now)):
                 await self._news.wait()
+        except TimeoutError:
+            for share in self._shares.values():
+                self._look_at(share)
 
     def _tell_who_holds_it_up(self) -> None:
         now = self._clock()

@@ -6,14 +6,16 @@ from typing import Final
 from statewright.errors import EraBegan, EventsMissed
 from statewright.events import Event
 from statewright.protocol.replies import OwnedShare
-from statewright.protocol.requests import AcknowledgedShare, FailedEvent, ShareEvent, ShareReference
+from statewright.protocol.requests import AcknowledgedShare, FailedEvent, ShareEvent, ShareReference, Trial
 from statewright.subscription.filters import event_of
 from statewright.values import truncated
 
 WAITING_AT_MOST: Final = 100
 """How many events of a share wait to be handed out, at most; it takes more when half of them are gone."""
 SUSPECTED: Final = 100
-"""How many events are tried one by one after a member has died over one of them, at most."""
+"""How many events of a share are on trial after a member has died over one of them, at most."""
+CLEARED_SECONDS: Final = 5.0
+"""A member that has had an event in hand for so long, and lives, does not die over it."""
 BACKOFF_SECONDS: Final = 0.5
 BACKOFF_SECONDS_AT_MOST: Final = 30.0
 """How long a refused event waits for its next try: twice as long each time."""
@@ -25,7 +27,19 @@ What = bytes | Event | EventsMissed | EraBegan
 class Item:
     """What stands at one place of a share, until it is done with."""
 
-    __slots__ = ("again", "due", "error", "event", "in_hand", "is_noted", "sequence", "tries", "what")
+    __slots__ = (
+        "again",
+        "due",
+        "error",
+        "event",
+        "handed_out",
+        "in_hand",
+        "is_noted",
+        "sequence",
+        "trial",
+        "tries",
+        "what",
+    )
 
     def __init__(self, sequence: int, what: What, *, again: bool = False) -> None:
         self.sequence = sequence
@@ -36,8 +50,11 @@ class Item:
         """The event, once it was handed out."""
         self.in_hand = False
         """Whether it was handed out, and nothing was said of it since."""
+        self.handed_out = 0.0
+        """When it was, by the event loop's clock."""
+        self.trial = Trial.NONE
         self.is_noted = False
-        """Whether the engine knows that it is about to be tried."""
+        """Whether the engine knows of its trial."""
         self.tries = 0
         """How often it has failed."""
         self.error = ""
@@ -76,7 +93,7 @@ class Share:
         """Whether its owner looks at it for the next event."""
         self.said: AcknowledgedShare | None = None
         """What the engine has heard of it last."""
-        self._trying, self._tries = told.trying, told.tries
+        self._trying, self._tries, self._trial = told.trying, told.tries, told.trial
         self._suspect_up_to, self._suspected = told.suspect_up_to, SUSPECTED
         self._max_tries = max_tries
         self._room = room
@@ -108,6 +125,8 @@ class Share:
         item = Item(sequence, what)
         if sequence == self._trying:
             item.tries, item.error = self._tries, "a member of the subscription died over it, each time"
+            if self._trial >= Trial.AWAITED:
+                item.trial = Trial.AWAITED
         self.read = sequence
         self._undone[sequence] = item
         self._waiting.append(item)
@@ -149,9 +168,9 @@ class Share:
         for again in self._again.values():
             if again is not None and not again.in_hand:
                 return again
-        return self._first_waiting() if self._waiting else None
+        return self._first_waiting(now) if self._waiting else None
 
-    def _first_waiting(self) -> Item | None:
+    def _first_waiting(self, now: float) -> Item | None:
         first = self._waiting[0]
         if first.tries >= self._max_tries:
             self._waiting.popleft()
@@ -160,11 +179,36 @@ class Share:
                 first.event = event_of(first.what)
             self._failed.append(first)
             return None
-        if self._is_suspect(first) and (self.in_hand or not first.is_noted):
+        if first.trial >= Trial.AWAITED:
             return None
+        if self._is_suspect(first):
+            if self._holds_up(now):
+                return None
+            first.trial = Trial.WITH_OTHERS
+            if not first.is_noted:
+                return None
         return first
 
-    def hand_out(self, item: Item, event: Event | None) -> None:
+    @property
+    def awaits_trial(self) -> bool:
+        """Whether its next event is to be tried alone."""
+        is_free = not self._failed and not self._refused and self.leaves_at is None
+        return is_free and bool(self._waiting) and self._waiting[0].trial >= Trial.AWAITED
+
+    def next_alone(self) -> Item | None:
+        """Return the event that is to be tried alone, None as long as the engine does not know."""
+        first = self._first_waiting(0.0) if self._waiting[0].tries >= self._max_tries else self._waiting[0]
+        if first is None:
+            return None
+        if first.trial is not Trial.ALONE:
+            first.trial, first.is_noted = Trial.ALONE, False
+        return first if first.is_noted else None
+
+    def _holds_up(self, now: float) -> bool:
+        """Whether an event was handed out so recently that it may still be the one."""
+        return any(item.in_hand and now - item.handed_out < CLEARED_SECONDS for item in self._undone.values())
+
+    def hand_out(self, item: Item, event: Event | None, now: float) -> None:
         """Take note that it was handed out."""
         if item in self._refused:
             self._refused.remove(item)
@@ -173,7 +217,7 @@ class Share:
                 self._suspected -= 1
             self._waiting.popleft()
             self._room.left += item.size
-        item.in_hand, item.event = True, event
+        item.in_hand, item.event, item.handed_out = True, event, now
 
     @property
     def in_hand(self) -> int:
@@ -203,7 +247,7 @@ class Share:
         item = self._in_hand(sequence)
         if item is None:
             return False
-        item.in_hand = False
+        item.in_hand, item.trial = False, Trial.NONE
         item.tries += 1
         item.error = truncated(error, ERROR_CHARACTERS)
         if item.tries >= self._max_tries:
@@ -226,7 +270,7 @@ class Share:
         if self._failed or self._dealt_with:
             return True
         first = self._waiting[0] if self._waiting and self.leaves_at is None else None
-        return first is not None and self._is_suspect(first) and not first.is_noted and not self.in_hand
+        return first is not None and first.trial in (Trial.WITH_OTHERS, Trial.ALONE) and not first.is_noted
 
     def acknowledged(self) -> AcknowledgedShare:
         """Return up to where it is done, and what is next, if that was tried in vain or is about to be tried alone."""
@@ -234,8 +278,9 @@ class Share:
         if first is None:
             return AcknowledgedShare(**self._name(), position=self.read)
         position = first.sequence - 1
-        if first.tries or first.is_noted or (self._is_suspect(first) and not self.in_hand):
-            return AcknowledgedShare(**self._name(), position=position, trying=first.sequence, tries=first.tries)
+        if first.tries or first.trial:
+            tried = {"trying": first.sequence, "tries": first.tries, "trial": first.trial}
+            return AcknowledgedShare(**self._name(), position=position, **tried)
         return AcknowledgedShare(**self._name(), position=position)
 
     def failed(self) -> list[FailedEvent]:
@@ -260,7 +305,7 @@ class Share:
         """Take note that the engine has heard this."""
         self.said = said
         first = next(iter(self._undone.values()), None)
-        if first is not None and first.sequence == said.trying:
+        if first is not None and first.sequence == said.trying and first.trial == said.trial:
             first.is_noted = True
 
     def stored(self, failed: FailedEvent) -> None:

@@ -54,6 +54,7 @@ SHARE_COLUMNS: Final[Columns] = (
     ("epoch", "bigint"),
     ("trying", "bigint"),
     ("tries", "integer"),
+    ("trial", "smallint"),
     ("suspect_up_to", "bigint"),
 )
 LETTER_COLUMNS: Final[Columns] = (("subscription", "text"), ("partition", "smallint"), ("sequence", "bigint"))
@@ -80,11 +81,12 @@ SHARES_SET: Final = insert(
     SHARE_COLUMNS,
     otherwise=f"ON CONFLICT (subscription, partition, share) DO UPDATE SET {_replaced(SHARE_COLUMNS, 3)}",
 )
-LETTERS_AGAIN: Final = Part(
-    "UPDATE subscription_dead_letter AS letter SET again = true FROM {rows} WHERE letter.subscription ="
-    " rows.subscription AND letter.partition = rows.partition AND letter.sequence = rows.sequence",
-    LETTER_COLUMNS,
-)
+_MARK: Final = """
+    UPDATE subscription_dead_letter AS letter SET again = {again} FROM {{rows}} WHERE letter.subscription =
+    rows.subscription AND letter.partition = rows.partition AND letter.sequence = rows.sequence
+"""
+LETTERS_AGAIN: Final = Part(_MARK.format(again="true"), LETTER_COLUMNS)
+LETTERS_PUT_BACK: Final = Part(_MARK.format(again="false"), LETTER_COLUMNS)
 LETTERS_DROPPED: Final = delete("subscription_dead_letter", LETTER_COLUMNS)
 LETTERS_CLEARED: Final = delete("subscription_dead_letter", (("subscription", "text"),))
 
@@ -107,10 +109,11 @@ _OWN: Final = """
 # Nobody has handled what does not exist yet: a database that went back in time does not take it down.
 ACKNOWLEDGE: Final = f"""
     UPDATE subscription_share AS share
-    SET position = said.position, trying = said.trying, tries = said.tries
+    SET position = said.position, trying = said.trying, tries = said.tries, trial = said.trial
     FROM unnest(
-        $1::text[], $2::uuid[], $3::smallint[], $4::smallint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::integer[]
-    ) AS said (subscription, owner, partition, share, epoch, position, trying, tries)
+        $1::text[], $2::uuid[], $3::smallint[], $4::smallint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::integer[],
+        $9::smallint[]
+    ) AS said (subscription, owner, partition, share, epoch, position, trying, tries, trial)
     JOIN partition ON partition.id = said.partition
     WHERE {_OWN} AND said.position BETWEEN share.position AND partition.sequence
 """
@@ -150,8 +153,8 @@ DEAL_WITH: Final = f"""
         AND letter.sequence = said.sequence AND letter.again
 """
 READ_SHARES: Final = """
-    SELECT subscription, partition, share, position, owner, epoch, trying, tries, suspect_up_to FROM subscription_share
-    WHERE subscription = ANY ($1)
+    SELECT subscription, partition, share, position, owner, epoch, trying, tries, trial, suspect_up_to
+    FROM subscription_share WHERE subscription = ANY ($1)
 """
 READ_AGAIN: Final = """
     SELECT subscription, partition, share, sequence FROM subscription_dead_letter
@@ -244,7 +247,7 @@ class Subscriptions(Subject):
             await driver.execute(KEEP_LETTERS_FEW, list({row[0] for row in failed}))
         if dealt_with := _said(syncs, lambda sync: sync.dealt_with, "sequence"):
             await driver.execute(DEAL_WITH, *columns_of(dealt_with))
-        if acknowledged := _said(syncs, lambda sync: sync.acknowledged, "position", "trying", "tries"):
+        if acknowledged := _said(syncs, lambda sync: sync.acknowledged, "position", "trying", "tries", "trial"):
             await driver.execute(ACKNOWLEDGE, *columns_of(acknowledged))
 
     def parts(self, work: UnitOfWork, sequence: int) -> Iterable[tuple[Part, Sequence[Row]]]:
@@ -344,6 +347,7 @@ def _parts(subscribing: Subscribing) -> Iterator[tuple[Part, Sequence[Row]]]:
     yield SHARES_SET, [values for name in sorted(subscribing.shares_changed) for values in _share_values(known[name])]
     yield LETTERS_CLEARED, [(name,) for name in sorted(subscribing.reborn)]
     settled = subscribing.letters_settled
+    yield LETTERS_PUT_BACK, sorted(subscribing.letters_put_back - settled.keys())
     yield LETTERS_AGAIN, sorted(letter for letter, again in settled.items() if again)
     yield LETTERS_DROPPED, sorted(letter for letter, again in settled.items() if not again)
 
@@ -364,5 +368,6 @@ def _share_values(record: SubscriptionRecord) -> Iterator[Row]:
             share.epoch,
             share.trying,
             share.tries,
+            share.trial,
             share.suspect_up_to,
         )

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from statewright.ids import shares_per_partition
 from statewright.protocol.replies import DeliveredAgain, OwnedShare
-from statewright.protocol.requests import SILENT_SECONDS, ShareReference
+from statewright.protocol.requests import SILENT_SECONDS, ShareReference, Trial
 from statewright.subscription.filters import EventFilter
 from statewright.subscription.status import DeadLetter, MemberStatus, ShareStatus, SubscriptionStatus
 
@@ -32,8 +32,9 @@ class ShareRecord:
     epoch: int = 0
     """The generation in which it was given to its owner: what is said of it in another one does not count."""
     trying: int | None = None
-    """The next event, if it was tried in vain, or was about to be tried by itself."""
+    """The next event, if it was tried in vain, or is suspected."""
     tries: int = 0
+    trial: int = Trial.NONE
     suspect_up_to: int = 0
     """A member died over one of the next events, none of which is above this number."""
 
@@ -43,17 +44,19 @@ class ShareRecord:
         return self.partition, self.share
 
     def free(self) -> None:
-        """Take it from its owner, who has given it back."""
+        """Take it from its owner."""
         self.owner = None
+        self.trial = Trial.AWAITED if self.trial == Trial.ALONE else min(self.trial, Trial.AWAITED)
 
     def survive(self, end: int) -> None:
         """Take note that its owner has died, when the partition ended with this number.
 
-        Perhaps it died over one of the next events. So the next owner tries these one by one, and says first which; if
-        it dies as well, that one has failed once more.
+        Perhaps it died over one of the next events. So the next owner says which it is about to try.
         """
-        if self.trying is not None and self.trying > self.position:
+        if self.trial == Trial.ALONE:
             self.tries += 1
+        elif self.trial == Trial.WITH_OTHERS:
+            self.trial = Trial.AWAITED
         self.suspect_up_to = max(self.suspect_up_to, end)
 
 
@@ -165,6 +168,7 @@ class SubscriptionRecord:
                 position=share.position,
                 trying=share.trying,
                 tries=share.tries,
+                trial=Trial(share.trial),
                 suspect_up_to=share.suspect_up_to if share.suspect_up_to > share.position else 0,
             )
             for share in self.shares_of(instance)
@@ -186,7 +190,7 @@ class SubscriptionRecord:
             if share.partition in positions:
                 share.position = min(positions[share.partition], ends[share.partition])
                 share.epoch = epoch
-                share.trying, share.tries, share.suspect_up_to = None, 0, 0
+                share.trying, share.tries, share.trial, share.suspect_up_to = None, 0, Trial.NONE, 0
 
     def _quotas(self) -> dict[UUID, int]:
         """Return how many shares each member is to have. Those that have most keep one more than the others."""
@@ -280,6 +284,8 @@ class Subscribing:
         """Subscriptions whose shares are written."""
         self.letters_settled: dict[tuple[str, int, int], bool] = {}
         """Dead letters by subscription, partition and number, and whether they are delivered again, or dropped."""
+        self.letters_put_back: set[tuple[str, int, int]] = set()
+        """Those that are not delivered again after all."""
 
     def create(self, name: str, wanted: EventFilter, max_tries: int, positions: dict[int, int]) -> SubscriptionRecord:
         """Make a subscription; partitions without a position begin where they end now."""
@@ -337,6 +343,13 @@ class Subscribing:
         self.letters_settled[record.name, letter.partition, letter.sequence] = again
         if again:
             record.again.append(AgainRecord(letter.partition, letter.share, letter.sequence))
+
+    def put_back(self, record: SubscriptionRecord, instance: UUID) -> None:
+        """Let no dead letter be delivered again by the successors of a member that has died: it may be the one."""
+        shares = {share.name for share in record.shares_of(instance)}
+        back = [one for one in record.again if (one.partition, one.share) in shares]
+        self.letters_put_back |= {(record.name, one.partition, one.sequence) for one in back}
+        record.again = [one for one in record.again if one not in back]
 
 
 def reference(share: ShareRecord) -> ShareReference:

@@ -204,6 +204,7 @@ def _bury(record: SubscriptionRecord, work: UnitOfWork) -> None:
 
 
 def _end(record: SubscriptionRecord, member: MemberRecord, work: UnitOfWork) -> None:
+    work.subscribing.put_back(record, member.instance)
     record.lose(member.instance, work.subscribing.ends)
 
 

@@ -347,6 +347,7 @@ class SubscriptionShare(Base):
     epoch: Mapped[int] = mapped_column(BigInteger)
     trying: Mapped[int | None] = mapped_column(BigInteger)
     tries: Mapped[int] = mapped_column(server_default=text("0"))
+    trial: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     suspect_up_to: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
 
 

@@ -56,6 +56,7 @@ def upgrade() -> None:
         sa.Column("epoch", sa.BigInteger(), nullable=False),
         sa.Column("trying", sa.BigInteger(), nullable=True),
         sa.Column("tries", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("trial", sa.SmallInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("suspect_up_to", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.PrimaryKeyConstraint("subscription", "partition", "share", name=op.f("pk_subscription_share")),
         postgresql_with=FREE_SPACE,
