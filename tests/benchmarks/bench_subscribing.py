@@ -18,14 +18,14 @@ from redis.asyncio import Redis
 
 from statewright import Client, Event, NamedSubscription, Subscription
 from statewright.connection import connection_pool
-from statewright.events import EventResource, EventState, RelatedResource, Transition
+from statewright.events import RelatedResource
 from statewright.ids import IdSource, partition_of
 from statewright.protocol.channels import EVENT_BODY, Channels
-from statewright.runs import RunKind
 from statewright.states import StateType
 from statewright_worker.bench.processes import Meter
 from statewright_worker.bench.target import POSTGRESQL, Target, embedded_target
 from tests.benchmarks.harness import measured, show
+from tests.events import entered
 
 NAMESPACE: Final = "filters"
 PARTITIONS: Final = 8
@@ -64,31 +64,11 @@ async def publish(redis_url: str, rate: float) -> None:
 
 
 def event(run_id: UUID, partition: int, sequence: int, *, is_wanted: bool) -> Event:
-    state = {"type": StateType.RUNNING, "name": "Running"}
-    return Event(
-        id=run_id,
-        event="task-run.Running",
-        occurred=datetime.now(UTC),
-        partition=partition,
-        sequence=sequence,
-        resource=EventResource(
-            kind=RunKind.TASK_RUN,
-            id=run_id,
-            name="load the orders of yesterday",
-            run_count=1,
-            state_type=StateType.RUNNING,
-            state_name="Running",
-            state_timestamp=datetime.now(UTC),
-        ),
-        related=(
-            RelatedResource(role="flow-run", id=str(run_id)),
-            RelatedResource(role="tag", id="etl"),
-            RelatedResource(role="tag", id=WANTED if is_wanted else "usual"),
-        ),
-        intended=Transition(from_type=StateType.PENDING, to_type=StateType.RUNNING),
-        initial_state=EventState(type=StateType.PENDING, name="Pending"),
-        validated_state=EventState(**state),
+    made = entered(
+        run_id, StateType.RUNNING, state_id=run_id, time=datetime.now(UTC), partition=partition, sequence=sequence
     )
+    related = [RelatedResource(role="tag", id=tag) for tag in ("etl", WANTED if is_wanted else "usual")]
+    return made.replaced(data=made.data.replaced(related=tuple(related)))
 
 
 async def subscribe(redis_url: str, seconds: float, filters: dict[str, Any]) -> None:

@@ -77,7 +77,7 @@ async def test_events_of_a_run_come_in_order(deployment: Deployment) -> None:
         await drive(client, 20)
         by_run = defaultdict(list)
         for event in await handled(events, 60):
-            by_run[event.resource.id].append(event.resource.state_name)
+            by_run[event.data.resource.id].append(event.data.resource.state_name)
         assert all(names == ["Pending", "Running", "Completed"] for names in by_run.values())
 
 
@@ -95,7 +95,7 @@ async def test_three_members_share_the_events(deployment: Deployment) -> None:
         async def work(events: NamedSubscription) -> None:
             async for event in events:
                 counted[events.member] += 1
-                handled_by[event.resource.id].add(events.member)
+                handled_by[event.data.resource.id].add(events.member)
                 await events.acknowledge(event)
 
         working = [asyncio.create_task(work(member)) for member in members]
@@ -157,7 +157,7 @@ async def test_positions_pass_over_what_the_filter_does_not_let_through(deployme
         client.subscribe("failures", state_names="Completed") as events,
     ):
         await drive(client, 10)
-        assert {event.resource.state_name for event in await handled(events, 10)} == {"Completed"}
+        assert {event.data.resource.state_name for event in await handled(events, 10)} == {"Completed"}
         await drive(client, 10, changes=2)
 
         async def caught_up() -> bool:
@@ -182,7 +182,7 @@ async def test_what_fails_is_tried_again_and_then_goes_to_the_dead_letters(deplo
             assert again == pending
             assert await events.refuse(again, ValueError("still none"))
             rest = await handled(events, 2)
-            assert [event.resource.state_name for event in rest] == ["Running", "Completed"]
+            assert [event.data.resource.state_name for event in rest] == ["Running", "Completed"]
             await events.flush()
         told = await client.read_subscription("tries")
         assert told is not None

@@ -25,9 +25,9 @@ async def subscribe(name: str, member: str, file: int) -> None:
                     except (EraBegan, EventsMissed) as told:
                         write(file, "told", type(told).__name__, told.partition)
                         continue
-                    if event.resource.name == dies_over:
+                    if event.data.resource.name == dies_over:
                         os._exit(1)
-                    write(file, event.resource.id, event.partition, event.sequence, event.id)
+                    write(file, event.subject, event.partition, event.sequence, event.id)
                     await events.acknowledge(event)
         except StatewrightError as error:
             # It is restarted at any moment: also when nobody answers.

@@ -1,5 +1,5 @@
 """What the engine answers. A reply is one field of an entry on the producer's reply stream: its name is the request's
-id, its value one of `Reply` as JSON."""
+id, its value one of `Reply` as JSON, which begins with its type and the version of the protocol."""
 
 from enum import StrEnum
 from typing import Annotated, Final, Literal
@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import Field, TypeAdapter
 
-from statewright.events import Era, Event
+from statewright.events import AnyEvent
 from statewright.limits import ConcurrencyLimit
 from statewright.protocol.requests import ShareEvent, ShareReference, Trial
 from statewright.runs import FlowRun, RunHistory, TaskRun
@@ -36,82 +36,102 @@ class ErrorCode(StrEnum):
     SUBSCRIPTION_CONFLICT = "subscription_conflict"
 
 
-class VerdictReply(Frozen):
+class _Reply(Frozen):
+    type: str
+    v: Literal[1] = 1
+    """The version of the protocol: that of the request."""
+
+
+class VerdictReply(_Reply):
     """The verdict on a proposal."""
 
     type: Literal["verdict"] = "verdict"
     verdict: Verdict
+    """The one answer that the proposal has for ever."""
 
 
-class ParkedReply(Frozen):
+class ParkedReply(_Reply):
     """A proposal is parked: its verdict follows as another reply to the same request."""
 
     type: Literal["parked"] = "parked"
     proposal_id: UUID
+    """The proposal: the id of the request that made it."""
     run_id: UUID
+    """The run that it is about."""
     since: Moment
+    """Since when it is parked."""
     reason: str | None = None
     """Why it waits; None where that is not known."""
 
 
-class WithdrawnReply(Frozen):
+class WithdrawnReply(_Reply):
     """Whether the proposal was parked in the partition and is withdrawn."""
 
     type: Literal["withdrawn"] = "withdrawn"
     withdrawn: bool
+    """Whether it was parked there until now; false when it is answered already, or unknown."""
 
 
-class RunReply(Frozen):
+class RunReply(_Reply):
     """The run that a request creates, changes or reads."""
 
     type: Literal["run"] = "run"
     run: Annotated[FlowRun | TaskRun, Field(discriminator="kind")]
+    """The run as it is after the request."""
     created: bool = False
     """Whether the run is new: this request has created it just now."""
 
 
-class HistoryReply(Frozen):
+class HistoryReply(_Reply):
     """A run with its history, or a page of it."""
 
     type: Literal["history"] = "history"
     history: RunHistory
+    """The run as it is now, and a page of its states."""
     next: int | None = None
     """The ordinal to read on after; None when no later state exists."""
 
 
-class EventsReply(Frozen):
-    """Events from PostgreSQL: what a partition has above the position asked for and up to `up_to`, oldest first.
+class EventsReply(_Reply):
+    """Events from PostgreSQL, eras among them: what a partition has above the position asked for and up to `up_to`,
+    oldest first.
 
     What is missing between the two no longer exists. When `up_to` is the position itself, nothing is newer.
     """
 
     type: Literal["events"] = "events"
-    events: tuple[Event, ...]
-    eras: tuple[Era, ...] = ()
+    events: tuple[Annotated[AnyEvent, Field(union_mode="left_to_right")], ...]
+    """The events, oldest first."""
     up_to: int
+    """The position to read on after."""
 
 
-class PositionReply(Frozen):
+class PositionReply(_Reply):
     """A position in a partition: events above it are those that were asked about."""
 
     type: Literal["position"] = "position"
     position: int
 
 
-class LimitReply(Frozen):
+class LimitReply(_Reply):
     """A limit as it stands; None when there is none."""
 
     type: Literal["limit"] = "limit"
     limit: ConcurrencyLimit | None = None
+    """The limit; None when there is none."""
 
 
 class LostRun(Frozen):
     """A run whose lease is none of the sender's any more, and what it is in now; all None when there is no such run."""
 
     run_id: UUID
+    """The run whose lease is lost."""
     state_type: StateType | None = None
+    """The type of its current state."""
     state_name: Name | None = None
+    """The name of its current state."""
     state_message: Message | None = None
+    """The beginning of the message of its current state."""
     executor: Name | None = None
     """The executor that holds it now, if one does."""
 
@@ -120,23 +140,29 @@ class RenewedLease(Frozen):
     """A lease that was renewed: the state RUNNING that it belongs to, and how long it is good now."""
 
     run_id: UUID
+    """The run."""
     state_id: UUID
+    """Its state RUNNING."""
     seconds: float
+    """For how many seconds from now the lease is good."""
 
 
-class HeartbeatReply(Frozen):
+class HeartbeatReply(_Reply):
     """What a heartbeat has not renewed, and what it has, if that was asked."""
 
     type: Literal["heartbeat"] = "heartbeat"
     lost: tuple[LostRun, ...] = ()
+    """The runs whose leases are not the sender's any more."""
     leases: tuple[RenewedLease, ...] = ()
+    """The leases that were renewed; empty unless `tell` asked for them."""
 
 
-class LimitsReply(Frozen):
+class LimitsReply(_Reply):
     """A page of all limits, each without its holders and waiters."""
 
     type: Literal["limits"] = "limits"
     limits: tuple[ConcurrencyLimit, ...]
+    """The limits of the page."""
     next: int | None = None
     """Where to read on; None when there are no more."""
 
@@ -157,7 +183,7 @@ class DeliveredAgain(ShareEvent):
     """A dead letter that is to be delivered again."""
 
 
-class SyncedReply(Frozen):
+class SyncedReply(_Reply):
     """What a member of a named subscription is to do."""
 
     type: Literal["synced"] = "synced"
@@ -173,21 +199,21 @@ class SyncedReply(Frozen):
     again: tuple[DeliveredAgain, ...] = ()
 
 
-class SubscriptionReply(Frozen):
+class SubscriptionReply(_Reply):
     """A named subscription as it stands; None when there is none."""
 
     type: Literal["subscription"] = "subscription"
     subscription: SubscriptionStatus | None = None
 
 
-class SettledReply(Frozen):
+class SettledReply(_Reply):
     """How many dead letters are delivered again, or were dropped."""
 
     type: Literal["settled"] = "settled"
     count: int
 
 
-class SubscriptionsReply(Frozen):
+class SubscriptionsReply(_Reply):
     """A page of all named subscriptions."""
 
     type: Literal["subscriptions"] = "subscriptions"
@@ -196,13 +222,16 @@ class SubscriptionsReply(Frozen):
     """Where to read on; None when there are no more."""
 
 
-class ErrorReply(Frozen):
+class ErrorReply(_Reply):
     """A request that was not carried out, why, and which field was to blame. Nothing was written for it."""
 
     type: Literal["error"] = "error"
-    code: ErrorCode
+    code: Annotated[ErrorCode | str, Field(union_mode="left_to_right")]
+    """A later engine may have other codes, which are texts here."""
     message: Message
+    """What is wrong, for people."""
     field: Message | None = None
+    """The part of the message, or the rule, that is to blame."""
 
 
 Reply = (
@@ -223,3 +252,8 @@ Reply = (
     | ErrorReply
 )
 REPLY: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])
+
+
+def reply_from(body: bytes | str) -> Reply:
+    """Return the reply that a JSON body carries; fields that are not known are ignored. Raises ValidationError."""
+    return REPLY.validate_json(body, extra="ignore")

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import from_json, to_json
 
 from statewright.events import Event
-from statewright.ids import TAG_MASK, partition_of, tree_tag
+from statewright.ids import TAG_MASK, partition_of
 from statewright.runs import RunKind
 from statewright.states import StateType
 from statewright.values import Name, Offered
@@ -98,21 +98,37 @@ class Sieve:
 
     def lets_pass(self, event: Event) -> bool:
         """Return whether an event is wanted."""
-        resource = event.resource
-        tags = [related.id for related in event.related if related.role == "tag"] if self._tags is not None else ()
-        return self._lets_all_pass or self._fits_values(
-            str(resource.id), resource.kind, resource.state_type, resource.state_name, tags
+        if self._lets_all_pass:
+            return True
+        resource = event.data.resource
+        tags = [related.id for related in event.data.related if related.role == "tag"]
+        return self._fits_values(
+            run=str(event.subject),
+            tree=event.tree,
+            kind=resource.kind,
+            state_type=resource.state_type,
+            state_name=resource.state_name,
+            tags=tags,
         )
 
     def _fits(self, event: dict[str, Any]) -> bool:
-        resource, related = event["resource"], event.get("related", ())
+        resource, related = event["data"]["resource"], event["data"].get("related", ())
         tags = [one["id"] for one in related if one["role"] == "tag"] if self._tags is not None else ()
-        return self._fits_values(resource["id"], resource["kind"], resource["state_type"], resource["state_name"], tags)
+        return self._fits_values(
+            run=event["subject"],
+            tree=event["tree"],
+            kind=resource["kind"],
+            state_type=resource["state_type"],
+            state_name=resource["state_name"],
+            tags=tags,
+        )
 
-    def _fits_values(self, run: str, kind: str, state_type: str, state_name: str, tags: Iterable[str]) -> bool:
+    def _fits_values(
+        self, *, run: str, tree: int, kind: str, state_type: str, state_name: str, tags: Iterable[str]
+    ) -> bool:
         return (
             (self._run is None or run == self._run)
-            and (self._tree is None or tree_tag(UUID(run)) == self._tree)
+            and (self._tree is None or tree == self._tree)
             and (self._kinds is None or kind in self._kinds)
             and (self._types is None or state_type in self._types)
             and (self._names is None or state_name in self._names)
@@ -122,11 +138,12 @@ class Sieve:
 
 def event_of(told: bytes | Event) -> Event:
     """Return the event that stands in a stream as JSON, or came as a value."""
-    return told if isinstance(told, Event) else Event.model_validate_json(told)
+    return told if isinstance(told, Event) else Event.model_validate_json(told, extra="ignore")
 
 
 def tree_of(told: bytes | Event) -> int:
     """Return the tag of the tree whose run an event is about."""
     if isinstance(told, Event):
-        return tree_tag(told.resource.id)
-    return tree_tag(UUID(from_json(told)["resource"]["id"]))
+        return told.tree
+    tree: int = from_json(told)["tree"]
+    return tree

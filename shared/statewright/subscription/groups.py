@@ -23,7 +23,7 @@ from statewright.errors import (
     StatewrightError,
 )
 from statewright.events import Event
-from statewright.ids import share_of, shares_per_partition, tree_tag
+from statewright.ids import share_of, shares_per_partition
 from statewright.protocol.replies import SyncedReply
 from statewright.protocol.requests import (
     MAX_FAILED_AT_ONCE,
@@ -378,7 +378,7 @@ class NamedSubscription:
         return True
 
     def _share_of(self, event: Event) -> Share | None:
-        number = share_of(tree_tag(event.resource.id), self._partitions, self._shares_each)
+        number = share_of(event.tree, self._partitions, self._shares_each)
         return self._shares.get((event.partition, number))
 
     def _is_ours(self, share: Share) -> bool:
@@ -500,7 +500,7 @@ class NamedSubscription:
         for share in list(self._shares.values()):
             for sequence in share.unknown():
                 page = await self._engine.read_events(share.partition, sequence - 1, None)
-                found = [event for event in page.events if event.sequence == sequence]
+                found = [event for event in page.events if isinstance(event, Event) and event.sequence == sequence]
                 share.found(sequence, found[0] if found else None)
                 self._look_at(share)
 

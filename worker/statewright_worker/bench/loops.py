@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
@@ -111,6 +111,6 @@ class Loops:
             return None
         self._journal.answered(asked, verdict.status)
         try:
-            return replace(step, state=step.states.send(verdict))
+            return Step(step.run_id, step.states.send(verdict), step.states, step.on_wait)
         except StopIteration:
             return None
