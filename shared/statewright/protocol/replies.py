@@ -111,6 +111,7 @@ class PositionReply(_Reply):
 
     type: Literal["position"] = "position"
     position: int
+    """The number of an event, or 0."""
 
 
 class LimitReply(_Reply):
@@ -171,10 +172,13 @@ class OwnedShare(ShareReference):
     """A share that the member is to work on, in this epoch."""
 
     position: int
+    """Every event of the share up to this number is done with."""
     trying: int | None = None
     """The event that was tried in vain before, or that is suspected."""
     tries: int = 0
+    """How often that has failed."""
     trial: Trial = Trial.NONE
+    """Whether it is suspected to be one over which members die."""
     suspect_up_to: int = 0
     """A member died over one of the next events, none of which is above this number."""
 
@@ -188,6 +192,7 @@ class SyncedReply(_Reply):
 
     type: Literal["synced"] = "synced"
     generation: int
+    """Changes whenever something has changed that members must hear of."""
     is_replaced: bool = False
     """Another process has joined under the member's name: this one is the member no longer."""
     is_settled: bool = True
@@ -197,6 +202,7 @@ class SyncedReply(_Reply):
     give_back: tuple[ShareReference, ...] = ()
     """Which of them it is to give back, once what it has begun of them is done."""
     again: tuple[DeliveredAgain, ...] = ()
+    """Dead letters of its shares that are to be delivered again; told with `shares`."""
 
 
 class SubscriptionReply(_Reply):
@@ -204,6 +210,7 @@ class SubscriptionReply(_Reply):
 
     type: Literal["subscription"] = "subscription"
     subscription: SubscriptionStatus | None = None
+    """The subscription; None when there is none."""
 
 
 class SettledReply(_Reply):
@@ -211,6 +218,7 @@ class SettledReply(_Reply):
 
     type: Literal["settled"] = "settled"
     count: int
+    """How many."""
 
 
 class SubscriptionsReply(_Reply):
@@ -218,6 +226,7 @@ class SubscriptionsReply(_Reply):
 
     type: Literal["subscriptions"] = "subscriptions"
     subscriptions: tuple[SubscriptionStatus, ...]
+    """The subscriptions of the page."""
     next: str | None = None
     """Where to read on; None when there are no more."""
 

@@ -168,7 +168,9 @@ class FindPosition(_Request):
 
     type: Literal["find_position"] = "find_position"
     partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    """The partition in which it is looked for."""
     since: Moment | None = None
+    """The moment; left out, it is before everything."""
 
 
 class Withdraw(_Request):
@@ -285,14 +287,17 @@ class ReadLimits(_Request):
 
 
 class PartitionPosition(Frozen):
-    """A position in a partition: the number of an event, or 0."""
+    """A position in a partition."""
 
     partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    """The partition."""
     position: Position
+    """The number of an event, or 0: what comes behind it is meant."""
 
 
 class _OfSubscription(_Request):
     name: Name
+    """The subscription's name; it names the partition in which it is administered."""
 
 
 class OpenSubscription(_OfSubscription):
@@ -300,6 +305,7 @@ class OpenSubscription(_OfSubscription):
 
     type: Literal["open_subscription"] = "open_subscription"
     filter: EventFilter = EventFilter()
+    """Which events its members handle; the same each time."""
     max_tries: Annotated[int, Field(ge=1, le=MAX_TRIES)] | None = None
     """How often an event is tried; None means 5 for a new subscription, and whatever it is for one that exists."""
     positions: Annotated[tuple[PartitionPosition, ...], Field(max_length=MAX_PARTITIONS)] = ()
@@ -310,8 +316,11 @@ class ShareReference(Frozen):
     """A share of a partition's events, as the member holds it: `epoch` is what it was told when it got it."""
 
     partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    """The partition."""
     share: Annotated[int, Field(ge=0, lt=MAX_SHARES)]
+    """The share's number within the partition."""
     epoch: Position
+    """What the member was told with the share; another one means that the share was lost in between."""
 
 
 class Trial(IntEnum):
@@ -334,25 +343,31 @@ class AcknowledgedShare(ShareReference):
     """Up to where every event of a share was handled."""
 
     position: Position
+    """Every event of the share up to this number is done with."""
     trying: Left[Position] = None
     """The next event, if it has been tried in vain, or is on trial."""
     tries: Annotated[int, Field(ge=0, le=MAX_TRIES)] = 0
     """How often that has failed."""
     trial: Trial = Trial.NONE
+    """Whether it is suspected to be one over which members die."""
 
 
 class ShareEvent(ShareReference):
     """An event of a share."""
 
     sequence: Position
+    """Its number in the partition."""
 
 
 class FailedEvent(ShareEvent):
     """An event that has failed as often as the subscription allows."""
 
     event_id: UUID
+    """The event's id."""
     error: Message
+    """What it has failed with."""
     tries: Annotated[int, Field(ge=0, le=MAX_TRIES)]
+    """How often it has failed."""
 
 
 class SyncSubscription(_OfSubscription):
@@ -363,17 +378,23 @@ class SyncSubscription(_OfSubscription):
 
     type: Literal["sync_subscription"] = "sync_subscription"
     member: Name
+    """The member's name, its own among all members."""
     instance: UUID
     """Another one each time that a member begins: the newest of a name is the member."""
     joins: bool = False
+    """Whether this is its first word."""
     leaves: bool = False
+    """Whether this is its last word: its shares go to others at once."""
     seconds: Annotated[float, Field(ge=1, le=MAX_SILENT_SECONDS, allow_inf_nan=False)] = SILENT_SECONDS
     """After how long without a word its shares go to others."""
     generation: Position = 0
     """The generation of the last answer that it got."""
     acknowledged: Annotated[tuple[AcknowledgedShare, ...], Field(max_length=MAX_SHARES_IN_ALL)] = ()
+    """How far it is with its shares; those that have not moved may be left out."""
     given_back: Annotated[tuple[ShareReference, ...], Field(max_length=MAX_SHARES_IN_ALL)] = ()
+    """Shares on which it works no more."""
     failed: Annotated[tuple[FailedEvent, ...], Field(max_length=MAX_FAILED_AT_ONCE)] = ()
+    """Events for the dead letters. A position may pass over them once this was answered."""
     dealt_with: Annotated[tuple[ShareEvent, ...], Field(max_length=MAX_FAILED_AT_ONCE)] = ()
     """Dead letters that were delivered again, and handled."""
 
@@ -395,6 +416,7 @@ class ResetSubscription(_OfSubscription):
 
     type: Literal["reset_subscription"] = "reset_subscription"
     positions: Annotated[tuple[PartitionPosition, ...], Field(min_length=1, max_length=MAX_PARTITIONS)]
+    """Where it goes on; partitions that are left out stay as they are."""
 
 
 class SettleDeadLetters(_OfSubscription):
@@ -402,6 +424,7 @@ class SettleDeadLetters(_OfSubscription):
 
     type: Literal["settle_dead_letters"] = "settle_dead_letters"
     deliver_again: bool
+    """Whether they are delivered again; otherwise they are dropped."""
     event_ids: Annotated[tuple[UUID, ...], Field(max_length=MAX_DEAD_LETTERS)] | None = None
     """Which of them; None means all."""
 
@@ -411,6 +434,7 @@ class ReadSubscriptions(_Request):
 
     type: Literal["read_subscriptions"] = "read_subscriptions"
     partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    """Any partition: it only says which one answers."""
     after: Annotated[str, StringConstraints(max_length=MAX_NAME_LENGTH)] = ""
     """The name with which the page before has ended."""
 

@@ -43,18 +43,19 @@ Wanted = Annotated[
 
 
 class EventFilter(Offered):
-    """Which events are wanted: those that fit every field that is given. Of a field with several values, one must fit.
-
-    `tree` is the tag of a tree of runs (`statewright.ids.tree_tag`). There are 65,536 of them, so that a deployment of
-    many trees has several with one tag, and events of all of these fit.
-    """
+    """Which events are wanted: those that fit every field that is given; of several values, one must fit."""
 
     kinds: Wanted[RunKind] = None
+    """The kinds of the run."""
     run: UUID | None = None
+    """The run itself."""
     tree: Annotated[int, Field(ge=0, le=TAG_MASK)] | None = None
+    """The tag of the run's tree. There are 65,536 tags, so many trees have several with the same one, and events of all
+    of these fit."""
     state_types: Wanted[StateType] = None
     """The type of the state that was entered."""
     state_names: Wanted[Name] = None
+    """The name of that state."""
     tags: Wanted[Name] = None
     """The tags that the run has when the event is made."""
 
