@@ -46,7 +46,10 @@ class ShareRecord:
     def free(self) -> None:
         """Take it from its owner."""
         self.owner = None
-        self.trial = Trial.AWAITED if self.trial == Trial.ALONE else min(self.trial, Trial.AWAITED)
+        if self.trial == Trial.ALONE:
+            self.trial = Trial.AWAITED
+        elif self.trial == Trial.WITH_OTHERS:
+            self.trial = Trial.NONE
 
     def survive(self, end: int) -> None:
         """Take note that its owner has died, when the partition ended with this number.
