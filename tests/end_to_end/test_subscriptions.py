@@ -4,11 +4,14 @@ import asyncio
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+import pendulum
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
@@ -27,6 +30,7 @@ from statewright import (
 )
 from statewright.connection import connection_pool
 from statewright.events import AnyEvent
+from statewright.ids import IdSource, partition_of
 from statewright.protocol.channels import EVENT_BODY
 from statewright.states import StateType
 from statewright.subscription import stream, unnamed
@@ -403,3 +407,153 @@ async def test_a_subscription_is_read_within_its_block_and_entered_once(deployme
         with pytest.raises(NotOpen):
             async with events:
                 pass
+
+
+# -- from a moment on ------------------------------------------------------------------------------------------------
+
+
+async def test_a_subscription_begins_at_a_moment_or_at_the_beginning(deployment: Deployment) -> None:
+    async with deployment.worker(partitions=2), deployment.client() as client, deployment.redis() as redis:
+        for number in range(6):
+            await client.create_flow_run(f"early {number}", state=State.pending())
+        between = datetime.now(UTC)
+        for number in range(6):
+            await client.create_flow_run(f"late {number}", state=State.pending())
+        # From PostgreSQL alone.
+        await redis.delete(*(deployment.channels.events(partition) for partition in range(2)))
+        cases: list[tuple[Any, int]] = [(between, 6), ("beginning", 12), (pendulum.instance(between), 6)]
+        for since, number in cases:
+            async with client.subscribe(since=since) as events:
+                names = {(await anext(events)).data.resource.name for _ in range(number)}
+            assert len(names) == number
+            assert number == 12 or all(name.startswith("late") for name in names)
+        async with client.subscribe(since=datetime.now(UTC)) as events, client.subscribe() as now:
+            assert events.positions == now.positions or sum(events.positions.values()) == 12
+
+
+async def test_the_beginning_is_the_first_event_that_still_exists(deployment: Deployment) -> None:
+    async with deployment.worker(partitions=1), deployment.client() as client, deployment.redis() as redis:
+        await drive(client, 9)
+        await deployment.execute("DELETE FROM flow_run_state WHERE sequence <= 4")
+        await redis.delete(deployment.channels.events(0))
+        async with client.subscribe(since="beginning") as events:
+            assert events.positions == {0: 4}
+            assert await sequences(events, 5) == [5, 6, 7, 8, 9]
+
+
+async def test_a_moment_is_found_among_partitions_that_were_busy_or_quiet(deployment: Deployment) -> None:
+    """By the history of 20,000 changes, of which partition 1 has two: what one costs does not depend on the other."""
+    async with deployment.worker(partitions=2), deployment.client() as client:
+        ids = IdSource(clock=iter(range(1_000_000_000, 1_000_020_001)).__next__)
+        rows = [(ids.new(), 0 if number else 1, number) for number in range(20_000)]
+        connection = await asyncpg.connect(deployment.database_url)
+        await connection.execute(
+            "INSERT INTO flow_run (id, name, created, tags, policy) VALUES ($1, 'f', now(), '[]', '{}')", UUID(int=0)
+        )
+        await connection.executemany(
+            "INSERT INTO flow_run_state (id, run_id, ordinal, type, name, timestamp, state_details, run_count,"
+            " partition, sequence) VALUES ($1, $2, $4, 'RUNNING', 'Running', now(), '{}', 0, $3, $5)",
+            [(state_id, UUID(int=0), partition, number, max(number, 1)) for state_id, partition, number in rows],
+        )
+        await connection.execute("UPDATE partition SET sequence = CASE id WHEN 0 THEN 19999 ELSE 1 END")
+        await connection.close()
+        for second, expected in (
+            (0, {0: 0, 1: 0}),
+            (1, {0: 0, 1: 1}),
+            (12_345, {0: 12_344, 1: 1}),
+            (30_000, {0: 19_999, 1: 1}),
+        ):
+            moment = datetime.fromtimestamp(1_000_000_000 + second, UTC)
+            async with client.subscribe(since=moment) as events:
+                assert events.positions == expected, second
+
+
+@pytest.mark.parametrize("since", [NOW.replace(tzinfo=None), "yesterday", 1.5, {"0": "1"}])
+async def test_what_is_no_moment_is_refused(deployment: Deployment, since: Any) -> None:
+    async with deployment.redis() as redis:
+        await redis.set(deployment.channels.partitions, 1)
+    async with deployment.client() as client:
+        with pytest.raises(InvalidRequest, match="since"):
+            client.subscribe(since=since)
+
+
+# -- filters -----------------------------------------------------------------------------------------------------------
+
+
+async def test_only_what_fits_the_filter_is_told_and_positions_pass_over_the_rest(deployment: Deployment) -> None:
+    async with deployment.worker(partitions=4), deployment.client() as client:
+        flow_run = await client.create_flow_run("flow", tags=["nightly"])
+        tasks = [await client.create_task_run(name, flow_run=flow_run, tags=["etl"]) for name in ("one", "two")]
+        other = await client.create_task_run("other", tags=["etl"])
+        subscriptions = {
+            "kinds": client.subscribe(since={}, kinds="flow-run"),
+            "run": client.subscribe(since={}, run=tasks[0]),
+            "tree": client.subscribe(since={}, tree=flow_run),
+            "state_types": client.subscribe(since={}, state_types=["COMPLETED", "FAILED"]),
+            "state_names": client.subscribe(since={}, state_names="Late"),
+            "tags": client.subscribe(since={}, tags=["etl", "unheard of"]),
+            "both": client.subscribe(since={}, tags="etl", state_types="RUNNING"),
+        }
+        for run in (flow_run, *tasks, other):
+            await client.propose(run, State.running())
+        await client.propose(tasks[1], State.completed())
+        await client.propose(other, State.scheduled(name="Late"), force=True)
+        last = await client.create_task_run("last", tags=["etl"], state=State.running())
+        told: dict[str, list[str]] = {}
+        for name, subscription in subscriptions.items():
+            told[name] = []
+            async with subscription as events:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(1):
+                        async for event in events:
+                            told[name].append(f"{event.data.resource.name} {event.data.resource.state_name}")
+                read = {"run", "tree"} & {name}
+                expected = {partition_of(flow_run.id, 4)} if read else set(range(4))
+                assert events.positions.keys() == expected
+                if partition_of(last.id, 4) in expected:
+                    newest = await deployment.fetch(
+                        "SELECT sequence FROM partition WHERE id = $1", partition_of(last.id, 4)
+                    )
+                    assert events.positions[partition_of(last.id, 4)] == newest[0]["sequence"]
+        everything = sorted(
+            [
+                "flow Running",
+                "one Running",
+                "two Running",
+                "two Completed",
+                "other Running",
+                "other Late",
+                "last Running",
+            ]
+        )
+        assert sorted(told["kinds"]) == ["flow Running"]
+        assert told["run"] == ["one Running"]
+        assert told["tree"] == ["flow Running", "one Running", "two Running", "two Completed"]
+        assert told["state_types"] == ["two Completed"]
+        assert told["state_names"] == ["other Late"]
+        assert sorted(told["tags"]) == sorted(set(everything) - {"flow Running"})
+        assert sorted(told["both"]) == ["last Running", "one Running", "other Running", "two Running"]
+
+
+# -- both servers back in time -----------------------------------------------------------------------------------------
+
+
+async def test_a_live_subscriber_hears_when_the_database_went_back_and_redis_was_emptied_at_once(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No stream tells of it, and the next events have numbers that the subscriber has passed."""
+    monkeypatch.setattr(stream, "QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(unnamed, "BLOCK_MILLISECONDS", 100)
+    async with deployment.redis() as redis:
+        await redis.set(deployment.channels.partitions, 1)
+        async with deployment.client() as client, client.subscribe() as events:
+            async with deployment.worker(partitions=1):
+                await drive(client, 9)
+                assert await sequences(events, 9) == list(range(1, 10))
+            await deployment.execute("DELETE FROM flow_run_state WHERE sequence > 4; UPDATE partition SET sequence = 4")
+            await redis.delete(deployment.channels.events(0))
+            async with deployment.worker():
+                assert await missed(events) == (0, 5, 9)
+                assert events.positions == {0: 4}
+                await drive(client, 1)
+                assert await sequences(events, 1) == [5]

@@ -218,9 +218,12 @@ class EventStreams:
     async def _look_beyond_the_streams(self, places: Sequence[_Place]) -> None:
         pages = await asyncio.gather(*(self._page(place.partition, place.up_to, LOOK_SECONDS) for place in places))
         for place, page in zip(places, pages, strict=True):
-            if page is not None and page.up_to < place.up_to:
+            if page is None:
+                # Perhaps somebody can be asked later.
+                place.checked = None
+            elif page.up_to < place.up_to:
                 place.went_back(page.up_to)
-            elif page is not None and page.up_to > place.up_to:
+            elif page.up_to > place.up_to:
                 place.behind = -1
                 place.take_page(page)
             place.unsure = False
