@@ -200,11 +200,11 @@ class NamedSubscription:
                 await cancel(task)
         self._syncing = self._reading = None
         if self._over is None:
-            self._end(NotOpen("the subscription was left"))
             # Where nobody answers, the shares go to others after some seconds.
             with suppress(StatewrightError, TimeoutError):
                 async with asyncio.timeout(LEAVING_SECONDS):
-                    await self._engine.sync(self._word().replaced(leaves=True), LEAVING_SECONDS)
+                    await self._leave()
+            self._end(NotOpen("the subscription was left"))
         if self._streams is not None:
             await self._streams.close()
 
@@ -545,6 +545,14 @@ class NamedSubscription:
             failed=_first(share.failed() for share in shares),
             dealt_with=_first(share.dealt_with() for share in shares),
         )
+
+    async def _leave(self) -> None:
+        """Give the last word, once dead letters are stored: only then does a position pass over them."""
+        word = self._word()
+        while word.failed and self._over is None:
+            await self._sync(word)
+            word = self._word()
+        await self._engine.sync(word.replaced(leaves=True), LEAVING_SECONDS)
 
     async def _sync(self, word: SyncSubscription) -> bool:
         """Give word, and do what is answered; return whether every share is where it belongs.
