@@ -57,8 +57,8 @@ from statewright.subscription.filters import Sieve
 from statewright.subscription.groups import Engine, NamedSubscription
 from statewright.subscription.positions import Since, start_from
 from statewright.subscription.status import DeadLetter, SubscriptionStatus
-from statewright.subscription.stream import EventStreams
-from statewright.subscription.unnamed import Subscription, starting_at
+from statewright.subscription.stream import EventStreams, starting_at
+from statewright.subscription.unnamed import Subscription
 from statewright.values import Duration
 from statewright.verdicts import Verdict
 
