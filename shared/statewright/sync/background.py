@@ -4,6 +4,7 @@ Much work that comes at once costs one wake-up of the loop: whoever finds it asl
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -44,6 +45,8 @@ class BackgroundLoop:
         self._arriving: deque[Arrival] = deque()
         self._is_woken = False
         """Whether somebody has woken the loop, which has not looked yet."""
+        self.told = 0
+        """How many answers threads were told that have not come with anything since, as far as that is known."""
         self._has_ended = False
         self._calls: set[Call[Any]] = set()
         """Calls under way, which the loop's end ends."""
@@ -129,8 +132,9 @@ class BackgroundLoop:
             self._thread.join(JOIN_SECONDS)
 
     def _take_in(self) -> None:
-        self._is_woken = False
         arriving = self._arriving
+        self._let_others_come()
+        self._is_woken = False
         try:
             for _ in range(min(len(arriving), AT_A_TIME)):
                 arriving.popleft().arrive()
@@ -138,6 +142,19 @@ class BackgroundLoop:
             if arriving and not self._is_woken:
                 self._is_woken = True
                 self.loop.call_soon(self._take_in)
+
+    def _let_others_come(self) -> None:
+        """Let threads that were just told their answers come with what follows, so that it leaves together.
+
+        Each would be pushed alone otherwise, and decided in a transaction of its own. Nobody is waited for who takes
+        longer than the interpreter takes to change threads.
+        """
+        came = 0
+        while came < len(self._arriving) < self.told:
+            came = len(self._arriving)
+            time.sleep(0)
+        # Where nobody came in between, the others have something else to do.
+        self.told = max(self.told - len(self._arriving), 0) if came < len(self._arriving) else 0
 
     def _run(self) -> None:
         try:

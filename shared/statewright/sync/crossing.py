@@ -112,4 +112,5 @@ class Crossed(UnderWay, Waited):
 
     def take_answer(self, _reply: object) -> None:
         """Wake all who wait for the answer, which is there."""
+        self.client.background.told += len(self.wakes)
         self.end()
