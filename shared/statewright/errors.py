@@ -194,15 +194,16 @@ class EraBegan(StatewrightError):
     """
 
     def __init__(self, began: Era) -> None:
+        undone = began.data
         super().__init__(
-            f"the database went back in time: the events of partition {began.partition} above {began.went_back_to} and"
-            f" up to {began.undone_up_to} told of changes that no longer exist; era {began.era} begins"
+            f"the database went back in time: the events of partition {began.partition} above {undone.went_back_to} and"
+            f" up to {undone.undone_up_to} told of changes that no longer exist; era {began.era} begins"
         )
         self.partition = began.partition
         self.sequence = began.sequence
         self.era = began.era
-        self.went_back_to = began.went_back_to
-        self.undone_up_to = began.undone_up_to
+        self.went_back_to = undone.went_back_to
+        self.undone_up_to = undone.undone_up_to
 
 
 _OVERLOADED: Final = "overloaded"
@@ -298,4 +299,4 @@ _BY_CODE: Final[dict[str, type[RequestFailed]]] = {
 
 def error_from(reply: ErrorReply, request_id: UUID) -> RequestFailed:
     """Return the exception that an error reply stands for."""
-    return _BY_CODE[reply.code](reply.message, request_id, reply.code, reply.field)
+    return _BY_CODE.get(reply.code, RequestFailed)(reply.message, request_id, reply.code, reply.field)

@@ -4,7 +4,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from operator import attrgetter
 from typing import Any, Final
 
 from redis.asyncio import ConnectionPool
@@ -29,8 +28,8 @@ from statewright.errors import (
     RedisUnavailable,
     StatewrightError,
 )
-from statewright.events import Era, Event
-from statewright.protocol.channels import ERA_BODY, EVENT_BODY, Channels, sequence_of
+from statewright.events import AnyEvent, Era, Event, event_from
+from statewright.protocol.channels import EVENT_BODY, Channels, sequence_of
 from statewright.protocol.replies import EventsReply
 from statewright.values import MAX_POSITION
 
@@ -152,8 +151,7 @@ class Subscription:
             self._join_the_stream(partition, up_to)
 
     def _take_page(self, partition: int, page: EventsReply) -> None:
-        page_in_order: list[Event | Era] = sorted((*page.events, *page.eras), key=attrgetter("sequence"))
-        for told in page_in_order:
+        for told in page.events:
             missed = _missing_before(told)
             if missed > self._told[partition]:
                 self._miss(partition, missed)
@@ -186,7 +184,7 @@ class Subscription:
 
     def _take_entries(self, partition: int, entries: Iterable[Any]) -> None:
         for _, flat in entries:
-            told = _decoded(dict(zip(flat[::2], flat[1::2], strict=True)))
+            told = event_from(dict(zip(flat[::2], flat[1::2], strict=True))[EVENT_BODY])
             missing = _missing_before(told)
             if missing > self._told[partition]:
                 # PostgreSQL may have the missing events. The stream is read again behind them.
@@ -194,7 +192,7 @@ class Subscription:
                 return
             self._take(partition, told)
 
-    def _take(self, partition: int, told: Event | Era) -> None:
+    def _take(self, partition: int, told: AnyEvent) -> None:
         if told.sequence > self._told[partition]:
             self._buffer.append(EraBegan(told) if isinstance(told, Era) else told)
             self._told[partition] = told.sequence
@@ -263,11 +261,6 @@ def _partition_from(named: object, partitions: int) -> int:
     return named
 
 
-def _decoded(fields: Mapping[bytes, bytes]) -> Event | Era:
-    era = fields.get(ERA_BODY)
-    return Event.model_validate_json(fields[EVENT_BODY]) if era is None else Era.model_validate_json(era)
-
-
-def _missing_before(told: Event | Era) -> int:
+def _missing_before(told: AnyEvent) -> int:
     """Return the last number that must have come before; numbers that an era has undone need not have come."""
-    return min(told.sequence - 1, told.went_back_to) if isinstance(told, Era) else told.sequence - 1
+    return min(told.sequence - 1, told.data.went_back_to) if isinstance(told, Era) else told.sequence - 1

@@ -48,7 +48,7 @@ _make: Any = type.__call__
 
 
 class Frozen(BaseModel):
-    """A value: it cannot be changed and accepts no field that it does not know."""
+    """A value: it cannot be changed. It accepts no field that it does not know, unless a client reads it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

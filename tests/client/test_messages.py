@@ -28,7 +28,6 @@ from statewright import (
     Verdict,
     Waiter,
 )
-from statewright.events import Era, Event, EventResource, EventState, Transition
 from statewright.protocol.replies import (
     REPLY,
     ErrorCode,
@@ -60,6 +59,7 @@ from statewright.protocol.requests import (
     encode,
 )
 from statewright.values import MAX_JSON_DEPTH
+from tests.events import entered, era_began
 
 ID = UUID("01a200ef-06bf-7500-83c5-73e04725151e")
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -143,26 +143,8 @@ REQUESTS = {
 RUNNING = State.running().stamped(ID, NOW, NOW)
 FLOW_RUN = FlowRun(id=ID, name="nightly", created=NOW, state=RUNNING, policy=RunPolicy(retry_delay=(1, 2)))
 TASK_RUN = TaskRun(id=ID, name="load", created=NOW, tags=("db",), start_time=NOW, labels={"team": "data"})
-EVENT = Event(
-    id=ID,
-    event="task-run.Running",
-    occurred=NOW,
-    partition=3,
-    sequence=17,
-    era=1,
-    resource=EventResource(
-        kind=RunKind.TASK_RUN,
-        id=ID,
-        name="load",
-        run_count=1,
-        state_type=StateType.RUNNING,
-        state_name="Running",
-        state_timestamp=NOW,
-    ),
-    intended=Transition(from_type=None, to_type=StateType.RUNNING),
-    validated_state=EventState(type=StateType.RUNNING, name="Running"),
-)
-ERA = Era(partition=3, sequence=16, era=1, went_back_to=9, undone_up_to=15)
+EVENT = entered(ID, StateType.RUNNING, state_id=ID, time=NOW, partition=3, sequence=17, era=1)
+ERA = era_began(16, 1, went_back_to=9, time=NOW, partition=3)
 REPLIES: list[Reply] = [
     VerdictReply(verdict=Verdict(proposal_id=ID, run_id=ID, status=SetStateStatus.ACCEPT, state=RUNNING)),
     VerdictReply(
@@ -188,7 +170,7 @@ REPLIES: list[Reply] = [
     LimitsReply(limits=(ConcurrencyLimit(scope=LimitScope.NAME, key="gpu", concurrency_limit=1, free=1),), next=7),
     LimitsReply(limits=()),
     HistoryReply(history=RunHistory(run=FLOW_RUN, states=(RUNNING,)), next=1),
-    EventsReply(events=(EVENT,), eras=(ERA,), up_to=17),
+    EventsReply(events=(ERA, EVENT), up_to=17),
     EventsReply(events=(), up_to=17),
     LimitReply(limit=None),
     HeartbeatReply(

@@ -8,11 +8,11 @@ import pytest
 import typer
 
 from statewright import ConcurrencyLimit, Event, LimitScope, RunHistory, RunKind, SlotHolder, State, StateType, TaskRun
-from statewright.events import EventResource, EventState, Transition
 from statewright.ids import IdSource
 from statewright_worker.demo.demo import DemoFailed, Interruption, check
 from statewright_worker.demo.journal import Answered, Heard, Journal
 from statewright_worker.demo.story import DATABASE, Ending
+from tests.events import entered
 
 NOW = datetime.now(UTC)
 IDS = IdSource()
@@ -37,24 +37,7 @@ def completed() -> RunHistory:
 
 
 def event_of(run: TaskRun, state: State) -> Event:
-    return Event(
-        id=state.id,
-        event=f"task-run.{state.name}",
-        occurred=NOW,
-        partition=0,
-        sequence=1,
-        resource=EventResource(
-            kind=RunKind.TASK_RUN,
-            id=run.id,
-            name=run.name,
-            run_count=1,
-            state_type=state.type,
-            state_name=state.name,
-            state_timestamp=NOW,
-        ),
-        intended=Transition(to_type=state.type),
-        validated_state=EventState(type=state.type, name=state.name),
-    )
+    return entered(run.id, state.type, state_id=state.id, time=NOW, name=run.name)
 
 
 def journal_of(told: RunHistory, states: tuple[State, ...]) -> Journal:

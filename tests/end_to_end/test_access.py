@@ -72,7 +72,11 @@ async def test_each_user_can_do_its_work(deployment: Deployment) -> None:
                 assert (await producer.propose(run, state)).accepted
             await producer.set_limit("database", 1)
             assert len((await producer.read_run(run)).states) == 3
-            assert [(await anext(events)).resource.state_name for _ in range(3)] == ["Pending", "Running", "Completed"]
+            assert [(await anext(events)).data.resource.state_name for _ in range(3)] == [
+                "Pending",
+                "Running",
+                "Completed",
+            ]
 
 
 @pytest.mark.parametrize(

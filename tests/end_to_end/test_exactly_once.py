@@ -42,7 +42,7 @@ async def collect(events: Subscription, count: int) -> dict[UUID, list[Event]]:
     by_run: dict[UUID, list[Event]] = defaultdict(list)
     for _ in range(count):
         event = await anext(events)
-        by_run[event.resource.id].append(event)
+        by_run[event.run_id].append(event)
     return by_run
 
 

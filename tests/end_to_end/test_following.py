@@ -27,8 +27,8 @@ async def test_what_is_below_a_cancelled_flow_run_follows_it(deployment: Deploym
         followed = set()
         async with asyncio.timeout(HANGS_SECONDS):
             async for event in events:
-                if event.resource.state_type is StateType.CANCELLED:
-                    followed.add(event.resource.name)
+                if event.data.resource.state_type is StateType.CANCELLED:
+                    followed.add(event.data.resource.name)
                 if "grandchild" in followed:
                     break
         verdict = await parked
@@ -91,7 +91,7 @@ async def test_a_pause_ends_at_its_time(deployment: Deployment) -> None:
         await client.propose(resumed, State.running())
         async with asyncio.timeout(HANGS_SECONDS):
             async for event in events:
-                if event.resource.state_type is StateType.FAILED:
+                if event.data.resource.state_type is StateType.FAILED:
                     break
 
         async def no_timer_is_left() -> bool:
@@ -100,6 +100,9 @@ async def test_a_pause_ends_at_its_time(deployment: Deployment) -> None:
         await until(no_timer_is_left)
         history = await client.read_run(resumed)
 
-    assert (event.resource.name, event.resource.state_message) == ("paused", "The flow was paused and never resumed.")
-    assert event.occurred >= ends
+    assert (event.data.resource.name, event.data.resource.state_message) == (
+        "paused",
+        "The flow was paused and never resumed.",
+    )
+    assert event.time >= ends
     assert history.run.state_type is StateType.RUNNING

@@ -53,7 +53,7 @@ async def event_of(events: Subscription, run_id: UUID, state_type: StateType) ->
     async with asyncio.timeout(HANGS_SECONDS):
         while True:
             event = await anext(events)
-            if event.resource.id == run_id and event.resource.state_type == state_type:
+            if event.run_id == run_id and event.data.resource.state_type == state_type:
                 return event
 
 
@@ -63,8 +63,8 @@ async def crashes_of(events: Subscription, number: int) -> dict[UUID, Event]:
     async with asyncio.timeout(HANGS_SECONDS):
         while len(crashed) < number:
             event = await anext(events)
-            if event.resource.state_type == StateType.CRASHED:
-                crashed[event.resource.id] = event
+            if event.data.resource.state_type == StateType.CRASHED:
+                crashed[event.run_id] = event
     return crashed
 
 
@@ -128,7 +128,7 @@ async def test_a_renewal_that_comes_before_the_end_wins_and_counts_from_then(dep
         assert await client.heartbeat(verdict) == []
         [[renewed_until]] = await deployment.fetch("SELECT ends FROM lease")
         event = await event_of(events, verdict.run_id, StateType.CRASHED)
-    assert timedelta() <= event.occurred - renewed_until <= timedelta(seconds=PROMISED)
+    assert timedelta() <= event.time - renewed_until <= timedelta(seconds=PROMISED)
 
 
 async def test_a_heartbeat_behind_the_end_of_its_run_in_one_batch_is_told_so(deployment: Deployment) -> None:
@@ -250,8 +250,8 @@ async def test_the_policy_may_retry_what_has_crashed_and_the_late_one_meets_the_
         run = await client.create_flow_run("retry", policy=RunPolicy(retries=1))
         await client.propose(run, State.running(), lease=LEASE)
         event = await event_of(events, run.id, StateType.SCHEDULED)
-        assert event.resource.state_name == "AwaitingRetry"
-        assert "without a heartbeat" in (event.resource.state_message or "")
+        assert event.data.resource.state_name == "AwaitingRetry"
+        assert "without a heartbeat" in (event.data.resource.state_message or "")
         again = await client.propose(run, State.running(), lease=60)
         assert again.accepted
         assert await client.heartbeat(again) == []
@@ -265,7 +265,7 @@ async def test_what_the_rules_would_keep_is_crashed_by_force(deployment: Deploym
         run = await client.create_flow_run(name)
         await client.propose(run, State.running(), lease=LEASE)
         event = await event_of(events, run.id, StateType.CRASHED)
-        assert "without a heartbeat" in (event.resource.state_message or "")
+        assert "without a heartbeat" in (event.data.resource.state_message or "")
         assert (await rows(deployment, "lease"), await rows(deployment, "timer")) == (0, 0)
 
 
@@ -297,8 +297,8 @@ async def test_when_an_executor_dies_all_its_runs_end(deployment: Deployment) ->
             began = {verdict.run_id: verdict.state.timestamp for verdict in verdicts if verdict.state}
         assert set(crashed) == {run.id for run in runs}
         last = max(began.values())
-        assert max(event.occurred for event in crashed.values()) - last <= timedelta(seconds=2 + PROMISED)
-        assert all("of executor dead" in (event.resource.state_message or "") for event in crashed.values())
+        assert max(event.time for event in crashed.values()) - last <= timedelta(seconds=2 + PROMISED)
+        assert all("of executor dead" in (event.data.resource.state_message or "") for event in crashed.values())
         assert [row["name"] for row in await deployment.fetch("SELECT DISTINCT name FROM executor")] == ["alive"]
 
 
@@ -370,7 +370,7 @@ async def test_leases_outlive_a_killed_worker(deployment: Deployment) -> None:
             event = await event_of(events, silent.run_id, StateType.CRASHED)
             assert (await client.read_run(kept.run_id)).run.state_type is StateType.RUNNING
         assert silent.state is not None
-        assert event.occurred - silent.state.timestamp <= timedelta(seconds=3 + 2 + PROMISED)
+        assert event.time - silent.state.timestamp <= timedelta(seconds=3 + 2 + PROMISED)
 
 
 async def test_leases_outlive_an_emptied_redis(deployment: Deployment) -> None:
@@ -398,7 +398,7 @@ async def test_a_limit_gives_its_lease_to_runs_that_ask_for_none(deployment: Dep
         assert own.state is not None
         assert (by_default.state.state_details.lease, own.state.state_details.lease) == (LEASE, 60)
         event = await event_of(events, by_default.run_id, StateType.CRASHED)
-        assert "The lease of 1 s ended" in (event.resource.state_message or "")
+        assert "The lease of 1 s ended" in (event.data.resource.state_message or "")
         limit = await client.read_limit("short")
         assert limit is not None
         assert [holder.run_id for holder in limit.holders] == [own.run_id]

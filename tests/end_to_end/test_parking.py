@@ -93,7 +93,7 @@ async def test_a_parked_proposal_that_is_awaited_no_longer_stays_parked(deployme
         with pytest.raises(NoAnswer) as raised:
             await sent
         async for event in await client.subscribe(since={}):
-            if event.resource.state_type is StateType.RUNNING:
+            if event.data.resource.state_type is StateType.RUNNING:
                 break
 
     assert raised.value.delivery is Delivery.PARKED

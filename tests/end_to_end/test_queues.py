@@ -36,9 +36,9 @@ async def _order(client: Client, events: Any, number: int) -> list[str]:
     order: list[str] = []
     async with asyncio.timeout(HANGS_SECONDS):
         async for event in events:
-            if event.resource.state_type is StateType.RUNNING:
-                order.append(event.resource.name)
-                await client.propose(event.resource.id, State.completed())
+            if event.data.resource.state_type is StateType.RUNNING:
+                order.append(event.data.resource.name)
+                await client.propose(event.run_id, State.completed())
                 if len(order) == number:
                     break
     return order

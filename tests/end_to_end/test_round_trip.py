@@ -40,9 +40,9 @@ async def test_a_proposal_is_answered_recorded_and_told(deployment: Deployment) 
     assert history.states == (verdict.state,)
     assert history.run.run_count == 1
     assert verdict.state is not None
-    assert (event.id, event.event, event.sequence) == (verdict.state.id, "flow-run.Running", 1)
-    assert event.resource.state_message == "here we go"
-    assert [related.id for related in event.related] == ["a", "b"]
+    assert (event.id, event.type, event.sequence) == (verdict.state.id, "statewright.flow-run.Running", 1)
+    assert event.data.resource.state_message == "here we go"
+    assert [related.id for related in event.data.related] == ["a", "b"]
 
 
 async def test_create_propose_and_read_may_be_sent_in_one_go(deployment: Deployment) -> None:
@@ -187,7 +187,7 @@ async def test_a_subflow_and_its_parent_task_run_change_together(deployment: Dep
     assert mirrored is not None
     assert mirrored.type is StateType.RUNNING
     assert mirrored.state_details.child_flow_run_id == subflow.id
-    assert [event.resource.id for event in told] == [subflow.id, parent.id]
+    assert [event.run_id for event in told] == [subflow.id, parent.id]
     assert len({event.partition for event in told}) == 1
 
 

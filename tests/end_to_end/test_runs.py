@@ -39,14 +39,14 @@ async def test_a_run_is_made_with_its_first_state(deployment: Deployment) -> Non
         events = await client.subscribe()
         flow_run = await client.create_flow_run("nightly", state=State.scheduled(name="Late"))
         task_run = await client.create_task_run("load", flow_run=flow_run, state=State.pending())
-        told = [(await anext(events)).event, (await anext(events)).event]
+        told = [(await anext(events)).type, (await anext(events)).type]
         assert (await client.propose(flow_run, State.running())).accepted
 
     assert flow_run.state is not None
     assert (flow_run.state_type, flow_run.state_name) == (StateType.SCHEDULED, "Late")
     assert flow_run.next_scheduled_start_time == flow_run.state.state_details.scheduled_time
     assert task_run.state_type is StateType.PENDING
-    assert told == ["flow-run.Late", "task-run.Pending"]
+    assert told == ["statewright.flow-run.Late", "statewright.task-run.Pending"]
 
 
 async def test_a_first_state_is_governed_like_a_proposal(deployment: Deployment) -> None:
@@ -293,7 +293,7 @@ async def test_a_name_and_tags_are_changed_with_a_state_of_the_same_batch(deploy
             assert (read.name, read.tags, read.state) == ("new", ("b", "c"), verdict.state)
             assert await client.read_run(run, history=False) == read
             event = await anext(events)
-            assert (event.resource.name, {related.id for related in event.related}) >= ("new", {"b", "c"})
+            assert (event.data.resource.name, {related.id for related in event.data.related}) >= ("new", {"b", "c"})
             only_named = await client.update_run(run, name="newer")
             assert (only_named.name, only_named.tags) == ("newer", ("b", "c"))
 

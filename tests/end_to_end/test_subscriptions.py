@@ -26,14 +26,14 @@ from statewright import (
 )
 from statewright import subscription as subscribing
 from statewright.connection import connection_pool
-from statewright.events import Era, EventResource, EventState, Transition
-from statewright.protocol.channels import ERA_BODY, EVENT_BODY
-from statewright.runs import RunKind
+from statewright.events import AnyEvent
+from statewright.protocol.channels import EVENT_BODY
 from statewright.states import StateType
 from tests.deployment import HANGS_SECONDS, Deployment, until
 from tests.end_to_end.black_hole import black_hole
 from tests.end_to_end.test_access import user_of, users
 from tests.end_to_end.waiting import waiting
+from tests.events import entered, era_began
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 MORE_THAN_A_PAGE = 260
@@ -71,33 +71,15 @@ async def published(deployment: Deployment, redis: Redis, sequence: int) -> None
     await until(told)
 
 
-async def tell(redis: Redis, deployment: Deployment, *told: Event | Era) -> None:
+async def tell(redis: Redis, deployment: Deployment, *told: AnyEvent) -> None:
     """Put entries into partition 0's stream, as its drain does."""
     for one in told:
-        body = ERA_BODY if isinstance(one, Era) else EVENT_BODY
-        await redis.xadd(deployment.channels.events(0), {body: one.model_dump_json()}, id=f"{one.sequence}-0")
+        await redis.xadd(deployment.channels.events(0), {EVENT_BODY: one.model_dump_json()}, id=f"{one.sequence}-0")
 
 
 def event(sequence: int, era: int = 0) -> Event:
-    return Event(
-        id=UUID(int=sequence),
-        event="flow-run.Running",
-        occurred=NOW,
-        partition=0,
-        sequence=sequence,
-        era=era,
-        resource=EventResource(
-            kind=RunKind.FLOW_RUN,
-            id=UUID(int=1),
-            name="told",
-            run_count=1,
-            state_type=StateType.RUNNING,
-            state_name="Running",
-            state_timestamp=NOW,
-        ),
-        intended=Transition(to_type=StateType.RUNNING),
-        validated_state=EventState(type=StateType.RUNNING, name="Running"),
-    )
+    state_id = UUID(int=sequence)
+    return entered(UUID(int=1), StateType.RUNNING, state_id=state_id, time=NOW, sequence=sequence, era=era)
 
 
 # -- what Redis no longer keeps ----------------------------------------------------------------------------------------
@@ -228,10 +210,10 @@ async def test_a_position_ahead_of_a_database_that_went_back_is_told(deployment:
             await anext(events)
         assert events.positions[0] <= 1
         assert (await client.propose(run, State.running())).accepted
-        told = [(await anext(events)).event]
-        if told == ["flow-run.Pending"]:
-            told = [(await anext(events)).event]
-        assert told == ["flow-run.Running"]
+        told = [(await anext(events)).type]
+        if told == ["statewright.flow-run.Pending"]:
+            told = [(await anext(events)).type]
+        assert told == ["statewright.flow-run.Running"]
 
 
 async def test_a_subscriber_that_may_not_ask_misses_the_gap_and_goes_on(deployment: Deployment) -> None:
@@ -273,7 +255,7 @@ async def test_a_subscriber_can_be_granted_to_ask_but_not_to_write_events(deploy
 
 
 async def test_an_era_is_told_once_and_what_follows_goes_on(deployment: Deployment) -> None:
-    era = Era(partition=0, sequence=6, era=1, went_back_to=3, undone_up_to=5)
+    era = era_began(6, 1, went_back_to=3, time=NOW)
     async with deployment.redis() as redis:
         await redis.set(deployment.channels.partitions, 1)
         await tell(redis, deployment, event(4), event(5), era, event(7, era=1))
@@ -289,7 +271,7 @@ async def test_an_era_is_told_once_and_what_follows_goes_on(deployment: Deployme
 
 
 async def test_events_that_an_era_has_undone_are_not_missed(deployment: Deployment) -> None:
-    era = Era(partition=0, sequence=6, era=1, went_back_to=3, undone_up_to=5)
+    era = era_began(6, 1, went_back_to=3, time=NOW)
     async with deployment.redis() as redis:
         await redis.set(deployment.channels.partitions, 1)
         await tell(redis, deployment, era, event(7, era=1))

@@ -14,7 +14,7 @@ async def test_connections_to_redis_may_drop(deployment: Deployment) -> None:
             await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")  # type: ignore[no-untyped-call]
             run = await client.create_flow_run(f"flow {number}")
             assert (await client.propose(run, State.running())).accepted
-            assert (await anext(events)).resource.id == run.id
+            assert (await anext(events)).data.resource.id == run.id
     [[written]] = await deployment.fetch("SELECT count(*) FROM flow_run_state")
     assert written == TIMES
 

@@ -5,6 +5,8 @@ import asyncio
 import pytest
 
 from statewright import ConfigurationError, State
+from statewright.events import Era, Undone, event_from
+from statewright.protocol.channels import EVENT_BODY
 from statewright_worker.embedded import Servers
 from statewright_worker.replica import run_replica
 from tests.deployment import Deployment, _administer, until
@@ -78,9 +80,8 @@ async def test_a_database_that_went_back_in_time_begins_a_new_era(deployment: De
         await change(deployment, 3)
         told = await redis.xrange(deployment.channels.events(0))
         assert [entry_id.decode() for entry_id, _ in told] == [f"{n}-0" for n in range(1, 17)]
-        [era] = [fields[b"era"] for _, fields in told if b"era" in fields]
-        assert b'"went_back_to":5' in era
-        assert b'"undone_up_to":12' in era
+        [era] = [one for one in (event_from(fields[EVENT_BODY]) for _, fields in told) if isinstance(one, Era)]
+        assert (era.sequence, era.era, era.data) == (13, 1, Undone(went_back_to=5, undone_up_to=12))
         # An emptied Redis tells of it again.
         await deployment.empty_redis()
         async with deployment.client():

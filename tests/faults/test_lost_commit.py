@@ -40,7 +40,10 @@ async def test_a_proposal_whose_commit_got_lost_is_answered_with_what_was_commit
         assert verdict.accepted
         assert (await client.read_run(run)).states == (verdict.state,)
         assert (await client.propose(run, State.running())).accepted
-        assert [(await anext(events)).event for _ in range(2)] == ["flow-run.Pending", "flow-run.Running"]
+        assert [(await anext(events)).type for _ in range(2)] == [
+            "statewright.flow-run.Pending",
+            "statewright.flow-run.Running",
+        ]
 
 
 async def test_a_run_whose_creation_was_committed_unheard_is_found(

@@ -38,7 +38,7 @@ async def assert_nothing_lost_nothing_doubled(
         assert [verdict.status for verdict in given] == ["ACCEPT"] * len(PATH)
         history = await client.read_run(run)
         assert history.states == tuple(verdict.state for verdict in given)
-        assert [event.id for event in events if event.resource.id == run] == [state.id for state in history.states]
+        assert [event.id for event in events if event.run_id == run] == [state.id for state in history.states]
     assert [event.sequence for event in events] == list(range(1, len(events) + 1))
     [[ledger]] = await deployment.fetch("SELECT count(*) FROM verdict")
     assert ledger == RUNS * len(PATH)

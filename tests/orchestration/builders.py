@@ -27,7 +27,7 @@ from statewright_worker.orchestration.records import (
     LimitRecord,
     TaskRunRecord,
 )
-from statewright_worker.streams.encoding import event_body
+from statewright_worker.streams.encoding import EventEncoding
 
 NOW: Final = datetime(2030, 1, 1, 12, tzinfo=UTC)
 """The database's clock at the beginning of every test."""
@@ -156,8 +156,13 @@ def types(work: UnitOfWork, run: AnyRunRecord) -> list[StateType]:
 
 def events(work: UnitOfWork) -> list[Event]:
     """Return the events of all changes, as a subscriber reads them."""
-    bodies = [event_body(change, partition=3, sequence=n) for n, change in enumerate(work.state_changes, start=1)]
-    return [Event.model_validate_json(body) for body in bodies]
+    return [Event.model_validate_json(body) for body in event_bodies(work)]
+
+
+def event_bodies(work: UnitOfWork) -> list[bytes]:
+    """Return the events of all changes, as they leave."""
+    encoding = EventEncoding("statewright", partition=3)
+    return [encoding.change(change, sequence) for sequence, change in enumerate(work.state_changes, start=1)]
 
 
 # -- rules and engines -------------------------------------------------------------------------------------------------

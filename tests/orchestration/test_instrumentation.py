@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from statewright import Event, RunKind, RunPolicy, SetStateStatus, State, StateType
-from statewright_worker.streams.encoding import event_body
 from tests.orchestration.builders import (
     IDS,
     NOW,
     dated,
+    event_bodies,
     events,
     flow_run,
     named,
@@ -40,9 +40,9 @@ async def test_an_event_tells_the_state_and_the_run(make_run: Any) -> None:
     await propose(work, run, named(dated(State.running(message="go"), NOW - seconds(1)), "Jogging"))
     (event,) = events(work)
     assert run.state is not None
-    assert (event.id, event.occurred, event.event) == (run.state.id, NOW - seconds(1), f"{run.kind}.Jogging")
+    assert (event.id, event.time, event.type) == (run.state.id, NOW - seconds(1), f"statewright.{run.kind}.Jogging")
     assert (event.partition, event.sequence) == (3, 1)
-    resource = event.resource
+    resource = event.data.resource
     assert (resource.kind, resource.id, resource.name, resource.run_count) == (run.kind, run.id, run.name, 1)
     assert (resource.state_type, resource.state_name, resource.state_message) == (StateType.RUNNING, "Jogging", "go")
     assert resource.state_timestamp == NOW - seconds(1)
@@ -53,14 +53,17 @@ async def test_an_event_is_called_by_kind_and_state_name(make_run: Any, kind: st
     run = make_run(run_count=0)
     work = work_with(run)
     await put(work, run, State.awaiting_retry(NOW), State.running())
-    assert [event.event for event in events(work)] == [f"{kind}.AwaitingRetry", f"{kind}.Running"]
-    assert {event.resource.kind for event in events(work)} == {RunKind(kind)}
+    assert [event.type for event in events(work)] == [
+        f"statewright.{kind}.AwaitingRetry",
+        f"statewright.{kind}.Running",
+    ]
+    assert {event.data.resource.kind for event in events(work)} == {RunKind(kind)}
 
 
 async def test_the_first_event_of_a_run_comes_from_nothing() -> None:
     event = await event_after(0)
-    assert (event.intended.from_type, event.intended.to_type) == (None, StateType.PENDING)
-    assert (event.initial_state, event.follows) == (None, None)
+    assert (event.data.intended.from_type, event.data.intended.to_type) == (None, StateType.PENDING)
+    assert (event.data.initial_state, event.data.follows) == (None, None)
 
 
 async def test_a_later_event_tells_where_it_came_from() -> None:
@@ -68,10 +71,10 @@ async def test_a_later_event_tells_where_it_came_from() -> None:
     work = work_with(run)
     await put(work, run, State.running(message="go"), named(State.failed(message="oops"), "Broken"))
     before, event = events(work)
-    assert event.follows == before.id
-    assert (event.intended.from_type, event.intended.to_type) == (StateType.RUNNING, StateType.FAILED)
-    assert event.initial_state is not None
-    told = [(state.type, state.name, state.message) for state in (event.initial_state, event.validated_state)]
+    assert event.data.follows == before.id
+    assert (event.data.intended.from_type, event.data.intended.to_type) == (StateType.RUNNING, StateType.FAILED)
+    assert event.data.initial_state is not None
+    told = [(state.type, state.name, state.message) for state in (event.data.initial_state, event.data.validated_state)]
     assert told == [(StateType.RUNNING, "Running", "go"), (StateType.FAILED, "Broken", "oops")]
 
 
@@ -81,8 +84,8 @@ async def test_a_rejected_transition_tells_what_was_written() -> None:
     await put(work, run, State.running())
     await propose(work, run, State.failed(message="oops"))
     event = events(work)[-1]
-    assert event.intended.to_type is event.validated_state.type is StateType.SCHEDULED
-    assert (event.event, event.validated_state.message) == ("flow-run.AwaitingRetry", "oops")
+    assert event.data.intended.to_type is event.data.validated_state.type is StateType.SCHEDULED
+    assert (event.type, event.data.validated_state.message) == ("statewright.flow-run.AwaitingRetry", "oops")
 
 
 @pytest.mark.parametrize(
@@ -90,13 +93,13 @@ async def test_a_rejected_transition_tells_what_was_written() -> None:
 )
 async def test_an_event_follows_another_that_is_less_than_five_minutes_older(older: float, follows: bool) -> None:
     event = await event_after(older, 0)
-    assert (event.follows is not None) is follows
+    assert (event.data.follows is not None) is follows
 
 
 @pytest.mark.parametrize(("newer", "follows"), [(299, True), (300, False)])
 async def test_timestamps_that_run_backwards_are_as_far_apart(newer: float, follows: bool) -> None:
     event = await event_after(0, newer)
-    assert (event.follows is not None) is follows
+    assert (event.data.follows is not None) is follows
 
 
 async def test_an_event_follows_the_state_right_before_it() -> None:
@@ -104,7 +107,7 @@ async def test_an_event_follows_the_state_right_before_it() -> None:
     work = work_with(run)
     await put(work, run, State.pending(), State.running(), State.completed())
     first, second, third = events(work)
-    assert (second.follows, third.follows) == (first.id, second.id)
+    assert (second.data.follows, third.data.follows) == (first.id, second.id)
 
 
 # -- related resources -------------------------------------------------------------------------------------------------
@@ -115,7 +118,7 @@ async def test_a_flow_run_is_related_to_its_flow_deployment_parent_and_each_tag_
     run = flow_run(flow_id=IDS.new(), deployment_id=IDS.new(), parent_task_run_id=parent.id, tags=("b", "a", "b", "a"))
     work = work_with(parent, run)
     await propose(work, run, State.running())
-    related = [(other.role, other.id) for other in events(work)[0].related]
+    related = [(other.role, other.id) for other in events(work)[0].data.related]
     assert sorted(related) == sorted(
         [
             ("flow", str(run.flow_id)),
@@ -132,7 +135,10 @@ async def test_a_task_run_is_related_to_its_flow_run_and_each_tag_once() -> None
     run = task_run(flow, tags=("a", "a"))
     work = work_with(flow, run)
     await propose(work, run, State.running())
-    assert [(other.role, other.id) for other in events(work)[0].related] == [("flow-run", str(flow.id)), ("tag", "a")]
+    assert [(other.role, other.id) for other in events(work)[0].data.related] == [
+        ("flow-run", str(flow.id)),
+        ("tag", "a"),
+    ]
 
 
 @MAKERS
@@ -140,7 +146,7 @@ async def test_a_run_that_belongs_to_nothing_is_related_to_nothing(make_run: Any
     run = make_run()
     work = work_with(run)
     await propose(work, run, State.running())
-    assert events(work)[0].related == ()
+    assert events(work)[0].data.related == ()
 
 
 # -- which changes make events -----------------------------------------------------------------------------------------
@@ -151,7 +157,9 @@ async def test_forced_changes_are_events_too(make_run: Any) -> None:
     run = make_run()
     work = work_with(run)
     await propose(work, run, State.running(), force=True)
-    assert [(event.event, event.resource.run_count) for event in events(work)] == [(f"{run.kind}.Running", 1)]
+    assert [(event.type, event.data.resource.run_count) for event in events(work)] == [
+        (f"statewright.{run.kind}.Running", 1)
+    ]
 
 
 @MAKERS
@@ -168,8 +176,8 @@ async def test_a_subflows_change_makes_an_event_for_it_and_then_one_for_its_pare
     subflow = flow_run(parent_task_run_id=parent.id)
     work = work_with(parent, subflow)
     await propose(work, subflow, State.running())
-    told = [(event.event, event.resource.id, event.resource.run_count) for event in events(work)]
-    assert told == [("flow-run.Running", subflow.id, 1), ("task-run.Running", parent.id, 1)]
+    told = [(event.type, event.run_id, event.data.resource.run_count) for event in events(work)]
+    assert told == [("statewright.flow-run.Running", subflow.id, 1), ("statewright.task-run.Running", parent.id, 1)]
 
 
 @MAKERS
@@ -177,23 +185,23 @@ async def test_an_event_keeps_the_run_count_of_its_own_change(make_run: Any) -> 
     run = make_run()
     work = work_with(run)
     await put(work, run, State.running(), State.failed(), State.running())
-    assert [event.resource.run_count for event in events(work)] == [1, 1, 2]
+    assert [event.data.resource.run_count for event in events(work)] == [1, 1, 2]
 
 
 async def test_an_event_tells_no_data() -> None:
     run = flow_run()
     work = work_with(run)
     await propose(work, run, State.completed(data={"secret": "value"}))
-    assert b"secret" not in event_body(work.state_changes[0], 0, 1)
+    assert b"secret" not in event_bodies(work)[0]
 
 
 async def test_an_events_body_is_plain_json() -> None:
     run = flow_run(tags=("großes Büro",))
     work = work_with(run)
     await propose(work, run, State.running(message='„Gänge" \U0001f3c3\n'))
-    body = json.loads(event_body(work.state_changes[0], 0, 1))
-    assert body["resource"]["state_message"] == '„Gänge" \U0001f3c3\n'
-    assert body["related"] == [{"role": "tag", "id": "großes Büro"}]
+    body = json.loads(event_bodies(work)[0])
+    assert body["data"]["resource"]["state_message"] == '„Gänge" \U0001f3c3\n'
+    assert body["data"]["related"] == [{"role": "tag", "id": "großes Büro"}]
 
 
 # -- long messages -----------------------------------------------------------------------------------------------------
@@ -205,8 +213,8 @@ async def told_of(message: str) -> list[str | None]:
     work = work_with(run)
     await put(work, run, State.running(message=message), State.completed())
     entered, left = events(work)
-    assert left.initial_state is not None
-    return [entered.resource.state_message, entered.validated_state.message, left.initial_state.message]
+    assert left.data.initial_state is not None
+    return [entered.data.resource.state_message, entered.data.validated_state.message, left.data.initial_state.message]
 
 
 @pytest.mark.parametrize("length", [0, 1, 99_999, 100_000, 100_040])

@@ -98,13 +98,13 @@ def test_a_run_is_described_anew_until_that_is_rolled_back() -> None:
     work = work_with(run)
     for undo in (True, False):
         work.begin()
-        work.redescribe_run(found(work, run), "new", ("b",))
+        found(work, run).name, found(work, run).tags = "new", ("b",)
         (work.roll_back if undo else work.commit)()
         assert (run.name, run.tags) == (("a flow run", ("a",)) if undo else ("new", ("b",)))
         assert work.redescribed_runs == set(work.changed_runs) == (set() if undo else {run.id})
     # What was kept before stays when a later one is rolled back.
     work.begin()
-    work.redescribe_run(found(work, run), "newest", ())
+    found(work, run).name = "newest"
     work.roll_back()
     assert (run.name, work.redescribed_runs) == ("new", {run.id})
 

@@ -33,7 +33,10 @@ async def main(redis_url: str, namespace: str) -> None:
         assert told == [SetStateStatus.ACCEPT, SetStateStatus.ACCEPT, SetStateStatus.ABORT]
         history = await client.read_run(run)
         assert [state.type for state in history.states] == [StateType.PENDING, StateType.RUNNING]
-        assert [(await anext(events)).event for _ in range(2)] == ["flow-run.Pending", "flow-run.Running"]
+        assert [(await anext(events)).type for _ in range(2)] == [
+            "statewright.flow-run.Pending",
+            "statewright.flow-run.Running",
+        ]
         unheard = asyncio.create_task(anext(events))
         assert await held.ask("CLIENT", "GETNAME") == b"statewright"
         await said(f"redis {version('redis')} works")
@@ -43,7 +46,7 @@ async def main(redis_url: str, namespace: str) -> None:
         await said("nothing came")
 
         await client.propose(run, State.completed())
-        assert (await unheard).event == "flow-run.Completed"
+        assert (await unheard).type == "statewright.flow-run.Completed"
         await said("dropped connections are made anew")
     await held.close()
     await pool.aclose()

@@ -197,7 +197,7 @@ async def statements_to_answer(opened: Storage, fence: Fence, *requests: Request
         async with opened.transaction(fence.partition) as transaction:
             batch = Batch(transaction, fence)
             work = await batch.load(asked_by(incoming, engine, ()), ids)
-            within = InBatch(engine, work, batch.sessions, fence.partition, batch.sequence, ())
+            within = InBatch(engine, work, batch.sessions, fence.partition, batch.sequence, lambda *_: ())
             replies = [await answer(one, within, None) for one in incoming]
             await batch.write(work)
     assert "error" not in [reply and reply.type for reply in replies], replies

@@ -3,27 +3,27 @@
 import structlog
 
 from statewright_worker.streams.bounds import StreamBounds
-from statewright_worker.streams.events import Appended, SequencedEvent, era, event
+from statewright_worker.streams.events import Appended, SequencedEvent
 from tests.deployment import Deployment
 from tests.streams.room import Room, streams_room
 
 
 def told(*sequences: int, size: int = 1) -> list[SequencedEvent]:
-    return [event(sequence, b"x" * size) for sequence in sequences]
+    return [SequencedEvent(sequence, b"x" * size) for sequence in sequences]
 
 
 async def sequences(room: Room) -> list[bytes]:
     return [entry_id for entry_id, _ in await room.redis.xrange(room.channels.events(0))]
 
 
-async def test_events_and_eras_lie_in_the_stream_under_their_numbers(deployment: Deployment) -> None:
+async def test_events_lie_in_the_stream_under_their_numbers(deployment: Deployment) -> None:
     async with streams_room(deployment) as room:
         events = room.streams.events
         assert await events.newest() == 0
-        assert await events.append(0, [event(1, b"{}"), era(2, b"[]")]) == Appended(True, 2)
+        assert await events.append(0, [SequencedEvent(1, b"{}"), SequencedEvent(2, b"[]")]) == Appended(True, 2)
         assert await room.redis.xrange(room.channels.events(0)) == [
             (b"1-0", {b"event": b"{}"}),
-            (b"2-0", {b"era": b"[]"}),
+            (b"2-0", {b"event": b"[]"}),
         ]
         assert await events.newest() == 2
 

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 from statewright.connection import Command, HeldConnection
 from statewright_worker.streams.dead_letters import DeadLetter
-from statewright_worker.streams.events import Appended, event
+from statewright_worker.streams.events import Appended, SequencedEvent
 from statewright_worker.streams.partition import ROUND_TRIP_BYTES, Publication
 from statewright_worker.streams.proposals import START, Entry
 from tests.deployment import Deployment
@@ -30,7 +30,7 @@ def round_trips() -> Iterator[list[tuple[Command, ...]]]:
 
 async def test_a_batch_leaves_in_one_round_trip(deployment: Deployment) -> None:
     publication = Publication(
-        events=[event(1, b"{}"), event(2, b"{}")],
+        events=[SequencedEvent(1, b"{}"), SequencedEvent(2, b"{}")],
         replies={**answers(3, 10, "one").replies, **answers(1, 10, "other").replies},
         dead_letters=[DeadLetter(Entry(entry_id, {}), "wrong", None) for entry_id in ("1-0", "2-0")],
     )
@@ -87,7 +87,7 @@ async def test_events_that_cannot_be_appended_hold_up_no_answers(deployment: Dep
     async with streams_room(deployment) as room:
         await room.redis.set(room.channels.events(0), "no stream")
         told = answers(1, 1)
-        told.events.append(event(1, b"{}"))
+        told.events.append(SequencedEvent(1, b"{}"))
         assert await room.streams.publish(told) == Appended(False, None)
         assert await room.redis.xlen(room.channels.replies("raw")) == 1
 
@@ -97,7 +97,7 @@ async def test_while_something_is_owed_what_comes_later_waits_behind_it(deployme
         await room.fill()
         await room.streams.publish(Publication(replies={"raw": [(b"1", b"{}")]}))
         await room.make_room()
-        later = Publication(replies={"raw": [(b"2", b"{}")]}, events=[event(1, b"{}")])
+        later = Publication(replies={"raw": [(b"2", b"{}")]}, events=[SequencedEvent(1, b"{}")])
         with round_trips() as sent:
             assert await room.streams.publish(later) == Appended(False, None)
         assert sent == []

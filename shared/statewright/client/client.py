@@ -105,8 +105,9 @@ class Client:
             stack.push_async_callback(pool.aclose)
             self._partitions = await announced_partitions(pool, self._settings)
             # Only now: a process that was forked off before must not read the same answers.
-            self._name = self._ids.new().hex
-            self._inbox = Inbox(pool, self._channels.replies(self._name))
+            name = self._ids.new().hex
+            self._reply_to = name.encode()
+            self._inbox = Inbox(pool, self._channels.replies(name))
             stack.push_async_callback(self._inbox.close)
             streams = [self._channels.proposals(partition) for partition in range(self._partitions)]
             bound = Bound(self._settings.max_backlog, self._settings.max_backlog_bytes)
@@ -273,10 +274,10 @@ class Client:
         request_id = None if proposal_id is None else requests.id_of_proposal(proposal_id)
         seconds = None if timeout is None else requests.seconds_of(timeout)
         under_way = self._send_in_its_tree(message, request_id, seconds)
-        if on_wait == "answer":
-            return SentProposal(under_way, _verdict_of, message.run_id)
-        ask_again = partial(self._ask_again, message, under_way.request_id)
-        return SentProposal(under_way, _verdict_of, message.run_id, ask_again, seconds)
+        sent = SentProposal(under_way, _verdict_of, message.run_id)
+        if on_wait == "park":
+            sent.may_be_parked(partial(self._ask_again, message, under_way.request_id), seconds)
+        return sent
 
     async def withdraw(self, proposal: AboutRun[Verdict] | UUID | str) -> bool:
         """Withdraw a parked proposal, which is answered with ABORT; return False when it is not parked (any more).
@@ -494,21 +495,16 @@ class Client:
     ) -> UnderWay:
         body = requests.body_of(message, self._settings.max_message_bytes)
         request_id = request_id or self._ids.new()
-        reply = self._inbox.expect(str(request_id).encode())
-        return UnderWay(
-            request_id,
-            pushed=self._put(partition, request_id, body, reply),
-            reply=reply,
-            timeout=self._settings.answer_timeout if timeout is None else timeout,
-            delivery_of=self._outbox.delivery_of,
-            home=home,
-        )
+        named = str(request_id).encode()
+        reply = self._inbox.expect(named)
+        pushed = self._put(partition, named, body, reply)
+        seconds = self._settings.answer_timeout if timeout is None else timeout
+        return UnderWay(request_id, pushed, reply, seconds, self._outbox.delivery_of, home)
 
     def _put(
-        self, partition: int, request_id: UUID, body: bytes, reply: "asyncio.Future[bytes]"
+        self, partition: int, request_id: bytes, body: bytes, reply: "asyncio.Future[bytes]"
     ) -> "asyncio.Future[StatewrightError | None]":
-        named = str(request_id).encode()
-        fields = {REQUEST_ID: named, REQUEST_REPLY_TO: self._name.encode(), REQUEST_MESSAGE: body}
+        fields = {REQUEST_ID: request_id, REQUEST_REPLY_TO: self._reply_to, REQUEST_MESSAGE: body}
         return self._outbox.put(partition, fields, len(body), reply)
 
     def _ask_again(self, message: Propose, request_id: UUID) -> None:
@@ -517,7 +513,7 @@ class Client:
         body = requests.body_of(message, self._settings.max_message_bytes)
         nobodys: asyncio.Future[bytes] = home.loop.create_future()
         nobodys.add_done_callback(lambda refused: refused.cancelled() or refused.exception())
-        self._put(partition_of(message.run_id, self._partitions), request_id, body, nobodys)
+        self._put(partition_of(message.run_id, self._partitions), str(request_id).encode(), body, nobodys)
 
     def _proposed(
         self, number: int, proposal: Any, options: dict[str, Any]

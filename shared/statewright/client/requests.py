@@ -154,18 +154,21 @@ def propose(
     """Return the request that a run enter a state. Raises InvalidRequest."""
     if lease is not None or executor is not None:
         state = _leased(state, lease, executor)
-    return _checked(
-        Propose,
-        run_id=id_of_run(run),
-        state=state,
-        force=force,
-        api_version=api_version,
-        # What goes without saying is not said: every proposal is sent.
-        on_wait=None if on_wait == "answer" else on_wait,
-        priority=priority or None,
-        cascade=cascade or None,
-        park_seconds=None if park_timeout is None else seconds_of(park_timeout, "park_timeout"),
-    )
+    # What goes without saying is not said: checking and sending it would cost every proposal.
+    said: dict[str, object] = {}
+    if force is not False:
+        said["force"] = force
+    if api_version is not None:
+        said["api_version"] = api_version
+    if on_wait != "answer":
+        said["on_wait"] = on_wait
+    if priority != 0:
+        said["priority"] = priority
+    if cascade is not False:
+        said["cascade"] = cascade
+    if park_timeout is not None:
+        said["park_seconds"] = seconds_of(park_timeout, "park_timeout")
+    return _checked(Propose, run_id=id_of_run(run), state=state, **said)
 
 
 def withdraw(partition: int, proposal_id: UUID) -> Withdraw:

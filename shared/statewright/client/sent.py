@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from statewright.client.expected import Expected
 from statewright.client.home import Home
 from statewright.errors import Delivery, NoAnswer, NotOpen, StatewrightError, UnreadableAnswer, error_from
-from statewright.protocol.replies import REPLY, HistoryReply, ParkedReply, Reply
+from statewright.protocol.replies import HistoryReply, ParkedReply, Reply, reply_from
 from statewright.runs import RunHistory
 from statewright.states import State
 
@@ -95,18 +95,18 @@ class Sent(Generic[Answer]):
 
     async def _replied(self) -> Reply:
         if not self._under_way.reply.done():
-            await _settled(self._under_way)
+            await self._waited_for()
         return self._answered()
+
+    def _waited_for(self) -> Awaitable[None]:
+        """Return what waits for the answer, and ends without one when it takes too long."""
+        return _settled(self._under_way)
 
     def _answered(self) -> Reply:
         """Return the reply that is there. Raises NoAnswer where none is, and what `answer` raises."""
         if not self._under_way.reply.done():
             delivery, problem = self._under_way.delivery_of(self._under_way.pushed)
             raise NoAnswer(self.request_id, self._under_way.timeout, delivery, problem)
-        return self._reply()
-
-    def _reply(self) -> Reply:
-        """Return the reply that is there. Raises what the engine refused the request with."""
         reply = self._decoded(self._under_way.reply.result())
         if reply.type == "error":
             raise error_from(reply, self.request_id)
@@ -115,7 +115,7 @@ class Sent(Generic[Answer]):
     def _decoded(self, body: bytes) -> Reply:
         # Decoded only here, because an answer that nobody awaits need not be decoded.
         try:
-            return REPLY.validate_json(body)
+            return reply_from(body)
         except ValidationError as error:
             raise UnreadableAnswer(self.request_id, str(error)) from None
 
@@ -158,7 +158,7 @@ class SentCreation(SentRun[Answer]):
             raise asyncio.InvalidStateError(
                 "the request is not answered yet: await it, then ask whether the run is new"
             )
-        reply: Any = self._reply()
+        reply: Any = self._answered()
         created: bool = reply.created
         return created
 
@@ -166,30 +166,19 @@ class SentCreation(SentRun[Answer]):
 class SentProposal(SentRun[Answer]):
     """A proposal, which may be parked: then its answer comes once it can be decided."""
 
-    def __init__(
-        self,
-        under_way: UnderWay,
-        read: Callable[[Any], Answer],
-        run_id: UUID,
-        ask_again: Callable[[], object] | None = None,
-        timeout: float | None = None,
-    ) -> None:
-        """Where it may be parked, `ask_again` sends the same request once more. Then, without a `timeout` (seconds),
-        the answer is waited for as long as the engine says that the proposal is parked."""
-        super().__init__(under_way, read, run_id)
-        self._ask_again = ask_again
-        self._timeout = timeout
+    _ask_again: Callable[[], object] | None = None
+    _timeout: float | None = None
 
-    @property
-    def may_be_parked(self) -> bool:
-        """Whether the engine was told that it may park the proposal."""
-        return self._ask_again is not None
+    def may_be_parked(self, ask_again: Callable[[], object], timeout: float | None) -> None:
+        """Wait for the answer as long as the engine says that the proposal is parked, unless there is a `timeout`
+        (seconds). `ask_again` sends the same request once more."""
+        self._ask_again, self._timeout = ask_again, timeout
 
     @property
     def parked(self) -> ParkedReply | None:
         """What the engine has said last about the parked proposal; None as long as it is not known to be parked."""
         body = self._under_way.reply.parked
-        return None if body is None else ParkedReply.model_validate_json(body)
+        return None if body is None else ParkedReply.model_validate_json(body, extra="ignore")
 
     async def until_parked(self) -> ParkedReply | None:
         """Wait until the engine says that the proposal is parked, and return what it says; None when it is answered.
@@ -205,14 +194,15 @@ class SentProposal(SentRun[Answer]):
             return None
         return self.parked
 
-    async def _replied(self) -> Reply:
+    def _waited_for(self) -> Awaitable[None]:
+        ask_again = self._ask_again
+        return super()._waited_for() if ask_again is None else self._insist(ask_again)
+
+    async def _insist(self, ask_again: Callable[[], object]) -> None:
         """Wait for the verdict, and ask now and then whether the proposal is still parked.
 
         What waits for hours must notice when its answer got lost, for example with everything in Redis.
         """
-        ask_again = self._ask_again
-        if ask_again is None:
-            return await super()._replied()
         _check_that_it_is_here(self._under_way)
         reply = self._under_way.reply
         try:
@@ -222,7 +212,6 @@ class SentProposal(SentRun[Answer]):
         except TimeoutError:
             if reply.parked is not None and self._timeout is not None:
                 raise NoAnswer(self.request_id, self._timeout, Delivery.PARKED) from None
-        return self._answered()
 
     async def _wait_for_the_answer(
         self, reply: Expected, heard: asyncio.Event, ask_again: Callable[[], object]

@@ -1,5 +1,5 @@
 """What the engine answers. A reply is one field of an entry on the producer's reply stream: its name is the request's
-id, its value one of `Reply` as JSON."""
+id, its value one of `Reply` as JSON, which begins with its type and the version of the protocol."""
 
 from enum import StrEnum
 from typing import Annotated, Final, Literal
@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import Field, TypeAdapter
 
-from statewright.events import Era, Event
+from statewright.events import AnyEvent
 from statewright.limits import ConcurrencyLimit
 from statewright.runs import FlowRun, RunHistory, TaskRun
 from statewright.states import StateType
@@ -32,14 +32,19 @@ class ErrorCode(StrEnum):
     OVERLOADED = "overloaded"
 
 
-class VerdictReply(Frozen):
+class _Reply(Frozen):
+    type: str
+    v: Literal[1] = 1
+
+
+class VerdictReply(_Reply):
     """The verdict on a proposal."""
 
     type: Literal["verdict"] = "verdict"
     verdict: Verdict
 
 
-class ParkedReply(Frozen):
+class ParkedReply(_Reply):
     """A proposal is parked: its verdict follows as another reply to the same request."""
 
     type: Literal["parked"] = "parked"
@@ -50,14 +55,14 @@ class ParkedReply(Frozen):
     """Why it waits; None where that is not known."""
 
 
-class WithdrawnReply(Frozen):
+class WithdrawnReply(_Reply):
     """Whether the proposal was parked in the partition and is withdrawn."""
 
     type: Literal["withdrawn"] = "withdrawn"
     withdrawn: bool
 
 
-class RunReply(Frozen):
+class RunReply(_Reply):
     """The run that a request creates, changes or reads."""
 
     type: Literal["run"] = "run"
@@ -66,7 +71,7 @@ class RunReply(Frozen):
     """Whether the run is new: this request has created it just now."""
 
 
-class HistoryReply(Frozen):
+class HistoryReply(_Reply):
     """A run with its history, or a page of it."""
 
     type: Literal["history"] = "history"
@@ -75,19 +80,19 @@ class HistoryReply(Frozen):
     """The ordinal to read on after; None when no later state exists."""
 
 
-class EventsReply(Frozen):
-    """Events from PostgreSQL: what a partition has above the position asked for and up to `up_to`, oldest first.
+class EventsReply(_Reply):
+    """Events from PostgreSQL, eras among them: what a partition has above the position asked for and up to `up_to`,
+    oldest first.
 
     What is missing between the two no longer exists. When `up_to` is the position itself, nothing is newer.
     """
 
     type: Literal["events"] = "events"
-    events: tuple[Event, ...]
-    eras: tuple[Era, ...] = ()
+    events: tuple[Annotated[AnyEvent, Field(union_mode="left_to_right")], ...]
     up_to: int
 
 
-class LimitReply(Frozen):
+class LimitReply(_Reply):
     """A limit as it stands; None when there is none."""
 
     type: Literal["limit"] = "limit"
@@ -113,7 +118,7 @@ class RenewedLease(Frozen):
     seconds: float
 
 
-class HeartbeatReply(Frozen):
+class HeartbeatReply(_Reply):
     """What a heartbeat has not renewed, and what it has, if that was asked."""
 
     type: Literal["heartbeat"] = "heartbeat"
@@ -121,7 +126,7 @@ class HeartbeatReply(Frozen):
     leases: tuple[RenewedLease, ...] = ()
 
 
-class LimitsReply(Frozen):
+class LimitsReply(_Reply):
     """A page of all limits, each without its holders and waiters."""
 
     type: Literal["limits"] = "limits"
@@ -130,11 +135,12 @@ class LimitsReply(Frozen):
     """Where to read on; None when there are no more."""
 
 
-class ErrorReply(Frozen):
+class ErrorReply(_Reply):
     """A request that was not carried out, why, and which field was to blame. Nothing was written for it."""
 
     type: Literal["error"] = "error"
-    code: ErrorCode
+    code: Annotated[ErrorCode | str, Field(union_mode="left_to_right")]
+    """A later engine may have other codes, which are texts here."""
     message: Message
     field: Message | None = None
 
@@ -152,3 +158,8 @@ Reply = (
     | ErrorReply
 )
 REPLY: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])
+
+
+def reply_from(body: bytes | str) -> Reply:
+    """Return the reply that a JSON body carries; fields that are not known are ignored. Raises ValidationError."""
+    return REPLY.validate_json(body, extra="ignore")

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal, Self, TypeVar
 from uuid import UUID
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic_core import to_json
 
 from statewright.limits import LimitName, LimitScope
 from statewright.runs import RunPolicy
@@ -24,6 +25,8 @@ from statewright.values import (
 )
 
 PROTOCOL_VERSION: Final = 1
+VERSIONS_READ: Final = (PROTOCOL_VERSION,)
+"""The versions of requests that the engine reads: the newest one and, once there are two, the one before."""
 MAX_CONCURRENCY_LIMIT: Final = 1_000_000
 MAX_PRIORITY: Final = 1_000_000
 MAX_RUNS_OF_HEARTBEAT: Final = 1_000
@@ -245,7 +248,7 @@ MESSAGE: Final[TypeAdapter[str]] = TypeAdapter(Message)
 
 def encode(request: Request) -> bytes:
     """Return the JSON body of a request. What is None is left out, except where None is the message."""
-    return request.model_dump_json(exclude_none=request.type != "set_limit").encode()
+    return to_json(request, exclude_none=request.type != "set_limit")
 
 
 def request_from(body: bytes) -> Request:

@@ -54,8 +54,9 @@ class CrossingClient(Client):
         if self._home is None:
             crossed.refuse(self._not_open())
             return
-        crossed.reply = self._inbox.expect(str(crossed.request_id).encode())
-        crossed.pushed = self._put(partition, crossed.request_id, body, crossed.reply)
+        named = str(crossed.request_id).encode()
+        crossed.reply = self._inbox.expect(named)
+        crossed.pushed = self._put(partition, named, body, crossed.reply)
         crossed.reply.add_done_callback(crossed.take_answer)
 
     def _send(

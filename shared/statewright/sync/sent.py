@@ -146,7 +146,7 @@ class SentProposal(SentRun[Answer]):
         That of a proposal which may be parked is waited for as long as the engine says that it is parked, unless there
         is a `timeout`, here or in the proposal. What waits for hours is asked about now and then.
         """
-        if self._crossed.is_done or not self._sent.may_be_parked:
+        if self._crossed.is_done or self._sent._ask_again is None:
             return super().answer(timeout)
         return self._within(None if timeout is None else seconds_of(timeout), self._sent.answer)
 

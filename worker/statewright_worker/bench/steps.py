@@ -1,6 +1,6 @@
 """What is proposed for a task run, one step after the other."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -30,6 +30,6 @@ def first_step(runs: Runs[Any], journal: Journal) -> Step:
 def following(step: Step, verdict: Verdict) -> Step | None:
     """Return the task run's next step, or None when it has none."""
     try:
-        return replace(step, state=step.states.send(verdict))
+        return Step(step.run_id, step.states.send(verdict), step.states, step.on_wait)
     except StopIteration:
         return None

@@ -72,7 +72,7 @@ class Journal:
         """Take down an event."""
         self.events += 1
         # An event carries the id of the state that was entered, so the two can be compared one to one.
-        self._states_heard[event.resource.id].append(event.id)
+        self._states_heard[event.run_id].append(event.id)
         self._view.show_event(Heard(self._now(), event))
 
     def agrees_with(self, history: RunHistory) -> bool:

@@ -112,7 +112,7 @@ async def listen(subscription: Subscription, flow_run_id: UUID, journal: Journal
     """Take down every event until the flow run has ended. The last events of its task runs come before that."""
     async for event in subscription:
         journal.heard(event)
-        if event.resource.id == flow_run_id and _is_last(event):
+        if event.run_id == flow_run_id and _is_last(event):
             return
 
 
@@ -165,4 +165,4 @@ class Producer:
 
 
 def _is_last(event: Event) -> bool:
-    return event.resource.state_type in TERMINAL_STATES
+    return event.data.resource.state_type in TERMINAL_STATES

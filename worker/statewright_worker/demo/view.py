@@ -64,7 +64,7 @@ class PlainView:
         )
 
     def show_event(self, heard: Heard) -> None:
-        event, run = heard.event, heard.event.resource
+        event, run = heard.event, heard.event.data.resource
         typer.echo(
             f"{heard.at:6.2f} s  event   {run.name:<15}  {_came_from(event):<9} -> {run.state_name}"
             f"  (#{event.sequence} of partition {event.partition})"
@@ -93,7 +93,7 @@ class LiveView:
 
     def show_event(self, heard: Heard) -> None:
         self._events.append(heard)
-        self._latest[heard.event.resource.name] = heard.event
+        self._latest[heard.event.data.resource.name] = heard.event
         self._event_count += 1
 
     def render(self) -> RenderableType:
@@ -153,7 +153,7 @@ def _in_columns(rows: Iterable[Iterable[RenderableType]], ratios: Iterable[int])
 
 
 def _run_cell(event: Event) -> Text:
-    run = event.resource
+    run = event.data.resource
     style = STATE_STYLES.get(run.state_type, "")
     return Text.assemble(("● ", style), f"{run.name} ", (run.state_name, style))
 
@@ -169,7 +169,7 @@ def _verdict_line(answered: Answered) -> Text:
 
 
 def _event_line(heard: Heard) -> Text:
-    run = heard.event.resource
+    run = heard.event.data.resource
     return Text.assemble(
         (f"{heard.event.sequence:>3} ", "magenta"),
         f"{run.name:<15} ",
@@ -179,9 +179,9 @@ def _event_line(heard: Heard) -> Text:
 
 
 def _holds_slot(event: Event) -> bool:
-    is_tagged = any(related.role == "tag" and related.id == DATABASE for related in event.related)
-    return is_tagged and event.resource.state_type is StateType.RUNNING
+    is_tagged = any(related.role == "tag" and related.id == DATABASE for related in event.data.related)
+    return is_tagged and event.data.resource.state_type is StateType.RUNNING
 
 
 def _came_from(event: Event) -> str:
-    return event.intended.from_type or "new"
+    return event.data.intended.from_type or "new"

@@ -13,7 +13,7 @@ from typing import Final
 from uuid import UUID
 
 from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
-from statewright_worker.drain.decoding import Place, decode_request
+from statewright_worker.drain.decoding import Place, decode
 from statewright_worker.facts.timers import DueTimer
 from statewright_worker.orchestration.records import TimerKind
 from statewright_worker.requests.base import Incoming
@@ -73,7 +73,7 @@ def _parked(timer: DueTimer, place: Place, is_told: bool) -> Incoming:
     if reply_to is not None:
         fields[REQUEST_REPLY_TO] = reply_to.encode()
     entry = Entry(timer.entry_id, fields)
-    decoded = decode_request(entry, replace(place, max_message_bytes=ANY_SIZE))
+    decoded = decode(entry, replace(place, max_message_bytes=ANY_SIZE))
     if isinstance(decoded, Incoming):
         return decoded._replace(timer=timer.name)
     # A worker of another version has parked it.

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, WAKE
 from statewright.protocol.replies import ErrorCode, ErrorReply
-from statewright.protocol.requests import Request, request_from
+from statewright.protocol.requests import PROTOCOL_VERSION, VERSIONS_READ, Request, request_from
 from statewright_worker.requests.base import Incoming
 from statewright_worker.requests.kinds import kind_of
 from statewright_worker.streams.proposals import Entry
@@ -33,12 +33,6 @@ class Malformed(NamedTuple):
     timer: None = None
 
 
-class Nudge(NamedTuple):
-    """An entry that is no request, but says that something has come due."""
-
-    entry: Entry
-
-
 class _BadEntry(Exception):
     def __init__(self, field: str, message: str) -> None:
         self.problem = ErrorReply(code=ErrorCode.INVALID_MESSAGE, message=message, field=field)
@@ -53,15 +47,12 @@ class Place:
     max_message_bytes: int
 
 
-def decode(entry: Entry, place: Place) -> Incoming | Malformed | Nudge:
-    """Return what an entry is: a request, one with something wrong, or a nudge; never raises."""
-    decoded = decode_request(entry, place)
-    if isinstance(decoded, Malformed) and entry.fields.keys() == _NUDGE:
-        return Nudge(entry)
-    return decoded
+def is_nudge(entry: Entry) -> bool:
+    """Return whether an entry, which is no request, says that something has come due."""
+    return entry.fields.keys() == _NUDGE
 
 
-def decode_request(entry: Entry, place: Place) -> Incoming | Malformed:
+def decode(entry: Entry, place: Place) -> Incoming | Malformed:
     """Return the request that an entry carries, or what is wrong with it; never raises."""
     request_id: UUID | None = None
     reply_to: str | None = None
@@ -116,9 +107,21 @@ def _request(entry: Entry, max_message_bytes: int) -> Request:
     try:
         return request_from(body)
     except ValidationError as error:
+        _check_version(body)
         problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
         field = "type" if problem["type"].startswith("union_tag") else _path(problem["loc"])
         raise _BadEntry(field, f"{field}: {problem['msg']}"[:1_000]) from None
+
+
+def _check_version(body: bytes) -> None:
+    """Raise what is wrong with a message of another version, whatever else is: that follows from it."""
+    try:
+        version = orjson.loads(body).get("v", PROTOCOL_VERSION)
+    except (ValueError, AttributeError):
+        return
+    if version not in VERSIONS_READ:
+        read = " and ".join(map(str, VERSIONS_READ))
+        raise _BadEntry("v", f"v: this engine reads version {read} of the protocol, and not {version!r:.100}")
 
 
 def _check_place(request: Request, place: Place) -> None:

@@ -9,14 +9,12 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 import structlog
-from pydantic_core import to_json
 
 from statewright.ids import IdSource
 from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE
-from statewright.protocol.replies import Reply
 from statewright_worker.drain.agenda import Agenda, due_request
 from statewright_worker.drain.attempts import Attempts, Decoded, HoldEnded
-from statewright_worker.drain.decoding import Malformed, Nudge, Place, decode
+from statewright_worker.drain.decoding import Malformed, Place, decode, is_nudge
 from statewright_worker.drain.feed import Feed
 from statewright_worker.drain.flood import Flood
 from statewright_worker.drain.suspicion import Suspicion
@@ -29,7 +27,7 @@ from statewright_worker.orchestration.engine import Engine
 from statewright_worker.orchestration.records import TimerKind
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.requests.answering import answer, asked_by
-from statewright_worker.requests.base import InBatch, Incoming, LateAnswer
+from statewright_worker.requests.base import AnyReply, InBatch, Incoming, LateAnswer, encoded
 from statewright_worker.requests.kinds import kind_of
 from statewright_worker.storage.errors import HoldLost
 from statewright_worker.storage.transactions import Fence, Storage
@@ -55,7 +53,7 @@ LOOK_AFTER_SECONDS: Final = 1.0
 
 log = structlog.get_logger()
 
-Answered = tuple[Decoded, Reply | None]
+Answered = tuple[Decoded, AnyReply | None]
 
 
 class Outcome(NamedTuple):
@@ -225,7 +223,7 @@ class Drain:
         size = 0
         for entry in entries:
             one = decode(entry, self._place)
-            if isinstance(one, Nudge):
+            if isinstance(one, Malformed) and is_nudge(entry):
                 self._agenda.nudged()
                 continue
             decoded.append(one)
@@ -260,14 +258,14 @@ class Drain:
         self, decoded: Sequence[Decoded], batch: Batch, work: UnitOfWork
     ) -> tuple[list[Answered], list[LateAnswer]]:
         condemned = self._attempts.condemned
-        engine, eras = self._tools.engine, self._feed.eras
+        engine, read_back = self._tools.engine, self._feed.read_back
         room = self._tools.max_parked - self._parked
-        within = InBatch(engine, work, batch.sessions, self._hold.partition, batch.sequence, eras, room)
+        within = InBatch(engine, work, batch.sessions, self._hold.partition, batch.sequence, read_back, room)
         closes = self._clock() + BATCH_SECONDS
         answered: list[Answered] = []
         for one in decoded:
             if isinstance(one, Malformed):
-                reply: Reply | None = one.problem
+                reply: AnyReply | None = one.problem
             else:
                 reply = await answer(one, within, condemned.get(one.entry.id) if condemned else None)
             answered.append((one, reply))
@@ -343,14 +341,14 @@ def segments(decoded: Sequence[Decoded]) -> Iterator[Sequence[Decoded]]:
 def _publication(answered: Sequence[Answered], late: Sequence[LateAnswer]) -> Publication:
     publication = Publication()
     for reply_to, request_id, told in late:
-        body = to_json(told, exclude_none=True)
+        body = encoded(told)
         publication.replies.setdefault(reply_to, []).append((str(request_id).encode(), body))
     for one, reply in answered:
         if reply is None or (one.timer is not None and reply.type == "parked"):
             # Whose proposal is parked has heard so.
             continue
         if one.reply_to is not None and one.id is not None:
-            body = to_json(reply, exclude_none=True)
+            body = encoded(reply)
             publication.largest_reply = max(publication.largest_reply, len(body))
             publication.replies.setdefault(one.reply_to, []).append((one.entry.fields[REQUEST_ID], body))
         if reply.type == "error" and (one.timer is None or one.timer.kind is TimerKind.PARKED):

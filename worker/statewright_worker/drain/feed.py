@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 import structlog
 
-from statewright.events import Era
 from statewright_worker.facts.changes import changes_between
-from statewright_worker.orchestration.records import StateChange
+from statewright_worker.orchestration.records import EraRecord, StateChange
 from statewright_worker.storage.transactions import Fence, Storage, TakenUp
-from statewright_worker.streams.encoding import era_at, event_body
-from statewright_worker.streams.events import Appended, Events, SequencedEvent, era, event
+from statewright_worker.streams.encoding import era_at
+from statewright_worker.streams.events import Appended, Events, SequencedEvent
 
 log = structlog.get_logger()
 
@@ -25,7 +24,7 @@ class Feed:
         self._events = events
         self._fence: Fence = taken_up.fence
         self._era = taken_up.era
-        self.eras: Sequence[Era] = ()
+        self._eras: Sequence[EraRecord] = ()
         self.committed = taken_up.sequence
         """The last sequence number in PostgreSQL."""
         self._ends_with: int | None = None
@@ -49,7 +48,7 @@ class Feed:
         Raises as Events and Storage do.
         """
         if self._era:
-            self.eras = await self._storage.eras(self._fence.partition)
+            self._eras = await self._storage.eras(self._fence.partition)
         await self._look()
 
     async def went_back(self, sequence: int) -> None:
@@ -59,21 +58,32 @@ class Feed:
         if begun is not None:
             log.error(
                 "PostgreSQL went back in time: events that were published are not so any more, and a new era begins",
-                partition=begun.partition,
+                partition=self._fence.partition,
                 era=begun.era,
                 went_back_to=sequence,
                 undone_up_to=published,
             )
-            self.eras = [*self.eras, begun]
+            self._eras = [*self._eras, begun]
             self._brought, self.committed = published, begun.sequence
 
     def events_of(self, changes: Sequence[StateChange], follows: int) -> list[SequencedEvent]:
         """Return the events of a batch's changes, the first of which has the number behind `follows`."""
-        partition, number = self._fence.partition, self.eras[-1].era if self.eras else 0
+        encode, era = self._events.encoding.change, self._eras[-1].era if self._eras else 0
         return [
-            event(sequence, event_body(change, partition, sequence, number))
+            SequencedEvent(sequence, encode(change, sequence, era))
             for sequence, change in enumerate(changes, follows + 1)
         ]
+
+    def read_back(self, changes: Sequence[tuple[int, StateChange]], after: int, up_to: int) -> list[SequencedEvent]:
+        """Return the events of changes that were read from PostgreSQL, and the eras among them above `after`, up to
+        `up_to`, in order."""
+        encoding, eras = self._events.encoding, self._eras
+        told = [
+            SequencedEvent(sequence, encoding.change(change, sequence, era_at(eras, sequence)))
+            for sequence, change in changes
+        ]
+        begun = [era for era in eras if after < era.sequence <= up_to]
+        return sorted([*told, *(SequencedEvent(era.sequence, encoding.era(era)) for era in begun)])
 
     def wrote(self, up_to: int) -> None:
         """Take note that a batch was committed whose last sequence number is `up_to`."""
@@ -97,7 +107,7 @@ class Feed:
             return
         after = max(self._brought, self.committed - self._events.kept)
         changes, up_to = await changes_between(self._storage, self._fence.partition, after, self.committed)
-        events = self._encoded(changes, after, up_to)
+        events = self.read_back(changes, after, up_to)
         self._tell_of_gap(events, after, up_to)
         if events:
             appended = await self._events.append(self._ends_with, events)
@@ -118,17 +128,9 @@ class Feed:
         if ends_with > self.committed:
             await self.went_back(self.committed)
 
-    def _encoded(self, changes: Sequence[tuple[int, StateChange]], after: int, up_to: int) -> list[SequencedEvent]:
-        told = [
-            event(sequence, event_body(change, self._fence.partition, sequence, era_at(self.eras, sequence)))
-            for sequence, change in changes
-        ]
-        begun = [known for known in self.eras if after < known.sequence <= up_to]
-        return sorted([*told, *(era(known.sequence, known.model_dump_json().encode()) for known in begun)])
-
     def _tell_of_gap(self, events: Sequence[SequencedEvent], after: int, up_to: int) -> None:
         """Log which events cannot be published, because their states were deleted from PostgreSQL."""
-        missing = up_to - after - len(events) - sum(_shared(begun, after, up_to) for begun in self.eras)
+        missing = up_to - after - len(events) - sum(_shared(begun, after, up_to) for begun in self._eras)
         if missing > 0:
             log.warning(
                 "events are gone: their states were deleted from PostgreSQL",
@@ -139,6 +141,6 @@ class Feed:
             )
 
 
-def _shared(begun: Era, after: int, up_to: int) -> int:
+def _shared(begun: EraRecord, after: int, up_to: int) -> int:
     """Return how many of the numbers above `after`, up to `up_to`, belong to events that the era has undone."""
     return max(min(up_to, begun.undone_up_to) - max(after, begun.went_back_to), 0)

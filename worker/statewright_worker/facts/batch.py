@@ -123,7 +123,7 @@ class Batch:
         work.waiting.call_waiters()
         written: dict[Part, Sequence[Row]] = {}
         for subject in self._asked.subjects:
-            written.update((part, rows) for part, rows in subject.parts(work, self.sequence) if rows)
+            written |= {part: rows for part, rows in subject.parts(work, self.sequence) if rows}
         if written:
             self._watch.begin()
             arrays = [column for rows in written.values() for column in columns_of(rows)]

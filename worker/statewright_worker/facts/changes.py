@@ -19,7 +19,7 @@ CHANGES_PER_PAGE: Final = 100
 # Without the states' data, which may be large and is in no event.
 _CHANGED_STATE: Final = selected("s", tuple(column for column in STORED_STATE if column[0] != "data"), prefix="s_")
 _CHANGE: Final = (
-    f"s.partition, s.sequence, s.ordinal, s.run_count AS s_run_count, {_CHANGED_STATE}, NULL::text AS s_data,"
+    f"s.sequence, s.ordinal, s.proposal_id, s.run_count AS s_run_count, {_CHANGED_STATE}, NULL::text AS s_data,"
     ' p.id AS p_id, p.type AS p_type, p.name AS p_name, p."timestamp" AS p_timestamp, p.message AS p_message'
 )
 
@@ -95,7 +95,7 @@ def change_from(row: Record) -> StateChange:
         )
     else:
         run = TaskRunRecord(**shared, flow_run_id=row["flow_run_id"])
-    return StateChange(run, row["ordinal"], joined_state(row), previous=_previous(row), run_count=row["s_run_count"])
+    return StateChange(run, row["ordinal"], joined_state(row), _previous(row), row["proposal_id"], row["s_run_count"])
 
 
 def _previous(row: Record) -> State | None:

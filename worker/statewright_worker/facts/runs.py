@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Final
 from uuid import UUID
 
@@ -28,7 +29,6 @@ The three bounds keep what is remembered below a few megabytes."""
 
 
 _BOOKKEEPING: Final[Columns] = (
-    ("state_id", "uuid"),
     ("state_type", "text"),
     ("state_name", "text"),
     ("state_timestamp", "timestamptz"),
@@ -39,32 +39,25 @@ _BOOKKEEPING: Final[Columns] = (
     ("start_time", "timestamptz"),
     ("end_time", "timestamptz"),
     ("total_run_time", "interval"),
-    ("policy", "jsonb"),
 )
-_IDENTITY: Final[Columns] = (("id", "uuid"), ("name", "text"), ("created", "timestamptz"), ("tags", "jsonb"))
-
-FLOW_CHANGES: Final[Columns] = (("id", "uuid"), *_BOOKKEEPING)
-TASK_CHANGES: Final[Columns] = (*FLOW_CHANGES, ("flow_run_run_count", "integer"))
-FLOW_COLUMNS: Final[Columns] = (
-    *_IDENTITY,
+_OF_TASK_RUNS: Final[Columns] = (("flow_run_run_count", "integer"),)
+_DESCRIPTION: Final[Columns] = (("name", "text"), ("tags", "jsonb"), ("policy", "jsonb"))
+"""What hardly any transition changes."""
+_FLOW_IDENTITY: Final[Columns] = (
+    ("created", "timestamptz"),
     ("flow_id", "uuid"),
     ("deployment_id", "uuid"),
     ("parent_task_run_id", "uuid"),
-    *_BOOKKEEPING,
 )
-TASK_COLUMNS: Final[Columns] = (
-    *_IDENTITY,
-    ("flow_run_id", "uuid"),
-    ("task_key", "text"),
-    *_BOOKKEEPING,
-    ("flow_run_run_count", "integer"),
-)
+_TASK_IDENTITY: Final[Columns] = (("created", "timestamptz"), ("flow_run_id", "uuid"), ("task_key", "text"))
 
-_LABELS: Final = ("labels", "jsonb")
-_DESCRIPTION: Final[Columns] = (("name", "text"), ("tags", "jsonb"))
-"""What no transition changes."""
+FLOW_CHANGES: Final[Columns] = (("id", "uuid"), ("state_id", "uuid"), *_BOOKKEEPING)
+TASK_CHANGES: Final[Columns] = (*FLOW_CHANGES, *_OF_TASK_RUNS)
 FLOW_REDESCRIPTIONS: Final[Columns] = (*FLOW_CHANGES, *_DESCRIPTION)
 TASK_REDESCRIPTIONS: Final[Columns] = (*TASK_CHANGES, *_DESCRIPTION)
+FLOW_COLUMNS: Final[Columns] = (*FLOW_REDESCRIPTIONS, *_FLOW_IDENTITY)
+TASK_COLUMNS: Final[Columns] = (*TASK_REDESCRIPTIONS, *_TASK_IDENTITY)
+_LABELS: Final = ("labels", "jsonb")
 
 FLOW_RUNS_CREATED: Final = insert("flow_run", (*FLOW_COLUMNS, _LABELS))
 TASK_RUNS_CREATED: Final = insert("task_run", (*TASK_COLUMNS, _LABELS))
@@ -156,15 +149,15 @@ class Runs(Subject):
         changed = [run for run_id, run in work.changed_runs.items() if run_id not in created]
         numbered = list(enumerate(work.state_changes, sequence + 1))
         if created:
-            yield FLOW_RUNS_CREATED, _created_values(work, FlowRunRecord, FLOW_COLUMNS)
-            yield TASK_RUNS_CREATED, _created_values(work, TaskRunRecord, TASK_COLUMNS)
+            yield FLOW_RUNS_CREATED, _created_values(work, FlowRunRecord)
+            yield TASK_RUNS_CREATED, _created_values(work, TaskRunRecord)
         if work.redescribed_runs:
             redescribed = [run for run in changed if run.id in work.redescribed_runs]
             changed = [run for run in changed if run.id not in work.redescribed_runs]
-            yield FLOW_RUNS_REDESCRIBED, _values(redescribed, FlowRunRecord, FLOW_REDESCRIPTIONS)
-            yield TASK_RUNS_REDESCRIBED, _values(redescribed, TaskRunRecord, TASK_REDESCRIPTIONS)
-        yield FLOW_RUNS_CHANGED, _values(changed, FlowRunRecord, FLOW_CHANGES)
-        yield TASK_RUNS_CHANGED, _values(changed, TaskRunRecord, TASK_CHANGES)
+            yield FLOW_RUNS_REDESCRIBED, _redescribed_values(redescribed, FlowRunRecord)
+            yield TASK_RUNS_REDESCRIBED, _redescribed_values(redescribed, TaskRunRecord)
+        yield FLOW_RUNS_CHANGED, _changed_values(changed, FlowRunRecord)
+        yield TASK_RUNS_CHANGED, _changed_values(changed, TaskRunRecord)
         for part, kind in ((FLOW_RUN_STATES, FlowRunRecord), (TASK_RUN_STATES, TaskRunRecord)):
             yield part, [change_values(change, number) for number, change in numbered if isinstance(change.run, kind)]
 
@@ -223,30 +216,47 @@ def task_run_from(row: Record) -> TaskRunRecord:
     )
 
 
-def _values(runs: Iterable[AnyRunRecord], kind: type[AnyRunRecord], columns: Columns) -> list[Row]:
-    wanted = names(columns)
-    return [run_values(run, wanted) for run in runs if isinstance(run, kind)]
+def _changed_values(runs: Iterable[AnyRunRecord], kind: type[AnyRunRecord]) -> list[Row]:
+    """Return the rows of those of the runs that are of the kind, in the order of its CHANGES."""
+    bookkeeping = _bookkeeping_of[kind]
+    return [
+        (run.id, None if run.state is None else run.state.id, *bookkeeping(run))
+        for run in runs
+        if isinstance(run, kind)
+    ]
 
 
-def _created_values(work: UnitOfWork, kind: type[AnyRunRecord], columns: Columns) -> list[Row]:
-    wanted = names(columns)
-    created = [run for run in work.created_runs.values() if isinstance(run, kind)]
-    return [(*run_values(run, wanted), _stored_labels(work.labels[run.id])) for run in created]
+def _redescribed_values(runs: Iterable[AnyRunRecord], kind: type[AnyRunRecord]) -> list[Row]:
+    found = [run for run in runs if isinstance(run, kind)]
+    changes = _changed_values(found, kind)
+    return [(*change, *_description(run)) for change, run in zip(changes, found, strict=True)]
+
+
+def _created_values(work: UnitOfWork, kind: type[AnyRunRecord]) -> list[Row]:
+    found = [run for run in work.created_runs.values() if isinstance(run, kind)]
+    identity = _identity_of[kind]
+    return [
+        (*values, *identity(run), _stored_labels(work.labels[run.id]))
+        for values, run in zip(_redescribed_values(found, kind), found, strict=True)
+    ]
+
+
+def _description(run: RunRecord) -> Row:
+    return run.name, _stored_tags(run.tags), _stored_policy(run.policy)
+
+
+_bookkeeping_of: Final[dict[type[AnyRunRecord], Callable[[AnyRunRecord], Row]]] = {
+    FlowRunRecord: attrgetter(*names(_BOOKKEEPING)),
+    TaskRunRecord: attrgetter(*names(_BOOKKEEPING), *names(_OF_TASK_RUNS)),
+}
+_identity_of: Final[dict[type[AnyRunRecord], Callable[[AnyRunRecord], Row]]] = {
+    FlowRunRecord: attrgetter(*names(_FLOW_IDENTITY)),
+    TaskRunRecord: attrgetter(*names(_TASK_IDENTITY)),
+}
 
 
 def _stored_labels(labels: dict[str, str]) -> str:
     return to_json(labels).decode() if labels else "{}"
-
-
-def run_values(run: RunRecord, columns: Sequence[str]) -> Row:
-    """Return the run's values for the columns of an INSERT or UPDATE."""
-    values = {
-        **run.__dict__,
-        "state_id": None if run.state is None else run.state.id,
-        "policy": _stored_policy(run.policy),
-        "tags": _stored_tags(run.tags),
-    }
-    return tuple([values[column] for column in columns])
 
 
 def _shared(row: Record) -> dict[str, Any]:

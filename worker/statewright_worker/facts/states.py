@@ -22,6 +22,7 @@ STATE_COLUMNS: Final[Columns] = (
     ("state_details", "jsonb"),
     ("previous_state_id", "uuid"),
     ("run_count", "integer"),
+    ("proposal_id", "uuid"),
     ("sequence", "bigint"),
 )
 STORED_STATE: Final[Columns] = tuple(column for column in STATE_COLUMNS if column[0] in State.model_fields)
@@ -64,5 +65,6 @@ def change_values(change: StateChange, sequence: int) -> Row:
         state.state_details.model_dump_json(exclude_defaults=True),
         None if change.previous is None else change.previous.id,
         change.run_count,
+        change.proposal_id,
         sequence,
     )

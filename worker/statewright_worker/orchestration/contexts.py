@@ -109,7 +109,7 @@ class OrchestrationContext(ABC):
     has_foreign_rules: bool = False
     """Whether a user's rules govern it: what is in its states is frozen then."""
     proposal_id: UUID | None = None
-    """The proposal that asks for the transition; None when another transition brings it about."""
+    """The proposal that asks for the transition, or for the one that brings it about."""
     priority: int = 0
     """Which of the parked proposals that wait for the same limit goes first: the greatest."""
     is_copy: bool = field(default=False, compare=False)
@@ -167,7 +167,7 @@ class OrchestrationContext(ABC):
         if self.proposed_state is None:
             self.validated_state = self.run.state
         else:
-            self.validated_state = self.unit_of_work.write_state(self.run, self.proposed_state)
+            self.validated_state = self.unit_of_work.write_state(self.run, self.proposed_state, self.proposal_id)
         self.validated = True
 
     async def force_state(self, run: AnyRunRecord, state: ProposedState) -> None:

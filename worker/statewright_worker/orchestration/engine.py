@@ -196,6 +196,7 @@ class Engine:
         """Let another run enter `state` under the minimal policy, within the transition of `context`."""
         work = context.unit_of_work
         nested = self._context(run, state.stamped(work.ids.new(), work.now, work.now), work, context.sessions)
+        nested.proposal_id = context.proposal_id
         await self._govern(nested, force=True)
 
     def _context(

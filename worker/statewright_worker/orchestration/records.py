@@ -275,7 +275,24 @@ class StateChange:
     """1 for the run's first state, then 2, 3 … without gaps."""
     state: State
     previous: State | None
+    proposal_id: UUID | None = None
+    """The proposal that caused it; None for a state of a version that did not keep it."""
     run_count: int = 0
+
+
+class EraRecord(NamedTuple):
+    """A new numbering of a partition's events, begun because PostgreSQL went back to before published ones."""
+
+    era: int
+    sequence: int
+    """The place of its beginning among the events."""
+    went_back_to: int
+    noticed: datetime
+
+    @property
+    def undone_up_to(self) -> int:
+        """The last of the events that told of changes which do not exist; the first one follows `went_back_to`."""
+        return self.sequence - 1
 
 
 class TimerKind(StrEnum):

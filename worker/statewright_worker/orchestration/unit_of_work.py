@@ -81,7 +81,7 @@ class UnitOfWork:
         self.created_runs: dict[UUID, AnyRunRecord] = {}
         self.changed_runs: dict[UUID, AnyRunRecord] = {}
         self.redescribed_runs: set[UUID] = set()
-        """Those of the changed runs that have another name or other tags, which no transition changes."""
+        """Those of the changed runs that have another name, other tags or another policy: few transitions do that."""
         self.state_changes: list[StateChange] = []
         self.limits_set: dict[int, LimitRecord] = {}
         self.limits_removed: set[int] = set()
@@ -114,7 +114,10 @@ class UnitOfWork:
             # A new state is recorded as a change already, and comparing states is expensive.
             if run_id not in self.changed_runs and (run.state is not before["state"] or run.__dict__ != before):
                 self.changed_runs[run_id] = run
-        self.begin()
+            if run.policy is not before["policy"] or run.tags is not before["tags"] or run.name is not before["name"]:
+                self.redescribed_runs.add(run_id)
+        self._undo.clear()
+        self._before.clear()
 
     def roll_back(self) -> None:
         """Undo everything since `begin`."""
@@ -123,7 +126,8 @@ class UnitOfWork:
             self.runs[run_id].__dict__.update(before)
         for undo in reversed(self._undo):
             undo()
-        self.begin()
+        self._undo.clear()
+        self._before.clear()
 
     # -- runs and states ---------------------------------------------------------------------------------------------
 
@@ -153,17 +157,12 @@ class UnitOfWork:
     def _forget_run(self, run_id: UUID) -> None:
         del self.runs[run_id], self.created_runs[run_id], self.labels[run_id]
 
-    def redescribe_run(self, run: AnyRunRecord, name: str, tags: tuple[str, ...]) -> None:
-        """Give the run, which was taken from `run`, this name and these tags."""
-        run.name, run.tags = name, tags
-        if run.id not in self.redescribed_runs:
-            self.redescribed_runs.add(run.id)
-            self._undo.append(lambda: self.redescribed_runs.discard(run.id))
-
-    def write_state(self, run: AnyRunRecord, state: State) -> State:
-        """Let the run enter `state`, and return it. A run that is not RUNNING any more gives its slots back."""
+    def write_state(self, run: AnyRunRecord, state: State, proposal_id: UUID | None = None) -> State:
+        """Let the run enter `state`, which a proposal has caused, and return it. A run that is not RUNNING any more
+        gives its slots back.
+        """
         run.state_count += 1
-        self.state_changes.append(StateChange(run, run.state_count, state, previous=run.state))
+        self.state_changes.append(StateChange(run, run.state_count, state, run.state, proposal_id))
         self._undo.append(self.state_changes.pop)
         for after, page in self.histories.get(run.id, _NO_PAGES).items():
             if (page[-1][0] if page else after) == run.state_count - 1:

@@ -5,14 +5,13 @@ from datetime import timedelta
 from typing import Any, Final
 
 import structlog
-from pydantic_core import to_json
 
 from statewright.protocol.replies import ErrorCode, ErrorReply, Reply
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine
 from statewright_worker.orchestration.records import Answer, TimerKind, TimerName
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
-from statewright_worker.requests.base import InBatch, Incoming, Kind, known_reply, refusal
+from statewright_worker.requests.base import AnyReply, InBatch, Incoming, Kind, encoded, known_reply, refusal
 from statewright_worker.requests.kinds import kind_of
 from statewright_worker.requests.parking import parked_reply
 
@@ -40,7 +39,7 @@ def asked_by(requests: Iterable[Incoming], engine: Engine, condemned: Container[
     return asked
 
 
-async def answer(incoming: Incoming, batch: InBatch, condemned: ErrorReply | None) -> Reply | None:
+async def answer(incoming: Incoming, batch: InBatch, condemned: ErrorReply | None) -> AnyReply | None:
     """Return the answer that the request has already, or carry it out and return its answer, None without one.
 
     An ErrorReply means that nothing of it was done. If there is an answer in `condemned`, the request gets that
@@ -62,8 +61,7 @@ async def answer(incoming: Incoming, batch: InBatch, condemned: ErrorReply | Non
     else:
         reply = await kind.refuse(request, incoming, batch, condemned)
     if kind.changes and reply is not None and (kind.keeps_answer or reply.type == "error"):
-        text = to_json(reply, exclude_none=True).decode()
-        work.record_answer(Answer(incoming.id, incoming.digest, text))
+        work.record_answer(Answer(incoming.id, incoming.digest, encoded(reply).decode()))
     if incoming.timer is not None:
         _done_with(incoming.timer, reply, work)
     return reply
@@ -80,7 +78,7 @@ def _still_waits(incoming: Incoming, work: UnitOfWork) -> bool:
     return parked is not None and not parked.decided
 
 
-def _done_with(timer: TimerName, reply: Reply | None, work: UnitOfWork) -> None:
+def _done_with(timer: TimerName, reply: AnyReply | None, work: UnitOfWork) -> None:
     """See that what has come due is over with its answer, or comes due again."""
     parked = work.waiting.parked.get(timer.id) if timer.kind is TimerKind.PARKED else None
     if parked is not None and reply is not None and reply.type != "parked":

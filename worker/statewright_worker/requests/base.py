@@ -1,24 +1,26 @@
 """A kind of request: where it belongs, which facts it asks for, and how it is carried out and answered."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Final, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, Generic, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
-from statewright.events import Era
+from pydantic_core import to_json
+
 from statewright.ids import partition_of
-from statewright.protocol.replies import REPLY, ErrorCode, ErrorReply, Reply, VerdictReply
-from statewright.protocol.requests import RunRequest
+from statewright.protocol.replies import ErrorCode, ErrorReply, Reply, VerdictReply, reply_from
+from statewright.protocol.requests import PROTOCOL_VERSION, RunRequest
 from statewright.verdicts import Verdict
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine
 from statewright_worker.orchestration.errors import OrchestrationError, RuleFailed, RunNotFound
-from statewright_worker.orchestration.records import TimerName
+from statewright_worker.orchestration.records import StateChange, TimerName
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.storage.errors import NotWritable
 from statewright_worker.storage.sessions import RuleSessions
+from statewright_worker.streams.events import SequencedEvent
 from statewright_worker.streams.proposals import Entry
 
 _LAST_MILLISECOND: Final = 253_402_300_799_000
@@ -53,6 +55,18 @@ class BatchSpoiled(Exception):
         self.reply = reply
 
 
+class EncodedReply(NamedTuple):
+    """A reply whose parts were JSON already."""
+
+    type: Literal["events"]
+    body: bytes
+
+
+AnyReply = Reply | EncodedReply
+ReadBack = Callable[[Sequence[tuple[int, StateChange]], int, int], Sequence[SequencedEvent]]
+"""Makes events of changes that were read from PostgreSQL, and of the eras between two sequence numbers."""
+
+
 class LateAnswer(NamedTuple):
     """The answer to an earlier request, and who waits for it."""
 
@@ -71,7 +85,7 @@ class InBatch:
     partition: int
     sequence: int
     """The partition's last sequence number before this batch."""
-    eras: Sequence[Era]
+    read_back: ReadBack
     parked_room: int = 0
     """How many more proposals may be parked."""
     late: list[LateAnswer] = field(default_factory=list)
@@ -117,7 +131,7 @@ class Kind(ABC, Generic[AnyRequest]):
         return condemned
 
     @abstractmethod
-    async def carry_out(self, request: AnyRequest, incoming: Incoming, batch: InBatch) -> Reply | None:
+    async def carry_out(self, request: AnyRequest, incoming: Incoming, batch: InBatch) -> AnyReply | None:
         """Carry the request out and return its answer; an ErrorReply means that nothing of it was done.
 
         None means that nobody is answered now. A kind that answers an earlier request adds to `batch.late`; one that
@@ -147,7 +161,12 @@ class OfRun(Kind[AboutRun]):
 
 def verdict_reply(verdict: Verdict) -> VerdictReply:
     """Return the answer that tells a verdict."""
-    return VerdictReply.trusted(type="verdict", verdict=verdict)
+    return VerdictReply.trusted(type="verdict", v=PROTOCOL_VERSION, verdict=verdict)
+
+
+def encoded(reply: AnyReply) -> bytes:
+    """Return the reply as JSON."""
+    return reply.body if isinstance(reply, EncodedReply) else to_json(reply, exclude_none=True)
 
 
 def known_reply(request_id: UUID, work: UnitOfWork) -> Reply | None:
@@ -155,7 +174,7 @@ def known_reply(request_id: UUID, work: UnitOfWork) -> Reply | None:
     verdict, answer = work.verdicts.get(request_id), work.answers.get(request_id)
     if verdict is not None:
         return verdict_reply(verdict[0])
-    return None if answer is None else REPLY.validate_json(answer.reply)
+    return None if answer is None else reply_from(answer.reply)
 
 
 def refusal(code: ErrorCode, field: str | None, message: str) -> ErrorReply:

@@ -3,8 +3,8 @@
 from typing import Any, Final
 from uuid import UUID
 
-from statewright.protocol.replies import REPLY, ErrorCode, ErrorReply, Reply, RunReply
-from statewright.protocol.requests import CreateFlowRun, CreateRun, CreateTaskRun, Propose
+from statewright.protocol.replies import ErrorCode, ErrorReply, Reply, RunReply, reply_from
+from statewright.protocol.requests import PROTOCOL_VERSION, CreateFlowRun, CreateRun, CreateTaskRun, Propose
 from statewright.runs import FlowRun, RunKind, TaskRun
 from statewright.states import ProposedState
 from statewright_worker.facts.batch import Asked
@@ -64,7 +64,8 @@ class CreateRunKind(OfRun[CreateRun]):
                 return problem
         elif difference := _difference(_as_created(run, work), request):
             return difference
-        return RunReply.trusted(type="run", run=run.as_run(work.labels[run.id]), created=is_new)
+        told = run.as_run(work.labels[run.id])
+        return RunReply.trusted(type="run", v=PROTOCOL_VERSION, run=told, created=is_new)
 
 
 async def _enter(state: ProposedState, run: AnyRunRecord, incoming: Incoming, batch: InBatch) -> ErrorReply | None:
@@ -115,7 +116,7 @@ def _as_created(run: AnyRunRecord, work: UnitOfWork) -> FlowRun | TaskRun:
     """Return the run with what it was created with, as far as it can be changed."""
     kept = work.answers.get(as_created(run.id))
     if kept is not None:
-        reply = REPLY.validate_json(kept.reply)
+        reply = reply_from(kept.reply)
         # It may tell of a run of the same id that was deleted since.
         if isinstance(reply, RunReply) and reply.run.created == run.created:
             return reply.run

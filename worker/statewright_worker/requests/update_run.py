@@ -45,9 +45,10 @@ class UpdateRunKind(OfRun[UpdateRun]):
         _keep_as_created(run, work)
         if request.policy is not None:
             run.policy = with_marks_of(request.policy, run.policy)
-        if request.name is not None or request.tags is not None:
-            tags = run.tags if request.tags is None else request.tags
-            work.redescribe_run(run, run.name if request.name is None else request.name, tags)
+        if request.name is not None:
+            run.name = request.name
+        if request.tags is not None:
+            run.tags = request.tags
         if _concerns_decisions(request):
             _look_at_parked(run, work)
         work.commit()

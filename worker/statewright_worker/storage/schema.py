@@ -136,7 +136,10 @@ class TaskRun(_RunColumns, Base):
 
 
 class _StateColumns:
-    """One state that a run was in; rows are only appended. (partition, sequence) is the place of its event."""
+    """One state that a run was in; rows are only appended. (partition, sequence) is the place of its event.
+
+    `proposal_id` is what caused it: a row of the ledger.
+    """
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     run_id: Mapped[UUID]
@@ -149,6 +152,7 @@ class _StateColumns:
     state_details: Mapped[dict[str, Any]]
     previous_state_id: Mapped[UUID | None]
     run_count: Mapped[int]
+    proposal_id: Mapped[UUID | None]
     partition: Mapped[int] = mapped_column(SmallInteger)
     sequence: Mapped[int] = mapped_column(BigInteger)
 

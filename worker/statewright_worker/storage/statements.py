@@ -48,6 +48,6 @@ BEGIN_ERA: Final = """
     )
     INSERT INTO era (partition, era, sequence, went_back_to, noticed)
     SELECT begun.id, begun.era, begun.sequence, $4, clock_timestamp() FROM begun
-    RETURNING era, sequence
+    RETURNING era, sequence, went_back_to, noticed
 """
-READ_ERAS: Final = "SELECT era, sequence, went_back_to FROM era WHERE partition = $1 ORDER BY sequence"
+READ_ERAS: Final = "SELECT era, sequence, went_back_to, noticed FROM era WHERE partition = $1 ORDER BY sequence"

@@ -10,7 +10,7 @@ import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from statewright.events import Era
+from statewright_worker.orchestration.records import EraRecord
 from statewright_worker.storage import statements
 from statewright_worker.storage.errors import Away, HoldLost
 from statewright_worker.storage.meaning import LOST, said, translated
@@ -108,13 +108,13 @@ class Storage:
                 await self._give_up(partition)
                 raise
 
-    async def eras(self, partition: int) -> list[Era]:
+    async def eras(self, partition: int) -> list[EraRecord]:
         """Return the eras of the partition's events behind the first one, in order."""
         async with self.transaction(partition) as (_, driver, _):
             found = await driver.fetch(statements.READ_ERAS, partition)
-        return [_era(partition, row["era"], row["sequence"], row["went_back_to"]) for row in found]
+        return [EraRecord(*row) for row in found]
 
-    async def begin_era(self, fence: Fence, went_back_to: int, published: int) -> Era | None:
+    async def begin_era(self, fence: Fence, went_back_to: int, published: int) -> EraRecord | None:
         """Begin an era: the events' numbers go on behind `published`, the last number in the stream. Return the era, or
         None when the numbers had got there already.
 
@@ -125,7 +125,7 @@ class Storage:
             row = await driver.fetchrow(statements.BEGIN_ERA, *asked)
             if row is None and await driver.fetchval(statements.EPOCH, fence.partition) != fence.epoch:
                 raise HoldLost(fence.partition)
-        return None if row is None else _era(fence.partition, row["era"], row["sequence"], went_back_to)
+        return None if row is None else EraRecord(*row)
 
     async def can_write(self) -> bool:
         """Return whether PostgreSQL answers soon and takes writes; never raises."""
@@ -195,7 +195,3 @@ class Storage:
         async with self._engine.connect() as connection:
             driver: asyncpg.Connection = (await connection.get_raw_connection()).driver_connection
             await driver.fetch(statement, backend, timeout=statements.STATEMENT_SECONDS)
-
-
-def _era(partition: int, era: int, sequence: int, went_back_to: int) -> Era:
-    return Era(partition=partition, sequence=sequence, era=era, went_back_to=went_back_to, undone_up_to=sequence - 1)

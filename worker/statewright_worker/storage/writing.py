@@ -42,8 +42,11 @@ def delete(table: str, columns: Columns) -> Part:
 
 
 def columns_of(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows' columns: what `unnest` takes."""
-    return list(zip(*rows, strict=True))
+    """Return the rows' columns: what `unnest` takes. A column of nothing but None is empty, and costs nothing:
+    `unnest` fills it up."""
+    return [
+        () if column[0] is None and column.count(None) == len(column) else column for column in zip(*rows, strict=True)
+    ]
 
 
 @lru_cache(maxsize=1_024)

@@ -8,8 +8,9 @@ import structlog
 from redis.exceptions import ResponseError
 
 from statewright.connection import Argument, Command, HeldConnection, passing
-from statewright.protocol.channels import ERA_BODY, EVENT_BODY, Channels, sequence_of
+from statewright.protocol.channels import EVENT_BODY, Channels, sequence_of
 from statewright_worker.streams.bounds import StreamBounds
+from statewright_worker.streams.encoding import EventEncoding
 from statewright_worker.streams.scripts import script_command
 
 # Appends events only when the stream ends with the sequence number that the worker expects. Otherwise it returns the
@@ -21,8 +22,8 @@ local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 if not newest then redis.call('DEL', KEYS[1]) end
 local ends_with = newest and string.match(newest[1], '^%d+') or '0'
 if ends_with ~= ARGV[1] then return ends_with end
-for i = 3, #ARGV, 3 do
-    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], ARGV[i] .. '-0', ARGV[i + 1], ARGV[i + 2])
+for i = 4, #ARGV, 2 do
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], ARGV[i] .. '-0', ARGV[3], ARGV[i + 1])
 end
 return false
 """
@@ -34,19 +35,7 @@ class SequencedEvent(NamedTuple):
     """An entry of the event stream: a change of state or the beginning of an era, as JSON."""
 
     sequence: int
-    kind: bytes
-    """EVENT_BODY or ERA_BODY."""
     body: bytes
-
-
-def event(sequence: int, body: bytes) -> SequencedEvent:
-    """Return the entry of a change of state."""
-    return SequencedEvent(sequence, EVENT_BODY, body)
-
-
-def era(sequence: int, body: bytes) -> SequencedEvent:
-    """Return the entry of the beginning of an era."""
-    return SequencedEvent(sequence, ERA_BODY, body)
 
 
 class Appended(NamedTuple):
@@ -66,6 +55,7 @@ class Events:
     def __init__(self, redis: HeldConnection, channels: Channels, partition: int, bounds: StreamBounds) -> None:
         self._redis = redis
         self._key = channels.events(partition)
+        self.encoding = EventEncoding(channels.namespace, partition)
         self.kept = bounds.events_kept
         """How many events the stream keeps, about."""
         self._bytes = bounds.events_bytes
@@ -80,7 +70,7 @@ class Events:
     def appending(self, ends_with: int, events: Sequence[SequencedEvent]) -> Command:
         """Return the command that does what `append` does, for whoever sends it together with others."""
         flat: Iterator[Argument] = chain.from_iterable(events)
-        return script_command(_APPEND, [self._key], ends_with, self.kept, *flat)
+        return script_command(_APPEND, [self._key], ends_with, self.kept, EVENT_BODY, *flat)
 
     def appended(self, answer: Any, events: Sequence[SequencedEvent]) -> Appended:
         """Return the outcome that the answer to `appending` means. A refusal is no error: PostgreSQL has the events."""
