@@ -15,6 +15,7 @@ from statewright.client.home import forks
 from statewright.errors import NotOpen
 from statewright.sync.background import BackgroundLoop
 from statewright.sync.crossing import CrossingClient
+from statewright.sync.waiting import let_sleep
 
 EXIT_SECONDS: Final = 5.0
 """How long the end of the interpreter waits for Redis to take what is still to be sent."""
@@ -129,7 +130,7 @@ class OpenedByUse:
         try:
             background.run(client.begin, background)
         except BaseException as error:
-            background.stop(wait=False)
+            background.stop()
             here.failures, here.failure = here.failures + 1, error
             raise
         here.client, here.is_closed, here.failure = client, False, None
@@ -162,13 +163,15 @@ def _abandon(client: CrossingClient) -> None:
 
 
 def _close_at_exit() -> None:
+    let_sleep()
     ends = time.monotonic() + EXIT_SECONDS
     for client in list(_open_ones):
         background = client.background
         if background.is_of_this_process:
-            # It is the last moment: nobody is there to be told.
+            # Whatever goes wrong now, nobody is there to be told.
             with suppress(Exception):
-                background.run(_end_until, client, ends - time.monotonic())
+                ending = asyncio.run_coroutine_threadsafe(_end_until(client, ends - time.monotonic()), background.loop)
+                ending.result(EXIT_SECONDS)
             background.stop()
 
 

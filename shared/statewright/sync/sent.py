@@ -51,8 +51,9 @@ class Sent(Generic[Answer]):
         when the partition has no room, UnreadableAnswer when a worker of another version answers, and NotOpen in
         another process, or when the client was closed before the request was sent.
         """
+        seconds = self._seconds(timeout)
         if not self._crossed.is_done:
-            self._wait(self._seconds(timeout))
+            self._wait(seconds)
         return self._sent.answer_there()
 
     def _seconds(self, timeout: Duration | None) -> float:

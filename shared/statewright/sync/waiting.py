@@ -7,6 +7,15 @@ from threading import TIMEOUT_MAX
 
 Wake = Callable[[], object]
 
+_is_over = False
+"""Whether the interpreter is about to end, so that the threads which still wait are not to be woken."""
+
+
+def let_sleep() -> None:
+    """Wake nobody from now on: whoever waits in the interpreter's last moment ends with it, in silence."""
+    global _is_over  # noqa: PLW0603  # of the whole process
+    _is_over = True
+
 
 class Waited:
     """What threads wait for and one thread ends. Nothing is locked: each step is one that Python does undivided.
@@ -23,7 +32,7 @@ class Waited:
     def end(self) -> None:
         """Wake all who wait; nobody waits from now on."""
         self.is_done = True  # type: ignore[misc]  # the subclass has the slot
-        if self.wakes:
+        if self.wakes and not _is_over:
             with suppress(IndexError):
                 while True:
                     self.wakes.pop()()
