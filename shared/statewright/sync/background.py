@@ -104,6 +104,12 @@ class BackgroundLoop:
             raise
         return call.result()
 
+    def begin(
+        self, do: Callable[Parameters, Awaitable[object]], *arguments: Parameters.args, **named: Parameters.kwargs
+    ) -> None:
+        """Await what `do` returns in the loop, behind all that was handed over before; nobody hears of its end."""
+        self.hand_over(Call(self, do, arguments, named))
+
     def call(self, do: Callable[Parameters, Result], *arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
         """Return what `do` returns when it is called in the loop; else as `run`."""
 

@@ -5,8 +5,7 @@ import atexit
 import copy
 import os
 import time
-from contextlib import suppress
-from threading import Lock
+from threading import Event, Lock
 from types import TracebackType
 from typing import Any, Final, Self
 from weakref import WeakSet, finalize
@@ -158,8 +157,7 @@ def _abandon(client: CrossingClient) -> None:
             background.stop(wait=False)
 
     # The thread may be any, the loop's own included, so nobody waits.
-    with suppress(RuntimeError):
-        asyncio.run_coroutine_threadsafe(end(), background.loop)
+    background.begin(end)
 
 
 def _close_at_exit() -> None:
@@ -168,16 +166,19 @@ def _close_at_exit() -> None:
     for client in list(_open_ones):
         background = client.background
         if background.is_of_this_process:
-            # Whatever goes wrong now, nobody is there to be told.
-            with suppress(Exception):
-                ending = asyncio.run_coroutine_threadsafe(_end_until(client, ends - time.monotonic()), background.loop)
-                ending.result(EXIT_SECONDS)
+            ended = Event()
+            background.begin(_end_until, client, ends - time.monotonic(), ended)
+            ended.wait(EXIT_SECONDS)
             background.stop()
 
 
-async def _end_until(client: CrossingClient, seconds: float) -> None:
-    async with asyncio.timeout(seconds):
-        await client.end()
+async def _end_until(client: CrossingClient, seconds: float, ended: Event) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await client.end()
+    finally:
+        # Whatever went wrong, nobody is there to be told.
+        ended.set()
 
 
 atexit.register(_close_at_exit)
