@@ -17,7 +17,7 @@ from statewright import (
     StatewrightError,
 )
 from statewright.errors import error_from
-from statewright.protocol.replies import ErrorCode, ErrorReply
+from statewright.protocol.replies import ErrorCode, ErrorReply, reply_from
 from statewright.protocol.requests import Propose
 
 ID = UUID("01a200ef-06bf-7500-83c5-73e04725151e")
@@ -29,6 +29,13 @@ def test_every_error_code_is_an_exception_of_the_same_name(code: ErrorCode) -> N
     assert type(error).__name__.lower() == code.value.replace("_", "")
     assert isinstance(error, RequestFailed)
     assert (str(error), error.code, error.field, error.request_id) == ("what was wrong", code, "state", ID)
+
+
+def test_a_code_of_a_later_engine_is_a_failed_request() -> None:
+    reply = reply_from(b'{"type":"error","v":1,"code":"too_late","message":"it is too late"}')
+    assert isinstance(reply, ErrorReply)
+    error = error_from(reply, ID)
+    assert (type(error), str(error), error.code) == (RequestFailed, "it is too late", "too_late")
 
 
 def test_every_public_error_can_be_caught_as_one() -> None:

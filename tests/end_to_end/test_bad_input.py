@@ -32,6 +32,8 @@ BAD_MESSAGES = {
     "unknown type": (proposal(type="destroy"), "type"),
     "no type": (b'{"v": 1}', "type"),
     "unknown version": (proposal(v=2), "v"),
+    "unknown version of what this one does not know": (proposal(v=3, type="destroy", colour="red"), "v"),
+    "version that is none": (proposal(v="1"), "v"),
     "unknown field": (proposal(colour="red"), "colour"),
     "unknown state type": (state(type="RUNING"), "state.type"),
     "missing state": (json.dumps({"v": 1, "type": "propose", "run_id": RUN}).encode(), "state"),
@@ -109,6 +111,19 @@ async def test_a_bad_message_is_answered_and_kept(deployment: Deployment, body: 
     assert letter_id == entry_id
     assert letter[REQUEST_MESSAGE] == body[:HEAD_BYTES]
     assert letter[b"reason"].decode() == reply["message"]
+
+
+async def test_a_version_that_is_not_read_is_refused_by_name(deployment: Deployment) -> None:
+    async with deployment.worker(), deployment.redis() as redis:
+        producer = RawProducer(redis, deployment)
+        await producer.push(proposal(v=2))
+        assert await producer.reply() == {
+            "type": "error",
+            "v": 1,
+            "code": "invalid_message",
+            "message": "v: this engine reads version 1 of the protocol, and not 2",
+            "field": "v",
+        }
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,54 @@ async def test_an_event_is_called_by_kind_and_state_name(make_run: Any, kind: st
     assert {event.data.resource.kind for event in events(work)} == {RunKind(kind)}
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("Größer 100 %", "Größer 100 %"), ('a "b"\\', 'a "b"\\'), ("a\nb\x7fc\ufffed", "a\ufffdb\ufffdc\ufffdd")],
+)
+async def test_what_no_attribute_may_have_is_replaced_in_the_type_alone(name: str, told: str) -> None:
+    run = flow_run()
+    work = work_with(run)
+    await propose(work, run, named(State.running(), name))
+    [event] = events(work)
+    assert (event.type, event.data.validated_state.name) == (f"statewright.flow-run.{told}", name)
+
+
+async def test_an_event_names_the_proposal_that_caused_it_and_its_place_in_the_history() -> None:
+    parent = task_run()
+    subflow = flow_run(parent_task_run_id=parent.id)
+    work = work_with(parent, subflow)
+    verdicts = [await propose(work, subflow, state) for state in (State.running(), State.completed())]
+    told = [(event.run_id, event.data.ordinal, event.data.proposal_id) for event in events(work)]
+    assert told == [
+        (run.id, ordinal, verdict.proposal_id)
+        for ordinal, verdict in enumerate(verdicts, 1)
+        for run in (subflow, parent)
+    ]
+
+
+async def test_an_event_says_where_it_belongs() -> None:
+    run = flow_run()
+    work = work_with(run)
+    await put(work, run, State.running())
+    body = json.loads(event_bodies(work)[0])
+    del body["data"]
+    assert run.state is not None
+    assert body == {
+        "specversion": "1.0",
+        "id": str(run.state.id),
+        "source": "urn:statewright:statewright",
+        "type": "statewright.flow-run.Running",
+        "subject": str(run.id),
+        "time": run.state.timestamp.isoformat(),
+        "datacontenttype": "application/json",
+        "v": 1,
+        "partition": 3,
+        "sequence": "0000000000000000001",
+        "era": 0,
+        "tree": run.id.int % 65_536,
+    }
+
+
 async def test_the_first_event_of_a_run_comes_from_nothing() -> None:
     event = await event_after(0)
     assert (event.data.intended.from_type, event.data.intended.to_type) == (None, StateType.PENDING)

@@ -35,6 +35,7 @@ class ErrorCode(StrEnum):
 class _Reply(Frozen):
     type: str
     v: Literal[1] = 1
+    """The version of the protocol: that of the request."""
 
 
 class VerdictReply(_Reply):
@@ -42,6 +43,7 @@ class VerdictReply(_Reply):
 
     type: Literal["verdict"] = "verdict"
     verdict: Verdict
+    """The one answer that the proposal has for ever."""
 
 
 class ParkedReply(_Reply):
@@ -49,8 +51,11 @@ class ParkedReply(_Reply):
 
     type: Literal["parked"] = "parked"
     proposal_id: UUID
+    """The proposal: the id of the request that made it."""
     run_id: UUID
+    """The run that it is about."""
     since: Moment
+    """Since when it is parked."""
     reason: str | None = None
     """Why it waits; None where that is not known."""
 
@@ -60,6 +65,7 @@ class WithdrawnReply(_Reply):
 
     type: Literal["withdrawn"] = "withdrawn"
     withdrawn: bool
+    """Whether it was parked there until now; false when it is answered already, or unknown."""
 
 
 class RunReply(_Reply):
@@ -67,6 +73,7 @@ class RunReply(_Reply):
 
     type: Literal["run"] = "run"
     run: Annotated[FlowRun | TaskRun, Field(discriminator="kind")]
+    """The run as it is after the request."""
     created: bool = False
     """Whether the run is new: this request has created it just now."""
 
@@ -76,6 +83,7 @@ class HistoryReply(_Reply):
 
     type: Literal["history"] = "history"
     history: RunHistory
+    """The run as it is now, and a page of its states."""
     next: int | None = None
     """The ordinal to read on after; None when no later state exists."""
 
@@ -89,7 +97,9 @@ class EventsReply(_Reply):
 
     type: Literal["events"] = "events"
     events: tuple[Annotated[AnyEvent, Field(union_mode="left_to_right")], ...]
+    """The events, oldest first."""
     up_to: int
+    """The position to read on after."""
 
 
 class LimitReply(_Reply):
@@ -97,15 +107,20 @@ class LimitReply(_Reply):
 
     type: Literal["limit"] = "limit"
     limit: ConcurrencyLimit | None = None
+    """The limit; None when there is none."""
 
 
 class LostRun(Frozen):
     """A run whose lease is none of the sender's any more, and what it is in now; all None when there is no such run."""
 
     run_id: UUID
+    """The run whose lease is lost."""
     state_type: StateType | None = None
+    """The type of its current state."""
     state_name: Name | None = None
+    """The name of its current state."""
     state_message: Message | None = None
+    """The beginning of the message of its current state."""
     executor: Name | None = None
     """The executor that holds it now, if one does."""
 
@@ -114,8 +129,11 @@ class RenewedLease(Frozen):
     """A lease that was renewed: the state RUNNING that it belongs to, and how long it is good now."""
 
     run_id: UUID
+    """The run."""
     state_id: UUID
+    """Its state RUNNING."""
     seconds: float
+    """For how many seconds from now the lease is good."""
 
 
 class HeartbeatReply(_Reply):
@@ -123,7 +141,9 @@ class HeartbeatReply(_Reply):
 
     type: Literal["heartbeat"] = "heartbeat"
     lost: tuple[LostRun, ...] = ()
+    """The runs whose leases are not the sender's any more."""
     leases: tuple[RenewedLease, ...] = ()
+    """The leases that were renewed; empty unless `tell` asked for them."""
 
 
 class LimitsReply(_Reply):
@@ -131,6 +151,7 @@ class LimitsReply(_Reply):
 
     type: Literal["limits"] = "limits"
     limits: tuple[ConcurrencyLimit, ...]
+    """The limits of the page."""
     next: int | None = None
     """Where to read on; None when there are no more."""
 
@@ -142,7 +163,9 @@ class ErrorReply(_Reply):
     code: Annotated[ErrorCode | str, Field(union_mode="left_to_right")]
     """A later engine may have other codes, which are texts here."""
     message: Message
+    """What is wrong, for people."""
     field: Message | None = None
+    """The part of the message, or the rule, that is to blame."""
 
 
 Reply = (
