@@ -136,8 +136,7 @@ async def test_a_gap_in_the_rights_ends_no_wait_for_an_answer(
 
 
 async def test_a_subscription_names_the_missing_right_and_goes_on_when_it_is_back(deployment: Deployment) -> None:
-    async with opened(deployment, "subscriber") as (user, client):
-        events = await client.subscribe()
+    async with opened(deployment, "subscriber") as (user, client), client.subscribe() as events:
         await user.set("resetkeys", f"~{deployment.channels.partitions}")
         error = await refused(anext(events))
         assert (error.user, error.command) == (user.name, "XREAD")
@@ -151,8 +150,7 @@ async def test_a_gap_in_the_rights_ends_no_subscription(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connecting, "RIGHTS_SECONDS", SOON)
-    async with opened(deployment, "subscriber") as (user, client):
-        events = await client.subscribe()
+    async with opened(deployment, "subscriber") as (user, client), client.subscribe() as events:
         await user.set("-xread")
         waits = asyncio.create_task(sequences(events, 1))
         await user.denied()
