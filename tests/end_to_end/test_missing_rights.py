@@ -70,7 +70,8 @@ async def refused(waits: Awaitable[Any]) -> NotPermitted:
 
 async def test_a_push_says_which_command_the_user_may_not_run(deployment: Deployment) -> None:
     async with opened(deployment, "producer") as (user, client):
-        await user.set("-xadd")
+        # Neither here nor on its reply stream, which a client with a name signs.
+        await user.set("clearselectors", "-xadd")
         error = await refused(client.read_limit("tag").answer())
         # Where the user may still sign reply streams, the command is refused for this key.
         assert (error.user, error.command) == (user.name, "XADD")
