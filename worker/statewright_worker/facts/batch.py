@@ -12,11 +12,13 @@ from statewright_worker.facts.below import Below
 from statewright_worker.facts.cache import Cache
 from statewright_worker.facts.changes import Changes
 from statewright_worker.facts.histories import Histories
+from statewright_worker.facts.inquiries import Inquiries
 from statewright_worker.facts.leases import Leases
 from statewright_worker.facts.ledger import KNOWN, Ledger
 from statewright_worker.facts.limits import Limits
 from statewright_worker.facts.parked import Parked
 from statewright_worker.facts.runs import FLOW_RUNS, TASK_RUNS, Runs
+from statewright_worker.facts.subscriptions import Subscriptions
 from statewright_worker.facts.timers import Timers
 from statewright_worker.orchestration.facts import Need
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
@@ -51,6 +53,7 @@ class Asked:
     def __init__(self) -> None:
         self.runs = Runs()
         self.ledger = Ledger()
+        self.inquiries = Inquiries()
         self.limits = Limits()
         self.parked = Parked(self.limits)
         self.below = Below(self.parked)
@@ -59,9 +62,11 @@ class Asked:
         self.changes = Changes()
         self.leases = Leases()
         self.timers = Timers()
+        self.subscriptions = Subscriptions()
         self.subjects: tuple[Subject, ...] = (
             self.runs,
             self.ledger,
+            self.inquiries,
             self.below,
             self.parked,
             self.limits,
@@ -70,6 +75,7 @@ class Asked:
             self.changes,
             self.leases,
             self.timers,
+            self.subscriptions,
         )
 
     def foretell(self, proposal: Propose, needs: tuple[Need, ...]) -> None:
