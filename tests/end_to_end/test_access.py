@@ -220,10 +220,14 @@ async def test_a_member_reads_events_and_proposes_and_an_operator_looks_after_al
                 deployment.worker(partitions=1),
                 Client(urls[role], namespace=deployment.namespace) as client,
                 client.subscribe() as events,
+                client.subscribe(f"of-{role}") as shared,
             ):
                 assert (await client.propose(client.create_task_run("load"), State.pending())).accepted
                 await client.set_limit("database", 1)
                 assert (await anext(events)).data.resource.state_name == "Pending"
+                event = await anext(shared)
+                await shared.acknowledge(event)
+                assert event.data.resource.state_name == "Pending"
         await redis.xadd(channels.dead_letters(0), {"a": "b"}, id="7-1")
         async with connected(urls["operator"]) as operator, deployment.worker(partitions=1):
             asked = await operator.exchange(
