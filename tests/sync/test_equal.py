@@ -49,7 +49,10 @@ def shown(annotation: Any) -> str:
     )
 
 
-@pytest.mark.parametrize("name", ["Sent", "SentRun", "SentCreation", "SentProposal", "KeepAlive", "Executor"])
+@pytest.mark.parametrize(
+    "name",
+    ["Sent", "SentRun", "SentCreation", "SentProposal", "KeepAlive", "Executor", "Subscription", "NamedSubscription"],
+)
 def test_what_calls_return_says_the_same(name: str) -> None:
     ours, theirs = getattr(statewright.sync, name), getattr(statewright, name)
     apart = {
