@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any, Protocol, cast
 from uuid import UUID
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from statewright.client import requests
 from statewright.client.client import Client
@@ -65,10 +65,11 @@ class CrossingClient(Client):
         except NotOpen as error:
             crossed.refuse(error)
             return
-        # It takes what a waiter of the loop's is told.
-        crossed.reply.wait(cast("asyncio.Future[None]", crossed))
         crossed.pushed = self._put(partition, named, body, crossed.reply)
-        crossed.reply.add_done_callback(crossed.take_answer)
+        listener = _Listener(crossed)
+        crossed.reply.add_done_callback(listener)
+        # It is told what a waiter of the loop's is told.
+        crossed.reply.wait(cast("asyncio.Future[None]", listener))
 
     def _known_of(self, proposal_id: UUID, known: Any) -> Verdict | ParkedReply | None:
         # What nobody has claimed is the loop's, and who reads the answer is any thread.
@@ -102,7 +103,7 @@ class CrossingClient(Client):
 class Crossed(UnderWay, Waited):
     """A request that crosses to the loop; `reply` and `pushed` are there once it has arrived."""
 
-    __slots__ = ("_body", "_partition", "client", "is_done", "missed", "wakes")
+    __slots__ = ("__weakref__", "_body", "_partition", "client", "is_done", "missed", "wakes")
 
     def __init__(self, client: CrossingClient, home: Home, request_id: UUID, body: bytes, partition: int) -> None:
         self.request_id = request_id
@@ -130,20 +131,38 @@ class Crossed(UnderWay, Waited):
         self.pushed.set_result(why)
         self.end()
 
-    def done(self) -> bool:
-        """Return whether it was answered."""
-        return self.is_done
-
-    def set_exception(self, why: BaseException) -> None:
+    def miss(self, why: BaseException) -> None:
         """Tell those who wait now that the answer may not be heard; it may still come for those who wait again."""
         self.missed = why
         self.wake()
 
-    def exception(self) -> BaseException | None:
-        """Return why the answer could not be heard."""
-        return self.missed
-
-    def take_answer(self, _reply: object) -> None:
+    def take_answer(self) -> None:
         """Wake all who wait for the answer, which is there."""
         self.client.background.told += len(self.wakes)
         self.end()
+
+
+class _Listener:
+    """What a reply tells, as long as somebody has the request: else the answer is nobody's, as in a loop."""
+
+    __slots__ = ("_crossed",)
+
+    def __init__(self, crossed: Crossed) -> None:
+        self._crossed = ref(crossed)
+
+    def __call__(self, _reply: object) -> None:
+        crossed = self._crossed()
+        if crossed is not None:
+            crossed.take_answer()
+
+    def done(self) -> bool:
+        crossed = self._crossed()
+        return crossed is None or crossed.is_done
+
+    def set_exception(self, why: BaseException) -> None:
+        crossed = self._crossed()
+        if crossed is not None:
+            crossed.miss(why)
+
+    def exception(self) -> None:
+        """Be asked, as a future is, so that nobody is warned."""
