@@ -11,6 +11,7 @@ from statewright.client.expected import Expected
 from statewright.client.home import Home
 from statewright.client.sent import UnderWay
 from statewright.errors import NotOpen
+from statewright.log import LOG, in_a_line
 from statewright.protocol.requests import Request
 from statewright.sync.background import BackgroundLoop
 from statewright.sync.waiting import Waited, Wake
@@ -147,10 +148,14 @@ class _Listener:
     def __init__(self, crossed: Crossed) -> None:
         self._crossed = ref(crossed)
 
-    def __call__(self, _reply: object) -> None:
+    def __call__(self, reply: "asyncio.Future[bytes]") -> None:
+        # Asked for here, so that asyncio does not speak of it when the interpreter ends.
+        error = None if reply.cancelled() else reply.exception()
         crossed = self._crossed()
         if crossed is not None:
             crossed.take_answer()
+        elif error is not None:
+            LOG.warning("a request whose answer nobody waits for has failed: %s", in_a_line(error))
 
     def done(self) -> bool:
         crossed = self._crossed()
