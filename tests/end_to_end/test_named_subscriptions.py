@@ -1,6 +1,7 @@
 """Named subscriptions: positions that last, members that share the work, deliveries that fail."""
 
 import asyncio
+import re
 from collections import Counter, defaultdict
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -295,8 +296,6 @@ async def test_what_is_asked_for_wrongly_is_refused(deployment: Deployment) -> N
             ({"name": "x", "in_flight": 0}, "in_flight"),
             ({"name": "x", "kinds": []}, "kinds"),
             ({"name": "x", "kinds": "run"}, "kinds.0"),
-            ({"member": "m"}, "member"),
-            ({"max_tries": 3}, "max_tries"),
         ):
             with pytest.raises(InvalidRequest) as refused:
                 client.subscribe(**wrong)
@@ -304,6 +303,15 @@ async def test_what_is_asked_for_wrongly_is_refused(deployment: Deployment) -> N
         events = client.subscribe("x")
         with pytest.raises(NotOpen):
             await anext(events)
+
+
+@pytest.mark.parametrize(("argument", "given"), [("member", "m"), ("max_tries", 3), ("in_flight", 100)])
+async def test_what_needs_a_name_is_refused_without_one(deployment: Deployment, argument: str, given: Any) -> None:
+    async with deployment.worker(), deployment.client() as client:
+        fix = f'subscribe under one, as in subscribe("billing", {argument}={given!r}), or leave it out'
+        with pytest.raises(InvalidRequest, match=re.escape(fix)) as refused:
+            client.subscribe(**{argument: given})
+        assert refused.value.field == argument
 
 
 async def test_events_go_on_after_redis_was_emptied(deployment: Deployment) -> None:

@@ -576,7 +576,7 @@ class Client:
         state_names: str | Iterable[str] | None = None,
         tags: str | Iterable[str] | None = None,
         max_tries: int | None = None,
-        in_flight: int = DEFAULT_IN_FLIGHT,
+        in_flight: int | None = None,
     ) -> NamedSubscription: ...
 
     def subscribe(
@@ -592,7 +592,7 @@ class Client:
         state_names: str | Iterable[str] | None = None,
         tags: str | Iterable[str] | None = None,
         max_tries: int | None = None,
-        in_flight: int = DEFAULT_IN_FLIGHT,
+        in_flight: int | None = None,
     ) -> Subscription | NamedSubscription:
         """Return a subscription to events; use it within `async with`, which is when it begins.
 
@@ -606,7 +606,8 @@ class Client:
         `NamedSubscription`. Then `since` is for a name that is new: a subscription that exists goes on where it was.
         Its filter must be the same each time. `member` is this process' own name, by which it takes its part up again
         at once when it was killed; without one, others, or its successor, get that some seconds later. An event is
-        tried `max_tries` times (5 by default), and `in_flight` of them may be handed out and not acknowledged.
+        tried `max_tries` times (5 by default), and `in_flight` of them (100 by default) may be handed out and not
+        acknowledged. These three are refused without a name.
 
         The other arguments are filters. An event is told when it fits each of them, and of several values one: its
         `kinds` of run ("flow-run", "task-run"), its `run`, the `tree` of runs to which a run belongs, and the types,
@@ -621,9 +622,13 @@ class Client:
             kinds=kinds, run=run, tree=tree, state_types=state_types, state_names=state_names, tags=tags
         )
         if name is None:
-            for argument, given in {"member": member, "max_tries": max_tries}.items():
+            for argument, given in {"member": member, "max_tries": max_tries, "in_flight": in_flight}.items():
                 if given is not None:
-                    raise InvalidRequest(argument, "is for a subscription with a name")
+                    raise InvalidRequest(
+                        argument,
+                        "is for a subscription with a name; subscribe under one, as in"
+                        f' subscribe("billing", {argument}={given!r}), or leave it out',
+                    )
             partitions = wanted.partitions(self._partitions)
             return Subscription(self._streams(), self._find_position, partitions, start, Sieve(wanted))
         instance = self._ids.new()
@@ -634,7 +639,7 @@ class Client:
             streams=self._streams(),
             partitions=self._partitions,
             since=start,
-            in_flight=requests.at_least_one(in_flight, "in_flight"),
+            in_flight=DEFAULT_IN_FLIGHT if in_flight is None else requests.at_least_one(in_flight, "in_flight"),
             patience=self._settings.answer_timeout,
         )
 
