@@ -4,7 +4,8 @@ import asyncio
 import re
 from collections import Counter, defaultdict
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -132,6 +133,49 @@ async def test_the_shares_of_a_member_that_leaves_go_to_the_others(deployment: D
 
         await until(alone)
         assert len(await handled(stays, 30)) == 30
+
+
+async def test_a_member_at_rest_gives_word_every_three_seconds_until_it_has_something_in_hand(
+    deployment: Deployment,
+) -> None:
+    async def heard() -> tuple[datetime, float]:
+        [row] = await deployment.fetch("SELECT seen, seconds FROM subscription_member")
+        return row["seen"], row["seconds"]
+
+    async with deployment.worker(), deployment.client() as client, client.subscribe("resting") as events:
+        reading = asyncio.ensure_future(anext(events))
+        words: list[datetime] = []
+
+        async def has_rested() -> bool:
+            seen, seconds = await heard()
+            if seconds == 7 and seen not in words:
+                words.append(seen)
+            return len(words) == 4
+
+        await until(has_rested)
+        # The first rest may be shorter, so that members of a machine rest together.
+        assert all(later - sooner > timedelta(seconds=2) for sooner, later in pairwise(words[1:]))
+        assert len(events.shares) == 64
+
+        await drive(client, 1, changes=1)
+        event = await asyncio.wait_for(reading, HANGS_SECONDS)
+        in_hand = [datetime.now(UTC)]
+
+        async def is_awake() -> bool:
+            seen, seconds = await heard()
+            if seconds == 3 and seen > in_hand[-1]:
+                in_hand.append(seen)
+            return len(in_hand) == 4
+
+        await until(is_awake)
+        assert all(later - sooner < timedelta(seconds=2) for sooner, later in pairwise(in_hand))
+        await events.acknowledge(event)
+
+        async def is_done() -> bool:
+            told = await client.read_subscription("resting")
+            return told is not None and told.lag == 0 and (await heard())[1] == 7
+
+        await until(is_done)
 
 
 async def test_another_filter_under_a_name_is_refused(deployment: Deployment) -> None:
