@@ -18,6 +18,8 @@ from statewright.errors import (
     Overloaded,
     PartitionCountMismatch,
     ProposalConflict,
+    QueryFailed,
+    QueryTooSlow,
     RedisUnavailable,
     RequestFailed,
     RuleFailed,
@@ -28,6 +30,7 @@ from statewright.errors import (
 )
 from statewright.events import Event
 from statewright.limits import ConcurrencyLimit, LimitScope, SlotHolder, Waiter
+from statewright.overview import PartitionStatus
 from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.states import TERMINAL_STATES, ProposedState, State, StateDetails, StateType
 from statewright.subscription import Subscription
@@ -55,9 +58,12 @@ __all__ = [
     "NotWritable",
     "Overloaded",
     "PartitionCountMismatch",
+    "PartitionStatus",
     "Proposal",
     "ProposalConflict",
     "ProposedState",
+    "QueryFailed",
+    "QueryTooSlow",
     "RedisUnavailable",
     "RequestFailed",
     "RuleFailed",

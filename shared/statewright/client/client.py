@@ -9,12 +9,12 @@ from types import EllipsisType, TracebackType
 from typing import Any, Final, Literal, Self, overload
 from uuid import UUID
 
-from statewright.client import requests
+from statewright.client import queries, requests
 from statewright.client.heart import Heart, Kept
 from statewright.client.home import Home
 from statewright.client.inbox import Inbox
 from statewright.client.leases import Executor, KeepAlive
-from statewright.client.outbox import Outbox
+from statewright.client.outbox import QUERIES, Outbox
 from statewright.client.partitions import announced_partitions
 from statewright.client.requests import Identity, LeaseReference, OnWait, Proposal, RunReference
 from statewright.client.room import Bound
@@ -23,7 +23,9 @@ from statewright.connection import connection_pool
 from statewright.errors import LeaseLost, NotOpen, StatewrightError
 from statewright.ids import IdSource, partition_of
 from statewright.limits import ConcurrencyLimit
+from statewright.overview import PartitionStatus
 from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
+from statewright.protocol.queries import Query, encode_query
 from statewright.protocol.replies import EventsReply, HeartbeatReply, HistoryReply, LimitsReply
 from statewright.protocol.requests import Heartbeat, LimitRequest, Propose, Request, RunRequest
 from statewright.runs import FlowRun, RunHistory, RunPolicy, TaskRun
@@ -110,6 +112,7 @@ class Client:
             self._inbox = Inbox(pool, self._channels.replies(name))
             stack.push_async_callback(self._inbox.close)
             streams = [self._channels.proposals(partition) for partition in range(self._partitions)]
+            streams.append(self._channels.queries)
             bound = Bound(self._settings.max_backlog, self._settings.max_backlog_bytes)
             self._outbox = Outbox(pool, streams, bound, self._settings.wait_for_room)
             stack.push_async_callback(self._outbox.close, self._settings.answer_timeout)
@@ -445,6 +448,13 @@ class Client:
             after = page.next
         return sorted(found, key=lambda limit: (limit.scope, limit.key))
 
+    async def list_partitions(self) -> list[PartitionStatus]:
+        """Return all partitions as they stand, by number: what waits in each, and what it has got to.
+
+        Raises what awaiting an answer does.
+        """
+        return await self._ask(queries.list_partitions, lambda reply: list(reply.partitions))
+
     async def subscribe(self, *, since: Mapping[int, int] | Mapping[str, int] | None = None) -> Subscription:
         """Return a subscription to all events from now on, or after the sequence numbers `since` per partition.
 
@@ -458,6 +468,13 @@ class Client:
         subscription = Subscription(self._pool, self._channels, self._read_events, patience)
         await subscription.begin(range(self._partitions), positions)
         return subscription
+
+    async def _ask(self, query_of: Callable[[float], Query], read: Callable[[Any], Answer]) -> Answer:
+        """Return what `read` makes of the reply to a query, which is made of the seconds that it is waited for."""
+        home = self._check_that_it_is_open()
+        seconds = self._settings.answer_timeout
+        body = requests.within(encode_query(query_of(seconds)), self._settings.max_message_bytes)
+        return await Sent(self._push(home, body, QUERIES, None, seconds), read).answer()
 
     def _send_to_run(
         self,
@@ -494,6 +511,11 @@ class Client:
         self, home: Home, message: Request, partition: int, request_id: UUID | None = None, timeout: float | None = None
     ) -> UnderWay:
         body = requests.body_of(message, self._settings.max_message_bytes)
+        return self._push(home, body, partition, request_id, timeout)
+
+    def _push(
+        self, home: Home, body: bytes, partition: int, request_id: UUID | None, timeout: float | None
+    ) -> UnderWay:
         request_id = request_id or self._ids.new()
         named = str(request_id).encode()
         reply = self._inbox.expect(named)

@@ -30,7 +30,7 @@ from statewright.protocol.requests import (
 )
 from statewright.runs import Run, RunPolicy
 from statewright.states import ProposedState, StateDetails
-from statewright.values import MAX_IDEMPOTENCY_KEY_LENGTH, Duration
+from statewright.values import MAX_IDEMPOTENCY_KEY_LENGTH, Duration, Frozen
 from statewright.verdicts import Verdict
 
 RunReference = UUID | str | Run | SentRun[Any]
@@ -47,7 +47,7 @@ HEARTBEAT_BYTES: Final = 1_500
 HEARTBEAT_BYTES_PER_RUN: Final = 80
 """Two ids, with quotes and commas."""
 
-Message = TypeVar("Message", bound=Request)
+Message = TypeVar("Message", bound=Frozen)
 
 
 class Proposal(NamedTuple):
@@ -89,7 +89,7 @@ def create_flow_run(
 ) -> CreateFlowRun:
     """Return the request for a flow run. Raises InvalidRequest."""
     parent_id = None if parent_task_run is None else id_of_run(parent_task_run, "parent_task_run")
-    return _checked(
+    return checked(
         CreateFlowRun,
         run_id=_id_of_new_run(ids, identity, parent_id),
         name=name,
@@ -117,7 +117,7 @@ def create_task_run(
 ) -> CreateTaskRun:
     """Return the request for a task run. Raises InvalidRequest."""
     flow_run_id = None if flow_run is None else id_of_run(flow_run, "flow_run")
-    return _checked(
+    return checked(
         CreateTaskRun,
         run_id=_id_of_new_run(ids, identity, flow_run_id),
         name=name,
@@ -135,7 +135,7 @@ def update_run(
 ) -> UpdateRun:
     """Return the request that a run be changed. Raises InvalidRequest."""
     tags_or_none = None if tags is None else _tuple_of(tags)
-    return _checked(UpdateRun, run_id=id_of_run(run), name=name, tags=tags_or_none, policy=policy)
+    return checked(UpdateRun, run_id=id_of_run(run), name=name, tags=tags_or_none, policy=policy)
 
 
 def propose(
@@ -168,7 +168,7 @@ def propose(
         said["cascade"] = cascade
     if park_timeout is not None:
         said["park_seconds"] = seconds_of(park_timeout, "park_timeout")
-    return _checked(Propose, run_id=id_of_run(run), state=state, **said)
+    return checked(Propose, run_id=id_of_run(run), state=state, **said)
 
 
 def withdraw(partition: int, proposal_id: UUID) -> Withdraw:
@@ -219,7 +219,7 @@ def lease_seconds(lease: Duration) -> float:
 
 def read_run(run: RunReference, *, after: int = 0, history: bool = True) -> ReadRun:
     """Return the request for a run, and for its history behind an ordinal. Raises InvalidRequest."""
-    return _checked(ReadRun, run_id=id_of_run(run), after=after, history=history)
+    return checked(ReadRun, run_id=id_of_run(run), after=after, history=history)
 
 
 def read_events(partition: int, after: int) -> ReadEvents:
@@ -244,12 +244,12 @@ def set_limit(
             if given is not None:
                 raise InvalidRequest(argument, "a limit that is removed, because concurrency_limit is None, has none")
     named = _name_of(tag, name, deployment_id)
-    return _checked(SetLimit, **named, concurrency_limit=concurrency_limit, period_seconds=period, lease_seconds=lease)
+    return checked(SetLimit, **named, concurrency_limit=concurrency_limit, period_seconds=period, lease_seconds=lease)
 
 
 def read_limit(tag: str | None, *, name: str | None = None, deployment_id: UUID | str | None = None) -> ReadLimit:
     """Return the request for the limit on one of the three. Raises InvalidRequest."""
-    return _checked(ReadLimit, **_name_of(tag, name, deployment_id))
+    return checked(ReadLimit, **_name_of(tag, name, deployment_id))
 
 
 def read_limits(partition: int, after: int) -> ReadLimits:
@@ -280,7 +280,11 @@ def options_of(number: int, proposal: Any) -> dict[str, Any]:
 
 def body_of(message: Request, most: int) -> bytes:
     """Return the request as JSON. Raises MessageTooLarge where that takes more than `most` bytes."""
-    body = encode(message)
+    return within(encode(message), most)
+
+
+def within(body: bytes, most: int) -> bytes:
+    """Return the body of a message. Raises MessageTooLarge where it has more than `most` bytes."""
     if len(body) > most:
         raise MessageTooLarge(len(body), most)
     return body
@@ -368,7 +372,8 @@ def _shown(value: object) -> str:
     return repr(value)[:MAX_TEXT_SHOWN]
 
 
-def _checked(message: Callable[..., Message], **fields: Any) -> Message:
+def checked(message: Callable[..., Message], **fields: Any) -> Message:
+    """Return the message with these fields. Raises InvalidRequest, naming the field, where one is wrong."""
     try:
         return message(**fields)
     except ValidationError as error:

@@ -9,6 +9,7 @@ from pydantic import Field, TypeAdapter
 
 from statewright.events import AnyEvent
 from statewright.limits import ConcurrencyLimit
+from statewright.overview import PartitionStatus
 from statewright.runs import FlowRun, RunHistory, TaskRun
 from statewright.states import StateType
 from statewright.values import (
@@ -30,6 +31,8 @@ class ErrorCode(StrEnum):
     RULE_FAILED = "rule_failed"
     NOT_WRITABLE = "not_writable"
     OVERLOADED = "overloaded"
+    QUERY_TOO_SLOW = "query_too_slow"
+    QUERY_FAILED = "query_failed"
 
 
 class _Reply(Frozen):
@@ -135,6 +138,13 @@ class LimitsReply(_Reply):
     """Where to read on; None when there are no more."""
 
 
+class PartitionsReply(_Reply):
+    """All partitions as they stand, by number."""
+
+    type: Literal["partitions"] = "partitions"
+    partitions: tuple[PartitionStatus, ...]
+
+
 class ErrorReply(_Reply):
     """A request that was not carried out, why, and which field was to blame. Nothing was written for it."""
 
@@ -155,6 +165,7 @@ Reply = (
     | LimitReply
     | HeartbeatReply
     | LimitsReply
+    | PartitionsReply
     | ErrorReply
 )
 REPLY: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])

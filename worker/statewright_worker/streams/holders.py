@@ -25,18 +25,19 @@ if seeks then redis.call('ZADD', KEYS[1], ends, me) else redis.call('ZREM', KEYS
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('SET', KEYS[3], count)
 local holders = redis.call('HGETALL', KEYS[2])
-local held_by, held_until = {}, {}
+local held_by, held_until, held_since = {}, {}, {}
 for i = 1, #holders, 2 do
-    held_by[holders[i]], held_until[holders[i]] = string.match(holders[i + 1], '^(%S+) (%d+)$')
+    held_by[holders[i]], held_until[holders[i]], held_since[holders[i]] =
+        string.match(holders[i + 1], '^(%S+) (%d+) (%d+)$')
 end
 local lost, taken, vanished, mine = {}, {}, {}, 0
-local function hold(partition)
+local function hold(partition, since)
     mine = mine + 1
-    redis.call('HSET', KEYS[2], partition, me .. ' ' .. string.format('%.0f', ends))
+    redis.call('HSET', KEYS[2], partition, me .. ' ' .. string.format('%.0f %.0f', ends, since))
 end
 for i = 6, #ARGV do
     if held_by[ARGV[i]] == me then
-        hold(ARGV[i])
+        hold(ARGV[i], held_since[ARGV[i]])
         held_until[ARGV[i]] = ends
     else
         table.insert(lost, ARGV[i])
@@ -49,7 +50,7 @@ for number = 0, count - 1 do
     if not seeks or mine >= share then break end
     if not held_until[partition] or tonumber(held_until[partition]) <= now then
         table.insert(held_until[partition] and vanished or taken, partition)
-        hold(partition)
+        hold(partition, now)
     end
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
