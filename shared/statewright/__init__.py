@@ -2,6 +2,7 @@
 
 from statewright.client import Client, Proposal
 from statewright.client.leases import Executor, KeepAlive
+from statewright.client.queries import RunFilters
 from statewright.client.sent import Sent, SentCreation, SentProposal, SentRun
 from statewright.errors import (
     ConfigurationError,
@@ -30,7 +31,7 @@ from statewright.errors import (
 )
 from statewright.events import Event
 from statewright.limits import ConcurrencyLimit, LimitScope, SlotHolder, Waiter
-from statewright.overview import PartitionStatus
+from statewright.overview import PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
 from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.states import TERMINAL_STATES, ProposedState, State, StateDetails, StateType
 from statewright.subscription import Subscription
@@ -59,6 +60,7 @@ __all__ = [
     "Overloaded",
     "PartitionCountMismatch",
     "PartitionStatus",
+    "Place",
     "Proposal",
     "ProposalConflict",
     "ProposedState",
@@ -68,10 +70,13 @@ __all__ = [
     "RequestFailed",
     "RuleFailed",
     "RunConflict",
+    "RunFilters",
     "RunHistory",
     "RunKind",
     "RunNotFound",
+    "RunPage",
     "RunPolicy",
+    "RunTree",
     "Sent",
     "SentCreation",
     "SentProposal",
@@ -79,6 +84,7 @@ __all__ = [
     "SetStateStatus",
     "SlotHolder",
     "State",
+    "StateCount",
     "StateDetails",
     "StateType",
     "StatewrightError",
@@ -87,4 +93,5 @@ __all__ = [
     "UnreadableAnswer",
     "Verdict",
     "Waiter",
+    "WorkerStatus",
 ]

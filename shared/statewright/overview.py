@@ -1,12 +1,71 @@
-"""What people look at: partitions, workers and runs as queries find them."""
+"""What people look at: runs, partitions and workers as queries find them. Times are UTC."""
 
-from datetime import datetime
+from typing import Annotated
+from uuid import UUID
 
-from statewright.values import Frozen, Name
+from pydantic import Field
+
+from statewright.runs import FlowRun, RunKind, TaskRun
+from statewright.states import StateType
+from statewright.values import Frozen, Moment, Name
+
+FoundRun = Annotated[FlowRun | TaskRun, Field(discriminator="kind")]
+
+
+class Place(Frozen):
+    """Where a page of runs ends, so that the next one begins behind it. It may be kept, also as JSON."""
+
+    created: Moment
+    id: UUID
+
+
+class RunPage(Frozen):
+    """Some of the runs that were looked for, the newest first, each as it is now."""
+
+    runs: tuple[FoundRun, ...] = ()
+    next: Place | None = None
+    """Where to read on, as the argument `after` of the same call; None when there are no more."""
+
+
+class StateCount(Frozen):
+    """How many runs of a kind are in a state; of runs without a state, both its type and its name are None."""
+
+    kind: RunKind
+    state_type: StateType | None = None
+    state_name: Name | None = None
+    count: int
+    or_more: bool = False
+    """Whether there may be more: counting ends at a bound, so that it never takes long."""
+
+
+class RunTree(Frozen):
+    """A run with what is below it: of a flow run its task runs, of a task run its subflows, the oldest first."""
+
+    run: FoundRun
+    below: "tuple[RunTree, ...]" = ()
+    or_more: bool = False
+    """Whether there may be more below the run itself: `find_runs` with it as `parent` finds them all."""
+
+
+class WorkerStatus(Frozen):
+    """A worker that is alive, and what it works on."""
+
+    worker: Name
+    host: str
+    pid: int
+    """The process on that host."""
+    version: str
+    """Of statewright."""
+    since: Moment
+    """When it was started, by its host's clock."""
+    seeks: bool
+    """Whether it takes partitions. One whose work gets nowhere, for example without PostgreSQL, does not."""
+    partitions: tuple[int, ...] = ()
+    """Those that it holds."""
 
 
 class PartitionStatus(Frozen):
-    """A partition as it stands: what waits in it, and what it has got to. Times are UTC."""
+    """A partition as it stands: what waits in it, and what it has got to."""
 
     partition: int
     backlog: int
@@ -15,7 +74,7 @@ class PartitionStatus(Frozen):
     """For how many seconds the oldest of them has been waiting."""
     worker: Name | None = None
     """Who holds the partition; None when nobody does."""
-    held_since: datetime | None = None
+    held_since: Moment | None = None
     sequence: int
     """The number of its last event."""
     era: int
@@ -23,5 +82,5 @@ class PartitionStatus(Frozen):
     """How many parked proposals wait in it."""
     due: int
     """How many timers have come due and are not carried out yet."""
-    next_due: datetime | None = None
+    next_due: Moment | None = None
     """When the next timer comes due, or came due."""

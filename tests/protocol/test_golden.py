@@ -26,7 +26,7 @@ READERS: Final[dict[str, Callable[[bytes], Any]]] = {
 }
 MESSAGES: Final[dict[str, set[type[BaseModel]]]] = {
     "request": set(get_args(get_args(Request)[0])),
-    "query": {Query},
+    "query": set(get_args(Query)),
     "reply": set(get_args(Reply)),
     "event": set(get_args(AnyEvent)),
 }

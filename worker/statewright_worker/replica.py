@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
 
@@ -33,6 +34,7 @@ from statewright_worker.streams.namespace import claim_namespace
 from statewright_worker.streams.partition import PartitionStreams
 from statewright_worker.streams.queries import QueryStream
 from statewright_worker.streams.reaching import check_redis, open_pool, worker_pool
+from statewright_worker.streams.standing import announcement
 
 log = structlog.get_logger()
 
@@ -91,7 +93,7 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
             postgresql,
             redis,
         )
-        holders = Holders(redis_url, channels, partitions, worker)
+        holders = Holders(redis_url, channels, partitions, worker, announcement(datetime.now(UTC)))
         log.info("worker started", worker=worker, partitions=partitions)
         yield Replica(
             Holder(holders, tools.drain, storage.can_write, postgresql=postgresql, redis=redis),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from types import EllipsisType, TracebackType
-from typing import Any, Final, Literal, Self, overload
+from typing import Any, Final, Literal, Self, Unpack, overload
 from uuid import UUID
 
 from statewright.client import queries, requests
@@ -16,6 +16,7 @@ from statewright.client.inbox import Inbox
 from statewright.client.leases import Executor, KeepAlive
 from statewright.client.outbox import QUERIES, Outbox
 from statewright.client.partitions import announced_partitions
+from statewright.client.queries import RunFilters
 from statewright.client.requests import Identity, LeaseReference, OnWait, Proposal, RunReference
 from statewright.client.room import Bound
 from statewright.client.sent import Answer, Sent, SentCreation, SentHistory, SentProposal, SentRun, UnderWay
@@ -23,7 +24,7 @@ from statewright.connection import connection_pool
 from statewright.errors import LeaseLost, NotOpen, StatewrightError
 from statewright.ids import IdSource, partition_of
 from statewright.limits import ConcurrencyLimit
-from statewright.overview import PartitionStatus
+from statewright.overview import PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
 from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
 from statewright.protocol.queries import Query, encode_query
 from statewright.protocol.replies import EventsReply, HeartbeatReply, HistoryReply, LimitsReply
@@ -36,6 +37,7 @@ from statewright.values import Duration
 from statewright.verdicts import Verdict
 
 DEFAULT_LEASE_SECONDS: Final = 30.0
+DEFAULT_PAGE: Final = 100
 
 
 class Client:
@@ -448,6 +450,43 @@ class Client:
             after = page.next
         return sorted(found, key=lambda limit: (limit.scope, limit.key))
 
+    async def find_runs(
+        self, *, limit: int = DEFAULT_PAGE, after: Place | None = None, **filters: Unpack[RunFilters]
+    ) -> RunPage:
+        """Return a page of the runs that match all `filters` (see `RunFilters`), the newest first, `limit` at most.
+
+            page = await client.find_runs(state_types=["RUNNING"], unchanged_for=3_600)
+            while page.next:
+                page = await client.find_runs(..., after=page.next)
+
+        Large runs make a page shorter than `limit`; only one without `next` is the last. Any worker answers, beside the
+        requests: the page may not show yet what was sent just before. Raises QueryTooSlow when no index helps enough,
+        which says what would; QueryFailed when PostgreSQL does not answer; and what awaiting any answer does.
+        """
+        return await self._ask(lambda seconds: queries.find_runs(seconds, filters, limit, after), _page_of)
+
+    async def count_runs(self, **filters: Unpack[RunFilters]) -> list[StateCount]:
+        """Return how many runs match all `filters`, for each kind and state that any of them is in.
+
+        Counting ends at a bound; `or_more` says where. Raises what `find_runs` does.
+        """
+        return await self._ask(lambda seconds: queries.count_runs(seconds, filters), lambda reply: list(reply.counts))
+
+    async def tree(self, run: RunReference) -> RunTree:
+        """Return a run with what is below it, level by level, up to a bound: of a flow run its task runs, of a task run
+        its subflows.
+
+        Raises RunNotFound when there is no such run, and what `find_runs` does.
+        """
+        return await self._ask(lambda seconds: queries.read_tree(seconds, run), _tree_of)
+
+    async def list_workers(self) -> list[WorkerStatus]:
+        """Return all workers that are alive, the oldest first, with the partitions that each holds.
+
+        Raises what awaiting an answer does: without any worker, NoAnswer.
+        """
+        return await self._ask(queries.list_workers, lambda reply: list(reply.workers))
+
     async def list_partitions(self) -> list[PartitionStatus]:
         """Return all partitions as they stand, by number: what waits in each, and what it has got to.
 
@@ -571,6 +610,16 @@ class Client:
 def _verdict_of(reply: Any) -> Verdict:
     verdict: Verdict = reply.verdict
     return verdict
+
+
+def _page_of(reply: Any) -> RunPage:
+    page: RunPage = reply.page
+    return page
+
+
+def _tree_of(reply: Any) -> RunTree:
+    tree: RunTree = reply.tree
+    return tree
 
 
 def _withdrawn_of(reply: Any) -> bool:

@@ -11,6 +11,7 @@ Keys of one partition share the hash tag `{namespace:p}`, so a Redis Cluster kee
     ns:queries            stream   reads beside the lanes; every worker reads it as one consumer group
     ns:holders            hash     who drains each partition, until when and since when; one field per partition
     ns:workers            zset     live workers, scored by the millisecond at which each is given up
+    ns:announced          hash     what each worker says of itself, for people; one field per worker
     ns:partitions         string   the fixed number of partitions
     ns:database           string   the id of the database that this namespace belongs to
     ns:queue              zset     arq's queue
@@ -30,6 +31,7 @@ How large each may grow, and how long it lives:
                           entry goes when it is answered, and unanswered once nobody waits for it any more
     ns:holders            one field per partition; expires a day after the last worker
     ns:workers            one member per live worker; expires a day after the last one
+    ns:announced          one field per worker, and a few of dead ones; expires a day after the last worker
     ns:partitions         one number; stays
     ns:database           one id; stays
     ns:queue              bounded by the number of arq's jobs
@@ -95,6 +97,10 @@ class Channels:
     @property
     def workers(self) -> str:
         return f"{self.namespace}:workers"
+
+    @property
+    def announced(self) -> str:
+        return f"{self.namespace}:announced"
 
     @property
     def queue(self) -> str:

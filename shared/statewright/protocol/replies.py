@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter
 
 from statewright.events import AnyEvent
 from statewright.limits import ConcurrencyLimit
-from statewright.overview import PartitionStatus
+from statewright.overview import PartitionStatus, RunPage, RunTree, StateCount, WorkerStatus
 from statewright.runs import FlowRun, RunHistory, TaskRun
 from statewright.states import StateType
 from statewright.values import (
@@ -138,11 +138,39 @@ class LimitsReply(_Reply):
     """Where to read on; None when there are no more."""
 
 
+class RunsReply(_Reply):
+    """A page of the runs that match a query."""
+
+    type: Literal["runs"] = "runs"
+    page: RunPage
+
+
+class CountsReply(_Reply):
+    """How many runs match a query, for each kind and state that any of them is in."""
+
+    type: Literal["counts"] = "counts"
+    counts: tuple[StateCount, ...]
+
+
+class TreeReply(_Reply):
+    """A run with what is below it."""
+
+    type: Literal["tree"] = "tree"
+    tree: RunTree
+
+
 class PartitionsReply(_Reply):
     """All partitions as they stand, by number."""
 
     type: Literal["partitions"] = "partitions"
     partitions: tuple[PartitionStatus, ...]
+
+
+class WorkersReply(_Reply):
+    """All workers that are alive, the oldest first."""
+
+    type: Literal["workers"] = "workers"
+    workers: tuple[WorkerStatus, ...]
 
 
 class ErrorReply(_Reply):
@@ -165,7 +193,11 @@ Reply = (
     | LimitReply
     | HeartbeatReply
     | LimitsReply
+    | RunsReply
+    | CountsReply
+    | TreeReply
     | PartitionsReply
+    | WorkersReply
     | ErrorReply
 )
 REPLY: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])

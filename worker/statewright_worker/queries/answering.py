@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 import structlog
+from pydantic_core import to_json
 
 from statewright.protocol.channels import Channels
 from statewright.protocol.queries import Query, query_from
@@ -143,10 +144,9 @@ class Answering:
             return ErrorReply(code=ErrorCode.QUERY_FAILED, message=message)
 
     async def _look(self, query: Query) -> Reply:
-        async with self._reading.moment() as driver:
-            looking = Looking(driver, self._stream, self._channels, self._partitions)
-            return await kind_of(query).answer(query, looking)
+        looking = Looking(self._reading.moment, self._stream, self._channels, self._partitions)
+        return await kind_of(query).answer(query, looking)
 
 
 def _encoded(reply: Reply) -> bytes:
-    return reply.model_dump_json().encode()
+    return to_json(reply, exclude_none=True)

@@ -1,6 +1,8 @@
 """A kind of query: what it reads, and what it answers."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Final, Generic, TypeVar
 
@@ -18,9 +20,10 @@ PAGE_BYTES: Final = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Looking:
-    """What a query is answered with: a connection that reads all as it is at one moment, and Redis."""
+    """What a query is answered with: PostgreSQL, for whoever opens it, and Redis."""
 
-    driver: Connection
+    moment: Callable[[], AbstractAsyncContextManager[Connection]]
+    """Opens a connection to PostgreSQL that reads everything as it is at one moment, and writes nothing."""
     redis: QueryStream
     channels: Channels
     partitions: int
@@ -35,4 +38,4 @@ class QueryKind(ABC, Generic[Asked]):
 
     @abstractmethod
     async def answer(self, query: Asked, looking: Looking) -> Reply:
-        """Return the reply. Raises what the driver and Redis raise."""
+        """Return the reply. Raises what the driver and Redis raise: the asker is told, nobody else suffers from it."""

@@ -24,7 +24,8 @@ class ListPartitionsKind(QueryKind[ListPartitions]):
     """Lists all partitions."""
 
     async def answer(self, query: ListPartitions, looking: Looking) -> Reply:
-        rows = await looking.driver.fetch(READ_PARTITIONS)
+        async with looking.moment() as driver:
+            rows = await driver.fetch(READ_PARTITIONS)
         waiting = await waiting_in(looking.redis, looking.channels, [row["id"] for row in rows])
         held = await held_partitions(looking.redis, looking.channels)
         return PartitionsReply(

@@ -1,9 +1,14 @@
 """How things stand in Redis, for people: what waits in each partition, who holds it, and which workers there are."""
 
+import json
+import os
+import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
+from statewright.overview import WorkerStatus
 from statewright.protocol.channels import Channels
 from statewright_worker.streams.queries import QueryStream
 
@@ -44,6 +49,35 @@ async def held_partitions(redis: QueryStream, channels: Channels) -> dict[int, H
         if int(ends) > _milliseconds(now):
             held[int(partition)] = Held(worker, _moment(since))
     return held
+
+
+async def live_workers(redis: QueryStream, channels: Channels) -> list[WorkerStatus]:
+    """Return the workers that have announced themselves and are alive."""
+    flat, now = await redis.ask(("HGETALL", channels.announced), ("TIME",))
+    held = await held_partitions(redis, channels)
+    workers: list[WorkerStatus] = []
+    for name, told in zip(flat[::2], flat[1::2], strict=True):
+        ends, seeks, about = told.decode().split(" ", 2)
+        if int(ends) > _milliseconds(now):
+            worker = name.decode()
+            partitions = tuple(sorted(partition for partition, holder in held.items() if holder.worker == worker))
+            announced = {**json.loads(about), "worker": worker, "seeks": seeks == "1", "partitions": partitions}
+            workers.append(WorkerStatus.model_validate(announced, extra="ignore"))
+    return workers
+
+
+def announcement(since: datetime) -> str:
+    """Return what this process says of itself as a worker that was started at that time."""
+    about = {"host": socket.gethostname(), "pid": os.getpid(), "version": _version(), "since": since.isoformat()}
+    return json.dumps(about)
+
+
+def _version() -> str:
+    try:
+        return version("statewright")
+    except PackageNotFoundError:
+        # Run from its sources.
+        return "unknown"
 
 
 def _milliseconds(told: Sequence[Any]) -> int:
