@@ -32,6 +32,7 @@ from statewright.errors import (
 from statewright.events import Event
 from statewright.limits import ConcurrencyLimit, LimitScope, SlotHolder, Waiter
 from statewright.overview import PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
+from statewright.protocol.replies import ParkedReply
 from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.states import TERMINAL_STATES, ProposedState, State, StateDetails, StateType
 from statewright.subscription import Subscription
@@ -58,6 +59,7 @@ __all__ = [
     "NotOpen",
     "NotWritable",
     "Overloaded",
+    "ParkedReply",
     "PartitionCountMismatch",
     "PartitionStatus",
     "Place",

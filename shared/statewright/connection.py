@@ -306,8 +306,13 @@ async def _again(do: Callable[[], Awaitable[Result]], on: tuple[type[BaseExcepti
     return await retrying(do)
 
 
-async def cancel(task: "asyncio.Task[None]") -> None:
-    """Cancel a task that runs for ever, and wait until it has ended."""
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+async def cancel(*tasks: "asyncio.Task[None]") -> None:
+    """Cancel tasks that run for ever, and wait until they have ended; they end as well when the caller is cancelled."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        # Awaiting a task itself would not tell its cancellation from the caller's.
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()

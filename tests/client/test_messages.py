@@ -35,9 +35,11 @@ from statewright.protocol.replies import (
     EventsReply,
     HeartbeatReply,
     HistoryReply,
+    KnownReply,
     LimitReply,
     LimitsReply,
     LostRun,
+    ParkedReply,
     RenewedLease,
     Reply,
     RunReply,
@@ -53,6 +55,7 @@ from statewright.protocol.requests import (
     ReadLimit,
     ReadLimits,
     ReadRun,
+    ReadVerdict,
     Request,
     SetLimit,
     UpdateRun,
@@ -138,6 +141,7 @@ REQUESTS = {
     ),
     ReadLimit: st.builds(ReadLimit, tag=NAMES) | st.builds(ReadLimit, deployment_id=IDS),
     ReadLimits: st.builds(ReadLimits, partition=st.integers(0, 1_023), after=POSITIONS),
+    ReadVerdict: st.builds(ReadVerdict, partition=st.integers(0, 1_023)),
 }
 
 RUNNING = State.running().stamped(ID, NOW, NOW)
@@ -178,6 +182,13 @@ REPLIES: list[Reply] = [
         leases=(RenewedLease(run_id=ID, state_id=ID, seconds=1.5),),
     ),
     ErrorReply(code=ErrorCode.INVALID_MESSAGE, message="no", field="state.type"),
+    KnownReply(
+        proposal_id=ID,
+        reply=VerdictReply(verdict=Verdict(proposal_id=ID, run_id=ID, status=SetStateStatus.ACCEPT, state=RUNNING)),
+    ),
+    KnownReply(proposal_id=ID, reply=ParkedReply(proposal_id=ID, run_id=ID, since=NOW, reason="full")),
+    KnownReply(proposal_id=ID, reply=ErrorReply(code=ErrorCode.RUN_NOT_FOUND, message="no", field="run_id")),
+    KnownReply(proposal_id=ID),
 ]
 
 

@@ -18,6 +18,7 @@ from statewright.protocol.requests import (
     ReadLimit,
     ReadLimits,
     ReadRun,
+    ReadVerdict,
     Request,
     SetLimit,
     UpdateRun,
@@ -48,6 +49,7 @@ EVERY: list[Any] = [
     Withdraw(partition=3, proposal_id=OTHER),
     Heartbeat(partition=partition_of(RUN, PARTITIONS), run_ids=(RUN,)),
     ReadLimits(partition=3, after=5),
+    ReadVerdict(partition=3, proposal_id=OTHER),
 ]
 
 
@@ -77,6 +79,7 @@ def test_a_request_belongs_to_the_partition_of_what_it_is_about(request_: Any) -
         "withdraw": ("partition", 3),
         "heartbeat": ("partition", partition_of(RUN, PARTITIONS)),
         "read_limits": ("partition", 3),
+        "read_verdict": ("partition", 3),
         "set_limit": ("tag", partition_of_tag("database", PARTITIONS)),
         "read_limit": ("tag", partition_of_tag("database", PARTITIONS)),
     }.get(request_.type, ("run_id", partition_of(RUN, PARTITIONS)))
@@ -110,13 +113,14 @@ def test_requests_ask_for_runs_histories_events_and_limits() -> None:
     def runs(request: Any) -> set[UUID]:
         return asked(incoming(request)).runs.ids
 
-    named = [{RUN}, {RUN, OTHER}, {RUN, OTHER}, {RUN}, {RUN}, *[set()] * 6]
+    named = [{RUN}, {RUN, OTHER}, {RUN, OTHER}, {RUN}, {RUN}, *[set()] * 7]
     assert [runs(request) for request in EVERY] == named
     wanted = asked(*map(incoming, EVERY))
     assert wanted.histories.pages == {(RUN, 3)}
     assert wanted.changes.after == {5}
     assert (wanted.limits.read, wanted.limits.to_set) == ({LIMIT}, {LIMIT: [1]})
     assert (wanted.limits.to_remove, wanted.limits.pages) == (set(), {5})
+    assert wanted.inquiries.proposal_ids == {OTHER}
     removing = asked(incoming(SetLimit(tag="database", concurrency_limit=None)))
     assert (removing.limits.read, removing.limits.to_set) == ({LIMIT}, {})
     assert removing.limits.to_remove == {LIMIT}
@@ -124,7 +128,7 @@ def test_requests_ask_for_runs_histories_events_and_limits() -> None:
 
 def test_labels_are_asked_for_where_an_answer_tells_them() -> None:
     labelled = [asked(incoming(request)).runs.labelled for request in EVERY]
-    assert labelled == [set(), {RUN}, {RUN}, {RUN}, {RUN}, *[set()] * 6]
+    assert labelled == [set(), {RUN}, {RUN}, {RUN}, {RUN}, *[set()] * 7]
 
 
 def test_a_run_that_is_read_alone_asks_for_no_history() -> None:

@@ -13,7 +13,19 @@ from statewright import ProposedState, State
 from statewright.ids import IdSource
 from statewright.limits import LimitName, LimitScope
 from statewright.protocol.requests import CreateFlowRun, CreateTaskRun, Propose, ReadRun, Request, UpdateRun
-from statewright_worker.facts import batch, cache, changes, histories, leases, ledger, limits, parked, runs, timers
+from statewright_worker.facts import (
+    batch,
+    cache,
+    changes,
+    histories,
+    inquiries,
+    leases,
+    ledger,
+    limits,
+    parked,
+    runs,
+    timers,
+)
 from statewright_worker.facts.batch import Asked, Batch
 from statewright_worker.orchestration import Engine, Proposal
 from statewright_worker.orchestration.records import FlowRunRecord, TaskRunRecord
@@ -74,6 +86,7 @@ INDEXES: dict[str | Part, set[str]] = {
     },
     runs.LOCK_FAILED_TASK_RUNS: {"ix_task_run__flow_run_id", "pk_task_run_state"},
     ledger.READ_VERDICTS: {"pk_verdict", "pk_flow_run_state", "pk_task_run_state"},
+    inquiries.READ_WAITING: {"pk_parked"},
     histories.READ_HISTORY: {"uq_flow_run_state__run_id_ordinal", "uq_task_run_state__run_id_ordinal"},
     cache.READ_CACHE: {"ix_task_run_state_cache__cache_key_id", "pk_task_run_state"},
     changes.READ_CHANGES: {

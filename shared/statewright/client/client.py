@@ -2,12 +2,14 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from types import EllipsisType, TracebackType
-from typing import Any, Final, Literal, Self, Unpack, overload
+from typing import Any, Final, Literal, Self, Unpack, cast, overload
 from uuid import UUID
+
+from pydantic import ValidationError
 
 from statewright.client import queries, requests
 from statewright.client.heart import Heart, Kept
@@ -21,13 +23,23 @@ from statewright.client.requests import Identity, LeaseReference, OnWait, Propos
 from statewright.client.room import Bound
 from statewright.client.sent import Answer, Sent, SentCreation, SentHistory, SentProposal, SentRun, UnderWay
 from statewright.connection import connection_pool
-from statewright.errors import LeaseLost, NotOpen, StatewrightError
+from statewright.errors import LeaseLost, NotOpen, StatewrightError, UnreadableAnswer, error_from
 from statewright.ids import IdSource, partition_of
 from statewright.limits import ConcurrencyLimit
+from statewright.log import LOG, Outage, without_secrets
 from statewright.overview import PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
 from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
 from statewright.protocol.queries import Query, encode_query
-from statewright.protocol.replies import EventsReply, HeartbeatReply, HistoryReply, LimitsReply
+from statewright.protocol.replies import (
+    ErrorReply,
+    EventsReply,
+    HeartbeatReply,
+    HistoryReply,
+    LimitsReply,
+    ParkedReply,
+    VerdictReply,
+    reply_from,
+)
 from statewright.protocol.requests import Heartbeat, LimitRequest, Propose, Request, RunRequest
 from statewright.runs import FlowRun, RunHistory, RunPolicy, TaskRun
 from statewright.settings import ClientSettings
@@ -38,6 +50,8 @@ from statewright.verdicts import Verdict
 
 DEFAULT_LEASE_SECONDS: Final = 30.0
 DEFAULT_PAGE: Final = 100
+CANCELLED_SECONDS: Final = 1.0
+"""How long a client whose block was cancelled waits until Redis holds what was sent."""
 
 
 class Client:
@@ -70,9 +84,14 @@ class Client:
         max_backlog: int | None = None,
         max_backlog_bytes: int | None = None,
         wait_for_room: Duration | None = None,
+        name: str | None = None,
         ids: IdSource | None = None,
     ) -> None:
         """Take what is given, and the rest from `STATEWRIGHT_*`; raises ConfigurationError on a wrong setting.
+
+        With a `name` (the setting `client_name`), the answers that come while the client is away are there when it is
+        opened again, also by another process: see `unclaimed`. One client at a time has a name: the one that was opened
+        last. One that was opened before, and is open still, gets no answers from then on, and its calls raise NotOpen.
 
         Where more than `max_backlog` requests of a partition are unanswered, or where they take more than
         `max_backlog_bytes`, a request waits for room, `wait_for_room` seconds at most, and is refused with `Overloaded`
@@ -87,6 +106,7 @@ class Client:
             max_backlog=max_backlog,
             max_backlog_bytes=max_backlog_bytes,
             wait_for_room=wait_for_room,
+            client_name=name,
         )
         self._ids = ids or IdSource()
         self._channels = Channels(self._settings.namespace)
@@ -105,24 +125,29 @@ class Client:
         if self._home is not None:
             raise NotOpen(f"the client is open already{self._elsewhere()}; make another one")
         async with AsyncExitStack() as stack:
-            self._pool = pool = connection_pool(self._settings.redis_url.get_secret_value())
+            url = self._settings.redis_url.get_secret_value()
+            self._pool = pool = connection_pool(url)
             stack.push_async_callback(pool.aclose)
             self._partitions = await announced_partitions(pool, self._settings)
+            outage, name = Outage(url), self._settings.client_name
             # Only now: a process that was forked off before must not read the same answers.
-            name = self._ids.new().hex
-            self._reply_to = name.encode()
-            self._inbox = Inbox(pool, self._channels.replies(name))
+            reply_to = name or self._ids.new().hex
+            self._reply_to = reply_to.encode()
+            self._inbox = Inbox(pool, self._channels.replies(reply_to), outage, name)
             stack.push_async_callback(self._inbox.close)
+            if name is not None:
+                await self._inbox.take_over()
             streams = [self._channels.proposals(partition) for partition in range(self._partitions)]
             streams.append(self._channels.queries)
             bound = Bound(self._settings.max_backlog, self._settings.max_backlog_bytes)
-            self._outbox = Outbox(pool, streams, bound, self._settings.wait_for_room)
-            stack.push_async_callback(self._outbox.close, self._settings.answer_timeout)
+            self._outbox = Outbox(pool, streams, bound, self._settings.wait_for_room, outage)
+            stack.push_async_callback(self._outbox.close)
             at_once = requests.runs_per_heartbeat(self._settings.max_message_bytes)
             self._heart = Heart(self._send_heartbeat, self._settings.answer_timeout, at_once)
             stack.push_async_callback(self._heart.close)
             self._stack = stack.pop_all()
         self._home, self._process = Home(), os.getpid()
+        LOG.debug("client %s is open: %s, %d partitions", reply_to, without_secrets(url), self._partitions)
         return self
 
     async def __aexit__(
@@ -130,11 +155,19 @@ class Client:
     ) -> None:
         """Disconnect, once Redis holds everything that was sent; workers carry out what is still unanswered.
 
-        What Redis does not hold after `answer_timeout` seconds fails with NoAnswer, which says whether it was sent.
+        What Redis does not hold after `answer_timeout` seconds, or after one where the block was cancelled, fails with
+        NoAnswer, which says whether it was sent. Leaving ends at once when it is cancelled itself.
         """
         self._check_that_it_is_open()
         self._home = None
-        await self._stack.aclose()
+        is_cancelled = exc_type is not None and issubclass(exc_type, asyncio.CancelledError)
+        patience = self._settings.answer_timeout
+        try:
+            await self._outbox.flush(min(patience, CANCELLED_SECONDS) if is_cancelled else patience)
+            await self._inbox.tidy()
+        finally:
+            await self._stack.aclose()
+            LOG.debug("client %s is closed", self._reply_to.decode())
 
     @property
     def partitions(self) -> int:
@@ -298,6 +331,50 @@ class Client:
         answers = await asyncio.gather(*(Sent(under_way, _withdrawn_of).answer() for under_way in sent))
         return any(answers)
 
+    def verdict(
+        self, proposal_id: UUID | str, *, run: RunReference | None = None, timeout: Duration | None = None
+    ) -> Sent[Verdict | ParkedReply | None]:
+        """Ask what became of a proposal whose answer was missed; return its verdict.
+
+        Return a `ParkedReply`, which says since when and why, while the proposal is parked, and None when the engine
+        does not know it. Asking changes nothing: a proposal that comes later is decided as usual. Awaiting the answer
+        raises the RequestFailed with which the proposal itself was refused, under the proposal's id; and what awaiting
+        any answer does.
+
+        Name the proposal's `run`, and the engine looks after everything that was pushed to its tree before. Otherwise
+        any partition looks into the ledger at once, and does not know of a proposal that is still under way. `timeout`
+        is as in `propose`.
+        """
+        home = self._check_that_it_is_open()
+        named = requests.id_of_proposal(proposal_id)
+        partition = self._any_partition() if run is None else self._partition_of(requests.id_of_run(run))
+        seconds = None if timeout is None else requests.seconds_of(timeout)
+        message = requests.read_verdict(partition, named)
+        return Sent(self._send(home, message, partition, timeout=seconds), partial(self._known_of, named))
+
+    def _known_of(self, proposal_id: UUID, known: Any) -> Verdict | ParkedReply | None:
+        reply: VerdictReply | ParkedReply | ErrorReply | None = known.reply
+        if not isinstance(reply, VerdictReply | ErrorReply):
+            return reply
+        # Its own answer may have come meanwhile.
+        self._inbox.claim(str(proposal_id).encode())
+        if isinstance(reply, ErrorReply):
+            raise error_from(reply, proposal_id)
+        return reply.verdict
+
+    def unclaimed(self) -> Iterator[Verdict | StatewrightError]:
+        """Yield the answers to proposals that nobody awaits here, oldest first: a verdict, or the error of a refusal.
+
+        They are those that came while the client of this name was away, or for which nobody has waited long enough.
+        Those that are asked for again, by `verdict` or under the same `proposal_id`, are not among them. Each is
+        forgotten when the next one is taken. What an earlier process has received, but not deleted before it died, is
+        told again: know it by its `proposal_id` (`request_id` of an error). A client without a name keeps none.
+
+        The newest 10,000 are kept, 16 MiB at most; what Redis or the client no longer keeps, `verdict` still finds.
+        """
+        self._check_that_it_is_open()
+        return map(_claimed, self._inbox.unclaimed())
+
     async def propose_many(
         self,
         proposals: Iterable[Proposal | tuple[RunReference, ProposedState]],
@@ -404,6 +481,10 @@ class Client:
     def _partition_of(self, run_id: UUID) -> int:
         return partition_of(run_id, self._partitions)
 
+    def _any_partition(self) -> int:
+        """Return another partition each time, so that all share what any of them can do."""
+        return partition_of(self._ids.new(), self._partitions)
+
     def set_limit(
         self,
         tag: str | None = None,
@@ -440,8 +521,7 @@ class Client:
         may be among them or not. Raises what awaiting an answer does.
         """
         self._check_that_it_is_open()
-        # Any partition will do, so that all share the work.
-        partition = partition_of(self._ids.new(), self._partitions)
+        partition = self._any_partition()
         found: list[ConcurrencyLimit] = []
         after: int | None = 0
         while after is not None:
@@ -625,6 +705,15 @@ def _tree_of(reply: Any) -> RunTree:
 def _withdrawn_of(reply: Any) -> bool:
     withdrawn: bool = reply.withdrawn
     return withdrawn
+
+
+def _claimed(unclaimed: tuple[bytes, bytes]) -> Verdict | StatewrightError:
+    request_id, body = UUID(unclaimed[0].decode()), unclaimed[1]
+    try:
+        reply = reply_from(body)
+    except ValidationError as error:
+        return UnreadableAnswer(request_id, str(error))
+    return reply.verdict if isinstance(reply, VerdictReply) else error_from(cast("ErrorReply", reply), request_id)
 
 
 def _verdict_or_error(answer: Verdict | BaseException) -> Verdict | StatewrightError:

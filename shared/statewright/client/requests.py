@@ -22,6 +22,7 @@ from statewright.protocol.requests import (
     ReadLimit,
     ReadLimits,
     ReadRun,
+    ReadVerdict,
     Request,
     SetLimit,
     UpdateRun,
@@ -174,6 +175,11 @@ def propose(
 def withdraw(partition: int, proposal_id: UUID) -> Withdraw:
     """Return the request that a parked proposal of the partition be withdrawn."""
     return Withdraw(partition=partition, proposal_id=proposal_id)
+
+
+def read_verdict(partition: int, proposal_id: UUID) -> ReadVerdict:
+    """Return the request for what is known of a proposal."""
+    return ReadVerdict(partition=partition, proposal_id=proposal_id)
 
 
 def runs_per_heartbeat(max_message_bytes: int) -> int:

@@ -38,6 +38,7 @@ class ErrorCode(StrEnum):
 class _Reply(Frozen):
     type: str
     v: Literal[1] = 1
+    """The version of the protocol: that of the request."""
 
 
 class VerdictReply(_Reply):
@@ -45,6 +46,7 @@ class VerdictReply(_Reply):
 
     type: Literal["verdict"] = "verdict"
     verdict: Verdict
+    """The one answer that the proposal has for ever."""
 
 
 class ParkedReply(_Reply):
@@ -52,8 +54,11 @@ class ParkedReply(_Reply):
 
     type: Literal["parked"] = "parked"
     proposal_id: UUID
+    """The proposal: the id of the request that made it."""
     run_id: UUID
+    """The run that it is about."""
     since: Moment
+    """Since when it is parked."""
     reason: str | None = None
     """Why it waits; None where that is not known."""
 
@@ -63,6 +68,7 @@ class WithdrawnReply(_Reply):
 
     type: Literal["withdrawn"] = "withdrawn"
     withdrawn: bool
+    """Whether it was parked there until now; false when it is answered already, or unknown."""
 
 
 class RunReply(_Reply):
@@ -70,6 +76,7 @@ class RunReply(_Reply):
 
     type: Literal["run"] = "run"
     run: Annotated[FlowRun | TaskRun, Field(discriminator="kind")]
+    """The run as it is after the request."""
     created: bool = False
     """Whether the run is new: this request has created it just now."""
 
@@ -79,6 +86,7 @@ class HistoryReply(_Reply):
 
     type: Literal["history"] = "history"
     history: RunHistory
+    """The run as it is now, and a page of its states."""
     next: int | None = None
     """The ordinal to read on after; None when no later state exists."""
 
@@ -92,7 +100,9 @@ class EventsReply(_Reply):
 
     type: Literal["events"] = "events"
     events: tuple[Annotated[AnyEvent, Field(union_mode="left_to_right")], ...]
+    """The events, oldest first."""
     up_to: int
+    """The position to read on after."""
 
 
 class LimitReply(_Reply):
@@ -100,15 +110,20 @@ class LimitReply(_Reply):
 
     type: Literal["limit"] = "limit"
     limit: ConcurrencyLimit | None = None
+    """The limit; None when there is none."""
 
 
 class LostRun(Frozen):
     """A run whose lease is none of the sender's any more, and what it is in now; all None when there is no such run."""
 
     run_id: UUID
+    """The run whose lease is lost."""
     state_type: StateType | None = None
+    """The type of its current state."""
     state_name: Name | None = None
+    """The name of its current state."""
     state_message: Message | None = None
+    """The beginning of the message of its current state."""
     executor: Name | None = None
     """The executor that holds it now, if one does."""
 
@@ -117,8 +132,11 @@ class RenewedLease(Frozen):
     """A lease that was renewed: the state RUNNING that it belongs to, and how long it is good now."""
 
     run_id: UUID
+    """The run."""
     state_id: UUID
+    """Its state RUNNING."""
     seconds: float
+    """For how many seconds from now the lease is good."""
 
 
 class HeartbeatReply(_Reply):
@@ -126,7 +144,9 @@ class HeartbeatReply(_Reply):
 
     type: Literal["heartbeat"] = "heartbeat"
     lost: tuple[LostRun, ...] = ()
+    """The runs whose leases are not the sender's any more."""
     leases: tuple[RenewedLease, ...] = ()
+    """The leases that were renewed; empty unless `tell` asked for them."""
 
 
 class LimitsReply(_Reply):
@@ -134,6 +154,7 @@ class LimitsReply(_Reply):
 
     type: Literal["limits"] = "limits"
     limits: tuple[ConcurrencyLimit, ...]
+    """The limits of the page."""
     next: int | None = None
     """Where to read on; None when there are no more."""
 
@@ -180,13 +201,24 @@ class ErrorReply(_Reply):
     code: Annotated[ErrorCode | str, Field(union_mode="left_to_right")]
     """A later engine may have other codes, which are texts here."""
     message: Message
+    """What is wrong, for people."""
     field: Message | None = None
+    """The part of the message, or the rule, that is to blame."""
+
+
+class KnownReply(_Reply):
+    """What is known of a proposal: the reply that it has, or that says that it is parked; None when it is unknown."""
+
+    type: Literal["known"] = "known"
+    proposal_id: UUID
+    reply: Annotated[VerdictReply | ParkedReply | ErrorReply, Field(discriminator="type")] | None = None
 
 
 Reply = (
     VerdictReply
     | ParkedReply
     | WithdrawnReply
+    | KnownReply
     | RunReply
     | HistoryReply
     | EventsReply

@@ -46,14 +46,20 @@ Left = Annotated[Given | None, Field(exclude_if=lambda given: given is None)]
 
 class _Request(Frozen):
     v: Literal[1] = PROTOCOL_VERSION
+    """The version of the protocol."""
 
 
 class _CreateRun(_Request):
     run_id: UUID
+    """The run's id for ever, chosen by whoever creates it. Its last 16 bits name its tree, and so its partition."""
     name: Name
+    """For people; it need not be unique."""
     tags: Tags = ()
+    """Texts by which limits hold task runs back, and by which subscribers find runs."""
     policy: RunPolicy = RunPolicy()
+    """How the run is retried, and which named limits it asks for."""
     labels: Labels = Field(default_factory=dict, exclude_if=lambda labels: not labels)
+    """Facts of the producer's own, told with the run."""
     state: ProposedState | None = None
     """What the run is proposed to enter when this request creates it."""
 
@@ -63,8 +69,11 @@ class CreateFlowRun(_CreateRun):
 
     type: Literal["create_flow_run"] = "create_flow_run"
     flow_id: UUID | None = None
+    """An id of the producer's own; events name it."""
     deployment_id: UUID | None = None
+    """An id of the producer's own; a limit may be on it, and events name it."""
     parent_task_run_id: UUID | None = None
+    """The task run that this is a subflow of. It must exist, and it enters each state that the subflow enters."""
 
 
 class CreateTaskRun(_CreateRun):
@@ -72,7 +81,9 @@ class CreateTaskRun(_CreateRun):
 
     type: Literal["create_task_run"] = "create_task_run"
     flow_run_id: UUID | None = None
+    """The flow run that this belongs to. It must exist."""
     task_key: Name | None = None
+    """A name of the producer's own for what the task does; no rule reads it."""
 
 
 class Propose(_Request):
@@ -80,9 +91,13 @@ class Propose(_Request):
 
     type: Literal["propose"] = "propose"
     run_id: UUID
+    """The run that is to enter the state."""
     state: ProposedState
+    """The state that it is to enter."""
     force: bool = False
+    """Whether it is entered whatever the rules say; bookkeeping goes with it all the same."""
     api_version: ApiVersion | None = None
+    """For producers that were made for an earlier version of the documented engine's interface; otherwise left out."""
     on_wait: Literal["answer", "park"] | None = None
     """What becomes of it where the verdict would be WAIT: it is answered so, or kept until it can be decided."""
     priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
@@ -98,8 +113,11 @@ class UpdateRun(_Request):
 
     type: Literal["update_run"] = "update_run"
     run_id: UUID
+    """The run that is to be changed."""
     name: Name | None = None
+    """Its new name."""
     tags: Tags | None = None
+    """Its new tags, instead of all that it has."""
     policy: RunPolicy | None = None
     """Replaces the old policy, but for the marks that pausing leaves on it."""
 
@@ -113,8 +131,11 @@ class ReadRun(_Request):
 
     type: Literal["read_run"] = "read_run"
     run_id: UUID
+    """The run that is to be read."""
     after: Position = 0
+    """The ordinal behind which the page begins: 0, or `next` of the page before."""
     history: Annotated[bool, Field(exclude_if=lambda history: history)] = True
+    """Whether the answer has the history, or the run alone."""
 
 
 class ReadEvents(_Request):
@@ -122,13 +143,29 @@ class ReadEvents(_Request):
 
     type: Literal["read_events"] = "read_events"
     partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    """The partition whose events are read."""
     after: Position
+    """The sequence number behind which the page begins: 0, or `up_to` of the page before."""
 
 
 class Withdraw(_Request):
     """Withdraw a parked proposal, which is answered with ABORT; answered with whether it was parked there."""
 
     type: Literal["withdraw"] = "withdraw"
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    """The partition of the proposal's run."""
+    proposal_id: UUID
+    """The proposal: the id of the request that made it."""
+
+
+class ReadVerdict(_Request):
+    """Read what is known of a proposal: its verdict, its refusal, or that it is parked.
+
+    Any partition answers; that of the proposal's run does so after everything that was pushed to it before. It changes
+    nothing: a proposal that is unknown and comes later is decided as if nobody had asked.
+    """
+
+    type: Literal["read_verdict"] = "read_verdict"
     partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
     proposal_id: UUID
 
@@ -141,10 +178,13 @@ class Heartbeat(_Request):
 
     type: Literal["heartbeat"] = "heartbeat"
     partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    """The partition of all the runs."""
     run_ids: Annotated[tuple[UUID, ...], Field(max_length=MAX_RUNS_OF_HEARTBEAT)] = ()
+    """The runs whose leases are renewed."""
     state_ids: Annotated[tuple[UUID | None, ...], Field(max_length=MAX_RUNS_OF_HEARTBEAT)] | None = None
     """The state RUNNING of each run whose lease is meant; None means whichever it has."""
     executor: Name | None = None
+    """The executor whose own lease is renewed, as the states of its runs name it."""
     tell: bool = False
     """Whether the answer says which leases were renewed as well."""
 
@@ -161,8 +201,11 @@ class _OfLimit(_Request):
     """What a request about a limit names it by: one of the three fields."""
 
     tag: Left[Name] = None
+    """For a limit on task runs with this tag."""
     name: Left[Name] = None
+    """For a limit on runs whose policy asks for it by this name."""
     deployment_id: Left[UUID] = None
+    """For a limit on flow runs of this deployment."""
 
     @model_validator(mode="after")
     def _is_of_one(self) -> Self:
@@ -196,8 +239,11 @@ class SetLimit(_OfLimit):
 
     type: Literal["set_limit"] = "set_limit"
     concurrency_limit: Annotated[int, Field(ge=0, le=MAX_CONCURRENCY_LIMIT)] | None
+    """How many runs may hold a slot; 0 aborts each that asks for one, None removes the limit. It must be there."""
     period_seconds: Left[PeriodSeconds] = None
+    """Makes it a rate: so many runs may become RUNNING in a period."""
     lease_seconds: Left[LeaseSeconds] = None
+    """The lease of its runs that ask for none."""
 
     @model_validator(mode="after")
     def _is_set_or_removed(self) -> Self:
@@ -222,7 +268,9 @@ class ReadLimits(_Request):
 
     type: Literal["read_limits"] = "read_limits"
     partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    """Any partition: it only says which one answers."""
     after: Position = 0
+    """Where the page begins: 0, or `next` of the page before."""
 
 
 CreateRun = CreateFlowRun | CreateTaskRun
@@ -234,6 +282,7 @@ Request = Annotated[
     | UpdateRun
     | Propose
     | Withdraw
+    | ReadVerdict
     | Heartbeat
     | ReadRun
     | ReadEvents

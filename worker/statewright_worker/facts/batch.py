@@ -12,6 +12,7 @@ from statewright_worker.facts.below import Below
 from statewright_worker.facts.cache import Cache
 from statewright_worker.facts.changes import Changes
 from statewright_worker.facts.histories import Histories
+from statewright_worker.facts.inquiries import Inquiries
 from statewright_worker.facts.leases import Leases
 from statewright_worker.facts.ledger import KNOWN, Ledger
 from statewright_worker.facts.limits import Limits
@@ -51,6 +52,7 @@ class Asked:
     def __init__(self) -> None:
         self.runs = Runs()
         self.ledger = Ledger()
+        self.inquiries = Inquiries()
         self.limits = Limits()
         self.parked = Parked(self.limits)
         self.below = Below(self.parked)
@@ -62,6 +64,7 @@ class Asked:
         self.subjects: tuple[Subject, ...] = (
             self.runs,
             self.ledger,
+            self.inquiries,
             self.below,
             self.parked,
             self.limits,

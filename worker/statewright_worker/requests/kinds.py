@@ -13,6 +13,7 @@ from statewright.protocol.requests import (
     ReadLimit,
     ReadLimits,
     ReadRun,
+    ReadVerdict,
     SetLimit,
     UpdateRun,
     Withdraw,
@@ -29,6 +30,7 @@ from statewright_worker.requests.pauses import EndPause, EndPauseKind
 from statewright_worker.requests.propose import ProposeKind
 from statewright_worker.requests.read_events import ReadEventsKind
 from statewright_worker.requests.read_run import ReadRunKind
+from statewright_worker.requests.read_verdict import ReadVerdictKind
 from statewright_worker.requests.update_run import UpdateRunKind
 
 _CREATE: Final = CreateRunKind()
@@ -39,6 +41,7 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     UpdateRun: UpdateRunKind(),
     ReadRun: ReadRunKind(),
     ReadEvents: ReadEventsKind(),
+    ReadVerdict: ReadVerdictKind(),
     SetLimit: SetLimitKind(),
     ReadLimit: ReadLimitKind(),
     ReadLimits: ReadLimitsKind(),

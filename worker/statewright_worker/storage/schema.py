@@ -290,6 +290,7 @@ class Parked(Base):
     priority: Mapped[int]
     ticket: Mapped[int] = mapped_column(BigInteger)
     decided: Mapped[bool] = mapped_column(server_default=text("false"))
+    reason: Mapped[str | None]
 
 
 class Waiter(Base):
