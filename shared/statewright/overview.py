@@ -16,13 +16,16 @@ class Place(Frozen):
     """Where a page of runs ends, so that the next one begins behind it. It may be kept, also as JSON."""
 
     created: Moment
+    """When the last run of the page was created."""
     id: UUID
+    """That run."""
 
 
 class RunPage(Frozen):
     """Some of the runs that were looked for, the newest first, each as it is now."""
 
     runs: tuple[FoundRun, ...] = ()
+    """The runs, the newest first."""
     next: Place | None = None
     """Where to read on, as the argument `after` of the same call; None when there are no more."""
 
@@ -31,9 +34,13 @@ class StateCount(Frozen):
     """How many runs of a kind are in a state; of runs without a state, both its type and its name are None."""
 
     kind: RunKind
+    """Of which kind the runs are."""
     state_type: StateType | None = None
+    """The type of the state that they are in."""
     state_name: Name | None = None
+    """The name of the state that they are in."""
     count: int
+    """How many there are."""
     or_more: bool = False
     """Whether there may be more: counting ends at a bound, so that it never takes long."""
 
@@ -42,7 +49,9 @@ class RunTree(Frozen):
     """A run with what is below it: of a flow run its task runs, of a task run its subflows, the oldest first."""
 
     run: FoundRun
+    """The run as it is now."""
     below: "tuple[RunTree, ...]" = ()
+    """What is directly below it, each with what is below that."""
     or_more: bool = False
     """Whether there may be more below the run itself: `find_runs` with it as `parent` finds them all."""
 
@@ -51,7 +60,9 @@ class WorkerStatus(Frozen):
     """A worker that is alive, and what it works on."""
 
     worker: Name
+    """The name that it has given itself."""
     host: str
+    """Where it runs."""
     pid: int
     """The process on that host."""
     version: str
@@ -68,6 +79,7 @@ class PartitionStatus(Frozen):
     """A partition as it stands: what waits in it, and what it has got to."""
 
     partition: int
+    """Its number."""
     backlog: int
     """How many requests are unanswered."""
     oldest_seconds: float = 0.0
@@ -75,9 +87,11 @@ class PartitionStatus(Frozen):
     worker: Name | None = None
     """Who holds the partition; None when nobody does."""
     held_since: Moment | None = None
+    """Since when that one holds it, by Redis' clock."""
     sequence: int
     """The number of its last event."""
     era: int
+    """The number of the era to which that event belongs."""
     parked: int
     """How many parked proposals wait in it."""
     due: int

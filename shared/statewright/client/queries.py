@@ -35,7 +35,7 @@ class RunFilters(TypedDict, total=False):
     tree: RunReference | None
     """The run is this one, or somewhere below it."""
     created_after: datetime | None
-    """A run that was created, started or ended at that very moment is behind it, and not before it."""
+    """The run was created, was RUNNING for the first time, or ended at that very moment or later."""
     created_before: datetime | None
     started_after: datetime | None
     started_before: datetime | None

@@ -33,6 +33,7 @@ class _OfRuns(_Query):
     """Which runs are meant: those that match all that is said. What is None or empty says nothing."""
 
     kind: RunKind | None = None
+    """The run is of this kind."""
     state_types: Annotated[tuple[StateType, ...], Field(max_length=len(StateType))] = ()
     """The run is in one of them."""
     state_names: Annotated[tuple[Name, ...], Field(max_length=MAX_STATE_NAMES)] = ()
@@ -44,18 +45,25 @@ class _OfRuns(_Query):
     labels: Labels = Field(default_factory=dict)
     """The run has all of them."""
     flow_id: UUID | None = None
+    """The run is a flow run of this flow."""
     deployment_id: UUID | None = None
+    """The run is a flow run of this deployment."""
     parent: UUID | None = None
     """The run is a task run of this flow run, or a subflow of this task run."""
     tree: UUID | None = None
     """The run is this one, or somewhere below it."""
     created_after: Moment | None = None
-    """A run that was created, started or ended at that very moment is behind it, and not before it."""
+    """The run was created then or later."""
     created_before: Moment | None = None
+    """The run was created earlier."""
     started_after: Moment | None = None
+    """The run was RUNNING for the first time then or later."""
     started_before: Moment | None = None
+    """The run was RUNNING for the first time earlier."""
     ended_after: Moment | None = None
+    """The run came to an end then or later."""
     ended_before: Moment | None = None
+    """The run came to an end earlier."""
     leased: bool | None = None
     """Whether the run is held by a lease."""
     unchanged_for: (
@@ -85,6 +93,7 @@ class ReadTree(_Query):
 
     type: Literal["read_tree"] = "read_tree"
     run_id: UUID
+    """The run from which on the tree is told."""
 
 
 class ListPartitions(_Query):

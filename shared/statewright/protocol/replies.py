@@ -164,6 +164,7 @@ class RunsReply(_Reply):
 
     type: Literal["runs"] = "runs"
     page: RunPage
+    """The runs, and where to read on."""
 
 
 class CountsReply(_Reply):
@@ -171,6 +172,7 @@ class CountsReply(_Reply):
 
     type: Literal["counts"] = "counts"
     counts: tuple[StateCount, ...]
+    """One for each kind and state."""
 
 
 class TreeReply(_Reply):
@@ -178,6 +180,7 @@ class TreeReply(_Reply):
 
     type: Literal["tree"] = "tree"
     tree: RunTree
+    """The run, and what is below it."""
 
 
 class PartitionsReply(_Reply):
@@ -185,6 +188,7 @@ class PartitionsReply(_Reply):
 
     type: Literal["partitions"] = "partitions"
     partitions: tuple[PartitionStatus, ...]
+    """By their number."""
 
 
 class WorkersReply(_Reply):
@@ -192,6 +196,7 @@ class WorkersReply(_Reply):
 
     type: Literal["workers"] = "workers"
     workers: tuple[WorkerStatus, ...]
+    """The one that was started first is the first."""
 
 
 class ErrorReply(_Reply):
