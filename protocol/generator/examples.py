@@ -174,6 +174,9 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
     "request.withdraw": [
         Example("A parked proposal.", {"type": "withdraw", "partition": PARTITION, "proposal_id": PROPOSAL})
     ],
+    "request.read_verdict": [
+        Example("Of any proposal.", {"type": "read_verdict", "partition": PARTITION, "proposal_id": PROPOSAL})
+    ],
     "request.heartbeat": [
         Example(
             "Of a run, whose lease is good for 30 s again.",
@@ -272,6 +275,25 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
         )
     ],
     "reply.withdrawn": [Example("It was parked.", {"type": "withdrawn", "v": 1, "withdrawn": True})],
+    "reply.known": [
+        Example(
+            "It is parked.",
+            {
+                "type": "known",
+                "v": 1,
+                "proposal_id": PROPOSAL,
+                "reply": {
+                    "type": "parked",
+                    "v": 1,
+                    "proposal_id": PROPOSAL,
+                    "run_id": TASK_RUN,
+                    "since": "2030-01-01T02:00:00.131Z",
+                    "reason": "Concurrency limit for the database tag has been reached",
+                },
+            },
+        ),
+        Example("It is unknown.", {"type": "known", "v": 1, "proposal_id": PROPOSAL}),
+    ],
     "reply.run": [Example("A new flow run.", {"type": "run", "v": 1, "run": _FLOW_RUN, "created": True})],
     "reply.history": [
         Example(

@@ -52,6 +52,7 @@ CONVERSATIONS: Final[dict[str, Conversation]] = {
     "update_run": Conversation(("run",), (*_ONCE, ErrorCode.RUN_NOT_FOUND, ErrorCode.RUN_CONFLICT)),
     "propose": Conversation(("verdict", "parked"), (*_ONCE, ErrorCode.RUN_NOT_FOUND, ErrorCode.RULE_FAILED)),
     "withdraw": Conversation(("withdrawn",), _ONCE),
+    "read_verdict": Conversation(("known",), _ANY),
     "heartbeat": Conversation(("heartbeat",), _ANY),
     "read_run": Conversation(("history", "run"), (*_ANY, ErrorCode.RUN_NOT_FOUND)),
     "read_events": Conversation(("events",), _ANY),

@@ -6,6 +6,7 @@ StatewrightError
 ├── InvalidRequest              an argument is not what the protocol says; nothing was sent
 ├── NotOpen                     the client is not open here; nothing was sent
 ├── RedisUnavailable            Redis did not answer and asking again did not help, or it refused the request
+│   └── NotPermitted            the Redis user lacks a right; says which command it may not run, or on which keys
 ├── MessageTooLarge
 ├── NoAnswer                    no answer came in time; says how far the request got; asking again under its id is safe
 ├── UnreadableAnswer            a worker of another version answered in a form that this client does not know
@@ -27,7 +28,7 @@ StatewrightError
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -76,6 +77,22 @@ class NotOpen(StatewrightError):
 
 class RedisUnavailable(StatewrightError):
     """Redis did not answer and asking again did not help, or it refused the request."""
+
+
+class NotPermitted(RedisUnavailable):
+    """The Redis user `user` lacks a right: it may not run `command`, or may not use it on one of `keys`.
+
+    `keys` are the keys or channels of the command; there are none where the command itself is refused. Trying again is
+    in vain until somebody gives the user the right.
+    """
+
+    CURE: ClassVar[str] = "deploy/redis/users.acl shows the rights that each user needs"
+
+    def __init__(self, message: str, user: str, command: str, keys: tuple[str, ...]) -> None:
+        super().__init__(f"{message}; {self.CURE}")
+        self.user = user
+        self.command = command
+        self.keys = keys
 
 
 class MessageTooLarge(StatewrightError):

@@ -16,8 +16,9 @@ from statewright.connection import (
     HeldConnection,
     accepted,
     entries_of,
-    passing,
+    patience_with,
     persist,
+    unavailable,
 )
 from statewright.errors import (
     EraBegan,
@@ -25,7 +26,6 @@ from statewright.errors import (
     InvalidRequest,
     NoAnswer,
     Overloaded,
-    RedisUnavailable,
     StatewrightError,
 )
 from statewright.events import AnyEvent, Era, Event, event_from
@@ -219,7 +219,7 @@ class Subscription:
     async def _exchange(self, *commands: Command, seconds: float = EXCHANGE_SECONDS) -> list[Any]:
         """Return the answers of Redis, whatever happens to the connection.
 
-        Raises RedisUnavailable when Redis refuses for good.
+        Raises RedisUnavailable when Redis refuses for good, which is NotPermitted when the user lacks a right.
         """
         exchange = partial(self._redis.exchange, *commands, seconds=seconds)
         clock = asyncio.get_running_loop().time
@@ -229,8 +229,8 @@ class Subscription:
                 return accepted(await persist(exchange))
             except ResponseError as refusal:
                 refused_at = refused_at or clock()
-                if not passing(refusal) or clock() - refused_at > self._patience:
-                    raise RedisUnavailable(f"Redis refuses to tell events: {refusal}") from refusal
+                if clock() - refused_at >= patience_with(refusal, self._patience):
+                    raise unavailable("Redis refuses to tell events", refusal) from refusal
             await asyncio.sleep(PAUSE_SECONDS)
 
 

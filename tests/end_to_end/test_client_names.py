@@ -124,6 +124,24 @@ async def test_answers_that_redis_no_longer_has_are_found_by_their_ids(deploymen
     assert proposals_of(verdicts) == proposed
 
 
+async def test_answers_that_were_trimmed_before_the_producer_came_back_are_found_by_their_ids(
+    deployment: Deployment,
+) -> None:
+    async with deployment.worker(partitions=1):
+        pass
+    async with deployment.client(name=NAME) as client:
+        proposed = await proposed_without_a_worker(client, 200)
+    # Each answer is an entry of its own.
+    async with deployment.worker(replies_kept=5, batch_size=1):
+        await everything_is_answered(deployment, proposed)
+        async with deployment.client(name=NAME) as client:
+            left = proposals_of(client.unclaimed())
+            verdicts = await asyncio.gather(*map(client.verdict, proposed))
+    assert 0 < len(left) < len(proposed)
+    assert left == proposed[-len(left) :]
+    assert proposals_of(verdicts) == proposed
+
+
 async def is_gone(redis: Redis, key: str) -> bool:
     return not await redis.exists(key)
 

@@ -34,6 +34,7 @@ from statewright_worker.streams.namespace import claim_namespace
 from statewright_worker.streams.partition import PartitionStreams
 from statewright_worker.streams.queries import QueryStream
 from statewright_worker.streams.reaching import check_redis, open_pool, worker_pool
+from statewright_worker.streams.rights import check_rights
 from statewright_worker.streams.standing import announcement
 
 log = structlog.get_logger()
@@ -98,7 +99,7 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
         yield Replica(
             Holder(holders, tools.drain, storage.can_write, postgresql=postgresql, redis=redis),
             Answering(
-                QueryStream(pool, channels, worker, bounds),
+                QueryStream(pool, channels, bounds),
                 read_only,
                 channels,
                 partitions,
@@ -122,6 +123,7 @@ async def _known_to_both(settings: WorkerSettings, channels: Channels) -> int:
 
         async def ask_redis() -> None:
             await check_redis(pool)
+            await check_rights(settings.redis_url.get_secret_value(), channels)
             await claim_namespace(pool, channels, deployment)
 
         deployment, partitions = await when_there(ask_postgresql, seconds, log.warning)

@@ -70,7 +70,7 @@ class Client:
     Requests raise `InvalidRequest`, `MessageTooLarge` and `NotOpen` before anything is sent. Awaiting an answer raises
     `NoAnswer` after the timeout, which says how far the request got; `RequestFailed` and its subclasses when the engine
     refuses, of which `Overloaded` says that the request's partition has too many unanswered ones; and
-    `RedisUnavailable` when Redis refuses.
+    `RedisUnavailable` when Redis refuses, of which `NotPermitted` names a right that the Redis user lacks.
     """
 
     def __init__(

@@ -22,13 +22,16 @@ from statewright.client.unclaimed import Unclaimed
 from statewright.connection import (
     DROPPED_OR_REFUSED,
     EXCHANGE_SECONDS,
+    RIGHTS_SECONDS,
     Command,
     HeldConnection,
+    RightMissing,
     cancel,
     entries_of,
     persist,
     reading,
     trimming,
+    unavailable,
 )
 from statewright.errors import Delivery, NoAnswer, NotOpen, RedisUnavailable
 from statewright.log import LOG, Outage
@@ -46,7 +49,10 @@ START: Final = b"0-0"
 
 
 class Inbox:
-    """Reads one reply stream; goes on where it was after a dropped connection or a refusal."""
+    """Reads one reply stream; goes on where it was after a dropped connection or a refusal.
+
+    Whoever waits for an answer is told when the user lacks the right to read it for longer than a moment.
+    """
 
     def __init__(self, pool: ConnectionPool, stream: str, outage: Outage, name: str | None = None) -> None:
         """Make an inbox for the event loop that runs; the first request that is expected to be answered starts it.
@@ -66,6 +72,8 @@ class Inbox:
         self._trimmed_at = 0
         """How many of them when the stream was trimmed last."""
         self._count = REPLIES_PER_READ
+        self._lacking_since: float | None = None
+        """Since when a right is missing, by the loop's clock."""
         self._running: asyncio.Task[None] | None = None
         self._unclaimed = None if name is None else Unclaimed()
         self._sign: bytes | None = None
@@ -82,7 +90,7 @@ class Inbox:
             while not self._has_the_name and not self._is_superseded and await self._read(1):
                 pass
         except ResponseError as refusal:
-            raise RedisUnavailable(f"Redis refused the reply stream of client {self._name!r}: {refusal}") from refusal
+            raise unavailable(f"the reply stream of client {self._name!r} cannot be taken over", refusal) from refusal
         except DROPPED_OR_REFUSED as error:
             raise RedisUnavailable(f"cannot reach Redis (STATEWRIGHT_REDIS_URL): {error}") from error
         self._has_the_name = not self._is_superseded
@@ -147,20 +155,40 @@ class Inbox:
     async def _run(self) -> None:
         while not self._is_superseded:
             # A refusal is tried again too: a user's rights and a server's role may come back, and somebody waits.
-            await persist(self._receive, on=DROPPED_OR_REFUSED)
+            await persist(self._listen, on=DROPPED_OR_REFUSED)
 
-    async def _receive(self) -> None:
+    async def _listen(self) -> None:
         try:
-            if self._received - self._trimmed_at > ANSWERS_KEPT:
-                # Now and then the received answers are deleted, so that the stream stays short.
-                await self._redis.ask(*self._trimming())
-                self._trimmed_at = self._received
-                await self._sign_again()
-            await self._read(BLOCK_MILLISECONDS)
+            await self._receive()
         except DROPPED_OR_REFUSED as error:
             self._outage.failed(error, self)
+            if isinstance(error, RightMissing):
+                now = self._loop.time()
+                self._lacking_since = self._lacking_since or now
+                if now - self._lacking_since >= RIGHTS_SECONDS:
+                    self._tell(error)
             raise
+        self._lacking_since = None
         self._outage.over(self)
+
+    def _tell(self, refusal: RightMissing) -> None:
+        for request_id, expected in list(self._expected.items()):
+            # The request is none the worse for it, and its answer stays in the stream.
+            expected.miss(
+                unavailable(
+                    f"the answer to request {request_id.decode()} cannot be read, but the request may take effect;"
+                    " awaiting it again, or proposing again with this proposal_id, is safe",
+                    refusal,
+                )
+            )
+
+    async def _receive(self) -> None:
+        if self._received - self._trimmed_at > ANSWERS_KEPT:
+            # Now and then the received answers are deleted, so that the stream stays short.
+            await self._redis.ask(*self._trimming())
+            self._trimmed_at = self._received
+            await self._sign_again()
+        await self._read(BLOCK_MILLISECONDS)
 
     def _trimming(self) -> Command:
         held = None if self._unclaimed is None else self._unclaimed.first_behind(self._received - ANSWERS_HELD)

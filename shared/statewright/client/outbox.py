@@ -22,8 +22,9 @@ from statewright.connection import (
     cancel,
     passing,
     persist,
+    unavailable,
 )
-from statewright.errors import Delivery, NoAnswer, Overloaded, RedisUnavailable, StatewrightError
+from statewright.errors import Delivery, NoAnswer, Overloaded, StatewrightError
 from statewright.log import LOG, Outage, in_a_line
 from statewright.protocol.channels import REQUEST_ID
 
@@ -318,10 +319,11 @@ class Outbox:
 
     def _is_over(self, entry: _Outgoing, refusal: ResponseError) -> bool:
         """Fail a refused request, unless it is to be tried again; return whether it failed."""
-        # Somebody must give the server memory or the user rights; that takes longer than a moment.
+        # Somebody must give the server memory or the user rights; that takes longer than a moment. And what waited for
+        # that would be overtaken by what is pushed behind it.
         if passing(refusal) and not isinstance(refusal, OutOfMemoryError | NoPermissionError):
             return False
-        entry.fail(RedisUnavailable(f"{_meaning(refusal)}; {self._effect_of_a_refusal()}: {refusal}"))
+        entry.fail(unavailable(f"{_meaning(refusal)}; {self._effect_of_a_refusal()}", refusal))
         # What never passes concerns the one stream, as one that is no stream.
         self._outage.failed(refusal, (self, None if passing(refusal) else entry.partition))
         return True

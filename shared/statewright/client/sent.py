@@ -53,8 +53,8 @@ class Sent(Generic[Answer]):
     async def pushed(self) -> UUID:
         """Wait until Redis holds the request, and return its id.
 
-        Raises RedisUnavailable if Redis refused it, Overloaded if its partition had no room, and NoAnswer if the client
-        was closed before.
+        Raises RedisUnavailable if Redis refused it, which is NotPermitted if the user lacks the right, Overloaded if
+        its partition had no room, and NoAnswer if the client was closed before.
         """
         _check_that_it_is_here(self._under_way)
         refusal = await asyncio.shield(self._under_way.pushed)
@@ -69,8 +69,8 @@ class Sent(Generic[Answer]):
         """Return the answer, as awaiting the request itself does; a task group takes this.
 
         Raises NoAnswer after the timeout, RequestFailed and its subclasses when the engine refuses, RedisUnavailable
-        when Redis does, Overloaded when the partition has no room, UnreadableAnswer when a worker of another version
-        answers, and NotOpen in another event loop or process.
+        when Redis does, which is NotPermitted when its user lacks a right, Overloaded when the partition has no room,
+        UnreadableAnswer when a worker of another version answers, and NotOpen in another event loop or process.
         """
         return self._read(await self._replied())
 
@@ -211,12 +211,21 @@ class SentProposal(SentRun[Answer]):
 
 
 async def _first_of(reply: Expected, heard: asyncio.Event, seconds: float) -> None:
-    """Return when there is an answer, when the request was heard of, or after so many seconds."""
+    """Return when there is an answer, when the request was heard of, or after so many seconds.
+
+    Raises NotPermitted when no answer may be heard.
+    """
     hearing = asyncio.ensure_future(heard.wait())
-    waited: set[asyncio.Future[Any]] = {reply, hearing}
+    missing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waited: set[asyncio.Future[Any]] = {reply, hearing, missing}
+    reply.wait(missing)
     try:
         await asyncio.wait(waited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if missing.done():
+            missing.result()
     finally:
+        reply.leave(missing)
+        missing.cancel()
         hearing.cancel()
 
 
@@ -251,6 +260,8 @@ def _up_to(last: State | None, states: Sequence[State]) -> tuple[State, ...]:
 async def _settled(under_way: UnderWay) -> None:
     """Wait for the reply until the timeout; others may await the same reply, and go on waiting.
 
+    Raises NotPermitted when no answer may be heard.
+
     This does what `asyncio.wait` does, in half of the time.
     """
     _check_that_it_is_here(under_way)
@@ -263,10 +274,12 @@ async def _settled(under_way: UnderWay) -> None:
 
     timer = loop.call_later(under_way.timeout, wake)
     reply.add_done_callback(wake)
+    reply.wait(waiter)
     try:
         await waiter
     finally:
         timer.cancel()
+        reply.leave(waiter)
         reply.remove_done_callback(wake)
 
 

@@ -212,11 +212,13 @@ class ErrorReply(_Reply):
 
 
 class KnownReply(_Reply):
-    """What is known of a proposal: the reply that it has, or that says that it is parked; None when it is unknown."""
+    """What is known of a proposal."""
 
     type: Literal["known"] = "known"
     proposal_id: UUID
+    """The proposal that was asked about."""
     reply: Annotated[VerdictReply | ParkedReply | ErrorReply, Field(discriminator="type")] | None = None
+    """The answer that the proposal has, or that it is parked; None when it is unknown."""
 
 
 Reply = (

@@ -167,7 +167,9 @@ class ReadVerdict(_Request):
 
     type: Literal["read_verdict"] = "read_verdict"
     partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    """Any partition; that of the proposal's run also knows what was pushed to it before."""
     proposal_id: UUID
+    """The proposal: the id of the request that made it."""
 
 
 class Heartbeat(_Request):

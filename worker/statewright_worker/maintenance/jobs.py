@@ -61,7 +61,10 @@ class Maintenance:
 
     def _worker(self, pool: ConnectionPool) -> Worker:
         return Worker(
-            cron_jobs=[cron(_coroutine(self._sweep), name="sweep", second=0, timeout=JOB_SECONDS)],
+            # The namespace stands in the keys of the job: in the rights of workers, and told from those of others.
+            cron_jobs=[
+                cron(_coroutine(self._sweep), name=f"{self._channels.namespace}:sweep", second=0, timeout=JOB_SECONDS)
+            ],
             queue_name=self._channels.queue,
             redis_pool=ArqRedis(pool, job_serializer=_to_json, job_deserializer=json.loads),
             handle_signals=False,

@@ -4,7 +4,6 @@ Nothing here may hold up or end what partitions wait for: whatever goes wrong, q
 """
 
 import asyncio
-from contextlib import suppress
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -71,10 +70,6 @@ class Answering:
         for task in unfinished:
             task.cancel()
         await asyncio.gather(*unfinished, return_exceptions=True)
-        with suppress(Exception):
-            # A member that has left takes with it what it has not answered, which another worker takes over else.
-            if not unfinished:
-                await self._stream.leave()
         await self._stream.close()
 
     async def _take_for_ever(self) -> None:

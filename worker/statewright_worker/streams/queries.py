@@ -14,11 +14,12 @@ from statewright_worker.streams.proposals import Entry
 from statewright_worker.streams.replies import Replies, Reply
 
 GROUP: Final = "workers"
+MEMBER: Final = "worker"
+"""All workers are this one member of the group: each query goes to one of them all the same, and none that has died
+must be forgotten."""
 CLAIM_MILLISECONDS: Final = 10_000
 """A query that its worker has not answered after this long goes to another one."""
 CLAIM_SECONDS: Final = 5.0
-FORGET_MILLISECONDS: Final = 3_600_000
-"""A worker that has read nothing for so long is no member of the group any more."""
 
 
 class Waiting(NamedTuple):
@@ -34,14 +35,13 @@ class QueryStream:
     Every method raises what `statewright_worker.streams.errors.REDIS_FAILED` lists.
     """
 
-    def __init__(self, pool: ConnectionPool, channels: Channels, worker: str, bounds: StreamBounds) -> None:
+    def __init__(self, pool: ConnectionPool, channels: Channels, bounds: StreamBounds) -> None:
         """Make it for the event loop that runs; connections are made when they are first used."""
         self._reads = HeldConnection(pool)
         # Reading blocks, and answers must not wait for it.
         self._answers = HeldConnection(pool)
         self._one_at_a_time = asyncio.Lock()
         self._key = channels.queries
-        self._worker = worker
         self._replies = Replies(channels, bounds)
         self._loop = asyncio.get_running_loop()
         self._claims_at = self._loop.time()
@@ -53,10 +53,9 @@ class QueryStream:
         """
         if self._loop.time() >= self._claims_at:
             self._claims_at = self._loop.time() + CLAIM_SECONDS
-            await self._forget_the_dead()
             if claimed := await self._claim(count):
                 return claimed
-        reading = ("XREADGROUP", "GROUP", GROUP, self._worker, "COUNT", count, "BLOCK", block_milliseconds)
+        reading = ("XREADGROUP", "GROUP", GROUP, MEMBER, "COUNT", count, "BLOCK", block_milliseconds)
         seconds = EXCHANGE_SECONDS + block_milliseconds / 1_000
         read, now = await self._exchange((*reading, "STREAMS", self._key, ">"), ("TIME",), seconds=seconds)
         return list(_waiting(entries_of(read), now))
@@ -78,35 +77,24 @@ class QueryStream:
         async with self._one_at_a_time:
             return accepted(await self._answers.exchange(*commands))
 
-    async def leave(self) -> None:
-        """Leave the group: everything that was read is answered."""
-        await self._answers.ask("XGROUP", "DELCONSUMER", self._key, GROUP, self._worker)
-
     async def close(self) -> None:
         """Give the connections back."""
         await self._reads.close()
         await self._answers.close()
 
     async def _claim(self, count: int) -> list[Waiting]:
-        claiming = ("XAUTOCLAIM", self._key, GROUP, self._worker, CLAIM_MILLISECONDS, "0-0", "COUNT", count)
+        claiming = ("XAUTOCLAIM", self._key, GROUP, MEMBER, CLAIM_MILLISECONDS, "0-0", "COUNT", count)
         claimed, now = await self._exchange(claiming, ("TIME",))
         # Redis 6.2 also tells of entries that were deleted meanwhile, as nothing.
         found = [entry for entry in claimed[1] if entry is not None and entry[1] is not None]
         return list(_waiting(entries_of([(b"", found)]), now))
-
-    async def _forget_the_dead(self) -> None:
-        [members] = await self._exchange(("XINFO", "CONSUMERS", self._key, GROUP))
-        told = [dict(zip(member[::2], member[1::2], strict=True)) for member in members]
-        dead = [m[b"name"] for m in told if m[b"idle"] > FORGET_MILLISECONDS and not m[b"pending"]]
-        if dead:
-            await self._reads.exchange(*(("XGROUP", "DELCONSUMER", self._key, GROUP, name) for name in dead))
 
     async def _exchange(self, *commands: Command, seconds: float = EXCHANGE_SECONDS) -> list[Any]:
         """Return the answers of Redis; where there is no group, which also goes when Redis is emptied, make it."""
         try:
             return accepted(await self._reads.exchange(*commands, seconds=seconds))
         except ResponseError as refusal:
-            if "NOGROUP" not in str(refusal) and "no such key" not in str(refusal):
+            if "NOGROUP" not in str(refusal):
                 raise
         [made] = await self._reads.exchange(("XGROUP", "CREATE", self._key, GROUP, "0", "MKSTREAM"))
         if isinstance(made, ResponseError) and "BUSYGROUP" not in str(made):
