@@ -11,6 +11,8 @@ FLOW: Final = "2b1c0d9e-8f7a-4b6c-9d5e-4f3a2b1c0d9e"
 PROPOSAL: Final = "019a0c2e-6d01-7a10-b2c3-d4e5f6a7b8c9"
 STATE: Final = "019a0c2e-6d3f-7b20-a1b2-c3d4e5f61267"
 REQUEST: Final = "019a0c2e-6d02-7c11-8d3e-2f1a0b9c8d7e"
+INSTANCE: Final = "019a0c2e-6d02-7d55-9f4e-1a2b3c4d5e6f"
+GENERATION: Final = 1893463200125000
 CLIENT: Final = "nightly-7f3a"
 NAMESPACE: Final = "statewright"
 PARTITION: Final = 7
@@ -52,6 +54,20 @@ _TASK_RUN: Final = {
     "flow_run_run_count": 0,
 }
 _LIMIT: Final = {"scope": "tag", "key": "database", "concurrency_limit": 3, "free": 2, "held": 1}
+_SUBSCRIPTION: Final = {
+    "name": "billing",
+    "filter": {"kinds": ["flow-run"], "state_types": ["CRASHED", "FAILED"]},
+    "max_tries": 3,
+    "created": "2030-01-01T02:00:00Z",
+    "lag": 18,
+    "member_count": 1,
+    "dead_letter_count": 0,
+    "shares": [],
+    "members": [],
+    "dead_letters": [],
+}
+_SHARE: Final = {"partition": PARTITION, "epoch": GENERATION, "tries": 0, "trial": 0, "suspect_up_to": 0}
+_SETTLED: Final = {"is_replaced": False, "is_settled": True, "give_back": [], "again": []}
 _EVENT: Final = {
     "specversion": "1.0",
     "id": STATE,
@@ -191,6 +207,57 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
     "request.read_events": [
         Example("What is newer than event 17.", {"type": "read_events", "partition": PARTITION, "after": 17})
     ],
+    "request.find_position": [
+        Example(
+            "Of the last night.", {"type": "find_position", "partition": PARTITION, "since": "2030-01-01T00:00:00Z"}
+        )
+    ],
+    "request.open_subscription": [
+        Example("From now on, with every event.", {"type": "open_subscription", "name": "audit"}),
+        Example(
+            "Of what has ended badly, from event 17 of one partition on.",
+            {
+                "type": "open_subscription",
+                "name": "billing",
+                "filter": {"kinds": ["flow-run"], "state_types": ["CRASHED", "FAILED"]},
+                "max_tries": 3,
+                "positions": [{"partition": PARTITION, "position": 17}],
+            },
+        ),
+    ],
+    "request.sync_subscription": [
+        Example(
+            "The first word.",
+            {"type": "sync_subscription", "name": "billing", "member": "host-1", "instance": INSTANCE, "joins": True},
+        ),
+        Example(
+            "A second later.",
+            {
+                "type": "sync_subscription",
+                "name": "billing",
+                "member": "host-1",
+                "instance": INSTANCE,
+                "generation": GENERATION,
+                "acknowledged": [{"partition": PARTITION, "share": 3, "epoch": GENERATION, "position": 42}],
+            },
+        ),
+    ],
+    "request.read_subscription": [Example("With everything.", {"type": "read_subscription", "name": "billing"})],
+    "request.reset_subscription": [
+        Example(
+            "One partition from the beginning.",
+            {
+                "type": "reset_subscription",
+                "name": "billing",
+                "positions": [{"partition": PARTITION, "position": 0}],
+            },
+        )
+    ],
+    "request.settle_dead_letters": [
+        Example("All of them.", {"type": "settle_dead_letters", "name": "billing", "deliver_again": True})
+    ],
+    "request.read_subscriptions": [Example("From the beginning.", {"type": "read_subscriptions", "partition": 0})],
+    "request.remove_subscription": [Example("For good.", {"type": "remove_subscription", "name": "billing"})],
     "request.set_limit": [
         Example("At most three at once.", {"type": "set_limit", "tag": "database", "concurrency_limit": 3}),
         Example(
@@ -304,6 +371,66 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
     "reply.events": [
         Example("A page: read on after 61.", {"type": "events", "v": 1, "events": [_EVENT, _ERA_BEGAN], "up_to": 61})
     ],
+    "reply.position": [Example("Behind event 41.", {"type": "position", "v": 1, "position": 41})],
+    "reply.synced": [
+        Example("Nothing has changed.", {"type": "synced", "v": 1, "generation": GENERATION, **_SETTLED}),
+        Example(
+            "Another member has joined: one share stays, another one is to be given back.",
+            {
+                "type": "synced",
+                "v": 1,
+                "generation": GENERATION,
+                **_SETTLED,
+                "is_settled": False,
+                "shares": [
+                    {**_SHARE, "share": 3, "position": 42},
+                    {**_SHARE, "share": 4, "position": 40, "trying": 41, "tries": 1},
+                ],
+                "give_back": [{"partition": PARTITION, "share": 4, "epoch": GENERATION}],
+            },
+        ),
+    ],
+    "reply.subscription": [
+        Example("There is none.", {"type": "subscription", "v": 1}),
+        Example(
+            "With a member, and an event that has failed.",
+            {
+                "type": "subscription",
+                "v": 1,
+                "subscription": {
+                    **_SUBSCRIPTION,
+                    "dead_letter_count": 1,
+                    "shares": [
+                        {"partition": PARTITION, "share": 3, "position": 42, "lag": 18, "member": "host-1", "tries": 0}
+                    ],
+                    "members": [
+                        {
+                            "name": "host-1",
+                            "joined": "2030-01-01T02:00:00Z",
+                            "seen": "2030-01-01T02:10:00Z",
+                            "shares": 64,
+                        }
+                    ],
+                    "dead_letters": [
+                        {
+                            "partition": PARTITION,
+                            "share": 3,
+                            "sequence": 42,
+                            "event_id": STATE,
+                            "error": "ValueError: no such customer",
+                            "tries": 3,
+                            "at": "2030-01-01T02:09:00Z",
+                            "again": False,
+                        }
+                    ],
+                },
+            },
+        ),
+    ],
+    "reply.subscriptions": [
+        Example("The last page.", {"type": "subscriptions", "v": 1, "subscriptions": [_SUBSCRIPTION]})
+    ],
+    "reply.settled": [Example("Two.", {"type": "settled", "v": 1, "count": 2})],
     "reply.limit": [
         Example(
             "With who holds it.",

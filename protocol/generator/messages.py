@@ -56,6 +56,16 @@ CONVERSATIONS: Final[dict[str, Conversation]] = {
     "heartbeat": Conversation(("heartbeat",), _ANY),
     "read_run": Conversation(("history", "run"), (*_ANY, ErrorCode.RUN_NOT_FOUND)),
     "read_events": Conversation(("events",), _ANY),
+    "find_position": Conversation(("position",), _ANY),
+    "open_subscription": Conversation(("subscription",), (*_ONCE, ErrorCode.SUBSCRIPTION_CONFLICT)),
+    "sync_subscription": Conversation(
+        ("synced",), (*_ANY, ErrorCode.SUBSCRIPTION_NOT_FOUND, ErrorCode.SUBSCRIPTION_CONFLICT)
+    ),
+    "read_subscription": Conversation(("subscription",), _ANY),
+    "reset_subscription": Conversation(("subscription",), (*_ONCE, ErrorCode.SUBSCRIPTION_NOT_FOUND)),
+    "settle_dead_letters": Conversation(("settled",), (*_ONCE, ErrorCode.SUBSCRIPTION_NOT_FOUND)),
+    "remove_subscription": Conversation(("subscription",), _ONCE),
+    "read_subscriptions": Conversation(("subscriptions",), _ANY),
     "set_limit": Conversation(("limit",), _ONCE),
     "read_limit": Conversation(("limit",), _ANY),
     "read_limits": Conversation(("limits",), _ANY),
@@ -107,6 +117,15 @@ ADVICE: Final[dict[ErrorCode, Advice]] = {
         "PostgreSQL refused to store what the request asks for, or several workers died over it.",
         "Read the message: it says what could not be stored. Send a changed request under a new id; the refusal stays"
         " the answer of the old one.",
+    ),
+    ErrorCode.SUBSCRIPTION_NOT_FOUND: Advice(
+        "No subscription has this name; a member is told so when it was removed.",
+        "A member stops: its work is nobody's any more. To begin anew, open the subscription, and join it.",
+    ),
+    ErrorCode.SUBSCRIPTION_CONFLICT: Advice(
+        "A subscription of this name exists with another filter or another `max_tries`, or it has as many members as it"
+        " takes. `field` says which.",
+        "Ask for the same, take another name, or remove the subscription first; its positions go with it.",
     ),
     ErrorCode.OVERLOADED: Advice(
         "Too many requests of the partition are unanswered. This one was deleted, was not carried out, and is not"

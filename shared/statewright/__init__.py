@@ -12,6 +12,7 @@ from statewright.errors import (
     InvalidMessage,
     InvalidRequest,
     LeaseLost,
+    MemberReplaced,
     MessageTooLarge,
     NoAnswer,
     NotOpen,
@@ -28,6 +29,8 @@ from statewright.errors import (
     RunConflict,
     RunNotFound,
     StatewrightError,
+    SubscriptionConflict,
+    SubscriptionNotFound,
     UnreadableAnswer,
 )
 from statewright.events import Event
@@ -36,7 +39,10 @@ from statewright.overview import PartitionStatus, Place, RunPage, RunTree, State
 from statewright.protocol.replies import ParkedReply
 from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.states import TERMINAL_STATES, ProposedState, State, StateDetails, StateType
-from statewright.subscription import Subscription
+from statewright.subscription.filters import EventFilter
+from statewright.subscription.groups import NamedSubscription
+from statewright.subscription.status import DeadLetter, MemberStatus, ShareStatus, SubscriptionStatus
+from statewright.subscription.unnamed import Subscription
 from statewright.verdicts import SetStateStatus, Verdict
 
 __all__ = [
@@ -44,9 +50,11 @@ __all__ = [
     "Client",
     "ConcurrencyLimit",
     "ConfigurationError",
+    "DeadLetter",
     "Delivery",
     "EraBegan",
     "Event",
+    "EventFilter",
     "EventsMissed",
     "Executor",
     "FlowRun",
@@ -55,7 +63,10 @@ __all__ = [
     "KeepAlive",
     "LeaseLost",
     "LimitScope",
+    "MemberReplaced",
+    "MemberStatus",
     "MessageTooLarge",
+    "NamedSubscription",
     "NoAnswer",
     "NotOpen",
     "NotPermitted",
@@ -86,6 +97,7 @@ __all__ = [
     "SentProposal",
     "SentRun",
     "SetStateStatus",
+    "ShareStatus",
     "SlotHolder",
     "State",
     "StateCount",
@@ -93,6 +105,9 @@ __all__ = [
     "StateType",
     "StatewrightError",
     "Subscription",
+    "SubscriptionConflict",
+    "SubscriptionNotFound",
+    "SubscriptionStatus",
     "TaskRun",
     "UnreadableAnswer",
     "Verdict",

@@ -12,6 +12,7 @@ StatewrightError
 ├── UnreadableAnswer            a worker of another version answered in a form that this client does not know
 ├── EventsMissed                a subscription cannot tell some events; it goes on behind them
 ├── LeaseLost                   a run is no longer held by the lease that was kept; says what it is in now, and why
+├── MemberReplaced              another process has joined a named subscription under this member's name
 ├── EraBegan                    changes that a subscription told of no longer exist; it goes on behind them
 └── RequestFailed               the request was refused; nothing was written for it
     ├── InvalidMessage
@@ -20,6 +21,8 @@ StatewrightError
     ├── ProposalConflict
     ├── RuleFailed
     ├── NotWritable
+    ├── SubscriptionNotFound
+    ├── SubscriptionConflict
     ├── Overloaded              too many requests of its partition, or too many queries, are unanswered
     ├── QueryTooSlow            a query took longer than it may; says which filter would help
     └── QueryFailed             the engine could not look: PostgreSQL is away, or refuses
@@ -205,6 +208,18 @@ class LeaseLost(StatewrightError):
         )
 
 
+class MemberReplaced(StatewrightError):
+    """Another process has joined a named subscription under this member's name, and has taken its shares."""
+
+    def __init__(self, subscription: str, member: str) -> None:
+        super().__init__(
+            f"another process has joined the subscription {subscription!r} as {member!r}, and has taken over what this"
+            " one held; a member's name must be its own"
+        )
+        self.subscription = subscription
+        self.member = member
+
+
 class EraBegan(StatewrightError):
     """PostgreSQL went back in time, so the changes behind some events no longer exist; the subscription goes on.
 
@@ -267,6 +282,14 @@ class NotWritable(RequestFailed):
     """PostgreSQL refused to store what the request asks for."""
 
 
+class SubscriptionNotFound(RequestFailed):
+    """No subscription has this name; a member is told so when it was removed."""
+
+
+class SubscriptionConflict(RequestFailed):
+    """A subscription of this name has another filter, or other terms; `field` says which."""
+
+
 class QueryTooSlow(RequestFailed):
     """A query took longer than it may; the text says which filter would help. Proposals were not held up."""
 
@@ -325,6 +348,8 @@ _BY_CODE: Final[dict[str, type[RequestFailed]]] = {
     _OVERLOADED: Overloaded,
     "query_too_slow": QueryTooSlow,
     "query_failed": QueryFailed,
+    "subscription_not_found": SubscriptionNotFound,
+    "subscription_conflict": SubscriptionConflict,
 }
 
 

@@ -164,8 +164,7 @@ async def test_each_user_can_do_its_work(deployment: Deployment, monkeypatch: py
         as_worker = replace(deployment, redis_url=urls["worker"])
         subscriber = Client(urls["subscriber"], namespace=deployment.namespace)
         producer = Client(urls["producer"], namespace=deployment.namespace, answer_timeout=10)
-        async with as_worker.worker(), producer, subscriber:
-            events = await subscriber.subscribe()
+        async with as_worker.worker(), producer, subscriber, subscriber.subscribe() as events:
             # Not awaited: what is sent together needs other commands than what is sent alone.
             run = producer.create_task_run("load")
             for state in (State.pending(), State.running(), State.completed()):
@@ -207,8 +206,8 @@ async def test_a_member_reads_events_and_proposes_and_an_operator_looks_after_al
             async with (
                 deployment.worker(partitions=1),
                 Client(urls[role], namespace=deployment.namespace) as client,
+                client.subscribe() as events,
             ):
-                events = await client.subscribe()
                 assert (await client.propose(client.create_task_run("load"), State.pending())).accepted
                 await client.set_limit("database", 1)
                 assert (await anext(events)).data.resource.state_name == "Pending"

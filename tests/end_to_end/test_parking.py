@@ -116,9 +116,10 @@ async def test_a_parked_proposal_that_is_awaited_no_longer_stays_parked(deployme
         await _is_parked(sent)
         with pytest.raises(NoAnswer) as raised:
             await sent
-        async for event in await client.subscribe(since={}):
-            if event.data.resource.state_type is StateType.RUNNING:
-                break
+        async with client.subscribe(since={}) as events:
+            async for event in events:
+                if event.data.resource.state_type is StateType.RUNNING:
+                    break
 
     assert raised.value.delivery is Delivery.PARKED
 

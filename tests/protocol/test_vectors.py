@@ -6,7 +6,16 @@ import subprocess
 from typing import Any
 from uuid import UUID
 
-from statewright.ids import IdSource, id_from_key, partition_of, partition_of_limit, tree_tag
+from statewright.ids import (
+    IdSource,
+    id_from_key,
+    partition_of,
+    partition_of_limit,
+    partition_of_subscription,
+    share_of,
+    shares_per_partition,
+    tree_tag,
+)
 from tests.node import EXAMPLES, ROOT
 
 VECTORS = json.loads((ROOT / "protocol" / "vectors.json").read_text())
@@ -66,3 +75,13 @@ def test_the_example_in_javascript_agrees(node_with_redis: str) -> None:
         [node_with_redis, "--test", "ids.test.mjs"], cwd=EXAMPLES, capture_output=True, text=True, check=False
     )
     assert tested.returncode == 0, tested.stdout
+
+
+def test_partitions_and_shares_of_named_subscriptions() -> None:
+    for vector in VECTORS["partition_of_a_subscription"]:
+        for partitions, partition in vector["partitions"].items():
+            assert partition_of_subscription(vector["name"], int(partitions)) == partition
+    for vector in VECTORS["share_of_a_tree"]:
+        for partitions, told in vector["shares"].items():
+            assert shares_per_partition(int(partitions)) == told["shares"]
+            assert share_of(vector["tree"], int(partitions), told["shares"]) == told["share"]

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from datetime import datetime
 from functools import partial
 from types import EllipsisType, TracebackType
 from typing import Any, Final, Literal, Self, Unpack, cast, overload
@@ -23,8 +24,8 @@ from statewright.client.requests import Identity, LeaseReference, OnWait, Propos
 from statewright.client.room import Bound
 from statewright.client.sent import Answer, Sent, SentCreation, SentHistory, SentProposal, SentRun, UnderWay
 from statewright.connection import connection_pool
-from statewright.errors import LeaseLost, NotOpen, StatewrightError, UnreadableAnswer, error_from
-from statewright.ids import IdSource, partition_of
+from statewright.errors import InvalidRequest, LeaseLost, NotOpen, StatewrightError, UnreadableAnswer, error_from
+from statewright.ids import IdSource, partition_of, partition_of_subscription
 from statewright.limits import ConcurrencyLimit
 from statewright.log import LOG, Outage, without_secrets
 from statewright.overview import PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
@@ -37,14 +38,30 @@ from statewright.protocol.replies import (
     HistoryReply,
     LimitsReply,
     ParkedReply,
+    SubscriptionsReply,
+    SyncedReply,
     VerdictReply,
     reply_from,
 )
-from statewright.protocol.requests import Heartbeat, LimitRequest, Propose, Request, RunRequest
-from statewright.runs import FlowRun, RunHistory, RunPolicy, TaskRun
+from statewright.protocol.requests import (
+    Heartbeat,
+    LimitRequest,
+    OpenSubscription,
+    Propose,
+    Request,
+    RunRequest,
+    SubscriptionRequest,
+    SyncSubscription,
+)
+from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.settings import ClientSettings
-from statewright.states import ProposedState, StateDetails
-from statewright.subscription import Subscription, positions_from
+from statewright.states import ProposedState, StateDetails, StateType
+from statewright.subscription.filters import Sieve
+from statewright.subscription.groups import Engine, NamedSubscription
+from statewright.subscription.positions import Since, start_from
+from statewright.subscription.status import DeadLetter, SubscriptionStatus
+from statewright.subscription.stream import EventStreams, starting_at
+from statewright.subscription.unnamed import Subscription
 from statewright.values import Duration
 from statewright.verdicts import Verdict
 
@@ -52,6 +69,7 @@ DEFAULT_LEASE_SECONDS: Final = 30.0
 DEFAULT_PAGE: Final = 100
 CANCELLED_SECONDS: Final = 1.0
 """How long a client whose block was cancelled waits until Redis holds what was sent."""
+DEFAULT_IN_FLIGHT: Final = 100
 
 
 class Client:
@@ -574,19 +592,181 @@ class Client:
         """
         return await self._ask(queries.list_partitions, lambda reply: list(reply.partitions))
 
-    async def subscribe(self, *, since: Mapping[int, int] | Mapping[str, int] | None = None) -> Subscription:
-        """Return a subscription to all events from now on, or after the sequence numbers `since` per partition.
+    @overload
+    def subscribe(
+        self,
+        name: None = None,
+        *,
+        since: Since = None,
+        kinds: RunKind | str | Iterable[RunKind | str] | None = None,
+        run: RunReference | None = None,
+        tree: RunReference | int | None = None,
+        state_types: StateType | str | Iterable[StateType | str] | None = None,
+        state_names: str | Iterable[str] | None = None,
+        tags: str | Iterable[str] | None = None,
+    ) -> Subscription: ...
 
-        `since` is what `Subscription.positions` was, also read back from JSON. The subscription asks the engine for
-        events that Redis no longer has, for which it needs the rights of a producer. A partition that `since` leaves
-        out is read from its oldest kept event. Raises InvalidRequest when `since` names no partition or no position.
+    @overload
+    def subscribe(
+        self,
+        name: str,
+        *,
+        member: str | None = None,
+        since: Since = None,
+        kinds: RunKind | str | Iterable[RunKind | str] | None = None,
+        run: RunReference | None = None,
+        tree: RunReference | int | None = None,
+        state_types: StateType | str | Iterable[StateType | str] | None = None,
+        state_names: str | Iterable[str] | None = None,
+        tags: str | Iterable[str] | None = None,
+        max_tries: int | None = None,
+        in_flight: int = DEFAULT_IN_FLIGHT,
+    ) -> NamedSubscription: ...
+
+    def subscribe(
+        self,
+        name: str | None = None,
+        *,
+        member: str | None = None,
+        since: Since = None,
+        kinds: RunKind | str | Iterable[RunKind | str] | None = None,
+        run: RunReference | None = None,
+        tree: RunReference | int | None = None,
+        state_types: StateType | str | Iterable[StateType | str] | None = None,
+        state_names: str | Iterable[str] | None = None,
+        tags: str | Iterable[str] | None = None,
+        max_tries: int | None = None,
+        in_flight: int = DEFAULT_IN_FLIGHT,
+    ) -> Subscription | NamedSubscription:
+        """Return a subscription to events; use it within `async with`, which is when it begins.
+
+        It begins with what is published from then on, or where `since` says: "beginning", with the first event that
+        still exists; a moment (a datetime with a zone), with the first that is not older; positions, behind these.
+        Positions are what `Subscription.positions` was, also read back from JSON; a partition that they leave out is
+        read from its oldest kept event. The subscription asks the engine for events that Redis no longer has, for a
+        moment and for the beginning, for which it needs the rights of a producer.
+
+        With a `name` its positions are kept by the engine, and all who subscribe under that name share its events; see
+        `NamedSubscription`. Then `since` is for a name that is new: a subscription that exists goes on where it was.
+        Its filter must be the same each time. `member` is this process' own name, by which it takes its part up again
+        at once when it was killed; without one, others, or its successor, get that some seconds later. An event is
+        tried `max_tries` times (5 by default), and `in_flight` of them may be handed out and not acknowledged.
+
+        The other arguments are filters. An event is told when it fits each of them, and of several values one: its
+        `kinds` of run ("flow-run", "task-run"), its `run`, the `tree` of runs to which a run belongs, and the types,
+        names and tags that it tells. For a run or a tree one partition's stream alone is read; the rest is tested
+        here, before an event is decoded. Positions pass over what is not told.
+
+        Raises InvalidRequest when an argument is not what it should be.
         """
         self._check_that_it_is_open()
-        positions = None if since is None else positions_from(since, self._partitions)
-        patience = self._settings.answer_timeout
-        subscription = Subscription(self._pool, self._channels, self._read_events, patience)
-        await subscription.begin(range(self._partitions), positions)
-        return subscription
+        start = start_from(since, self._partitions)
+        wanted = requests.event_filter(
+            kinds=kinds, run=run, tree=tree, state_types=state_types, state_names=state_names, tags=tags
+        )
+        if name is None:
+            for argument, given in {"member": member, "max_tries": max_tries}.items():
+                if given is not None:
+                    raise InvalidRequest(argument, "is for a subscription with a name")
+            partitions = wanted.partitions(self._partitions)
+            return Subscription(self._streams(), self._find_position, partitions, start, Sieve(wanted))
+        instance = self._ids.new()
+        return NamedSubscription(
+            requests.open_subscription(name, wanted, max_tries),
+            requests.join_subscription(name, instance.hex if member is None else member, instance),
+            engine=Engine(self._read_events, self._find_position, self._open_subscription, self._send_word),
+            streams=self._streams(),
+            partitions=self._partitions,
+            since=start,
+            in_flight=requests.at_least_one(in_flight, "in_flight"),
+            patience=self._settings.answer_timeout,
+        )
+
+    def read_subscription(self, name: str) -> Sent[SubscriptionStatus | None]:
+        """Read a named subscription: its positions and how far they lag, its members, and its first 100 dead letters;
+        None when there is none."""
+        return self._send_to_subscription(requests.read_subscription(name), lambda reply: reply.subscription)
+
+    async def list_subscriptions(self) -> list[SubscriptionStatus]:
+        """Return all named subscriptions, by name, each without its shares, members and dead letters.
+
+        Many come in several answers, each of which may take `answer_timeout` seconds. Raises what awaiting an answer
+        does.
+        """
+        home = self._check_that_it_is_open()
+        partition = partition_of(self._ids.new(), self._partitions)
+        found: list[SubscriptionStatus] = []
+        after: str | None = ""
+        while after is not None:
+            under_way = self._send(home, requests.read_subscriptions(partition, after), partition)
+            page: SubscriptionsReply = await Sent(under_way, lambda reply: reply)
+            found += page.subscriptions
+            after = page.next
+        return found
+
+    def remove_subscription(self, name: str) -> Sent[SubscriptionStatus | None]:
+        """Remove a named subscription with its positions and dead letters, and return it as it was, None when there was
+        none. Its members are told (SubscriptionNotFound)."""
+        return self._send_to_subscription(requests.remove_subscription(name), lambda reply: reply.subscription)
+
+    async def reset_subscription(self, name: str, since: Since) -> SubscriptionStatus:
+        """Let a named subscription go on elsewhere: `since` is what it is for `subscribe`, and None means behind all
+        that is published. Partitions that positions leave out stay as they are.
+
+        Its members drop what they have not acknowledged. Raises SubscriptionNotFound when there is no such
+        subscription, InvalidRequest when `since` names no position, and what awaiting an answer raises.
+        """
+        self._check_that_it_is_open()
+        start = start_from(since, self._partitions)
+        if isinstance(start, dict):
+            positions = start
+        else:
+            streams = self._streams()()
+            try:
+                positions = await starting_at(start, range(self._partitions), streams, self._find_position)
+            finally:
+                await streams.close()
+        message = requests.reset_subscription(name, positions)
+        return await self._send_to_subscription(message, lambda reply: reply.subscription)
+
+    def retry_dead_letters(self, name: str, letters: Iterable[DeadLetter | UUID | str] | None = None) -> Sent[int]:
+        """Let dead letters of a named subscription be delivered again, all or those of some events; return how many.
+
+        Raises SubscriptionNotFound when there is no such subscription.
+        """
+        message = requests.settle_dead_letters(name, letters, deliver_again=True)
+        return self._send_to_subscription(message, lambda reply: reply.count)
+
+    def drop_dead_letters(self, name: str, letters: Iterable[DeadLetter | UUID | str] | None = None) -> Sent[int]:
+        """Drop dead letters of a named subscription, all or those of some events; return how many there were.
+
+        Raises SubscriptionNotFound when there is no such subscription.
+        """
+        message = requests.settle_dead_letters(name, letters, deliver_again=False)
+        return self._send_to_subscription(message, lambda reply: reply.count)
+
+    async def _open_subscription(self, message: OpenSubscription) -> int:
+        opened: SubscriptionStatus = await self._send_to_subscription(message, lambda reply: reply.subscription)
+        return opened.max_tries
+
+    def _send_word(self, message: SyncSubscription, seconds: float) -> Sent[SyncedReply]:
+        return self._send_to_subscription(message, lambda reply: reply, seconds)
+
+    def _send_to_subscription(
+        self, message: SubscriptionRequest, read: Callable[[Any], Answer], timeout: float | None = None
+    ) -> Sent[Answer]:
+        home = self._check_that_it_is_open()
+        partition = partition_of_subscription(message.name, self._partitions)
+        return Sent(self._send(home, message, partition, timeout=timeout), read)
+
+    def _streams(self) -> Callable[[], EventStreams]:
+        return partial(EventStreams, self._pool, self._channels, self._read_events, self._settings.answer_timeout)
+
+    async def _find_position(self, partition: int, since: datetime | None) -> int:
+        home = self._check_that_it_is_open()
+        under_way = self._send(home, requests.find_position(partition, since), partition)
+        position: int = await Sent(under_way, lambda reply: reply.position)
+        return position
 
     async def _ask(self, query_of: Callable[[float], Query], read: Callable[[Any], Answer]) -> Answer:
         """Return what `read` makes of the reply to a query, which is made of the seconds that it is waited for."""

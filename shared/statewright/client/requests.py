@@ -1,7 +1,7 @@
 """What a client sends: arguments are checked and become messages. No IO."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import EllipsisType
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 from uuid import UUID
@@ -16,21 +16,32 @@ from statewright.protocol.requests import (
     ONE_OF_THREE,
     CreateFlowRun,
     CreateTaskRun,
+    FindPosition,
     Heartbeat,
+    OpenSubscription,
     Propose,
     ReadEvents,
     ReadLimit,
     ReadLimits,
     ReadRun,
+    ReadSubscription,
+    ReadSubscriptions,
     ReadVerdict,
+    RemoveSubscription,
     Request,
+    ResetSubscription,
     SetLimit,
+    SettleDeadLetters,
+    SyncSubscription,
     UpdateRun,
     Withdraw,
     encode,
 )
 from statewright.runs import Run, RunPolicy
 from statewright.states import ProposedState, StateDetails
+from statewright.subscription.filters import EventFilter
+from statewright.subscription.positions import pairs_of
+from statewright.subscription.status import DeadLetter
 from statewright.values import MAX_IDEMPOTENCY_KEY_LENGTH, Duration, Frozen
 from statewright.verdicts import Verdict
 
@@ -233,6 +244,62 @@ def read_events(partition: int, after: int) -> ReadEvents:
     return ReadEvents(partition=partition, after=after)
 
 
+def find_position(partition: int, since: datetime | None) -> FindPosition:
+    """Return the request for the position before a partition's first change that is not older than a moment."""
+    return FindPosition(partition=partition, since=since)
+
+
+def event_filter(*, run: RunReference | None, tree: RunReference | int | None, **wanted: Any) -> EventFilter:
+    """Return which events are wanted; of a tree, any of its runs may be named, or its tag. Raises InvalidRequest."""
+    return EventFilter(
+        run=None if run is None else id_of_run(run),
+        tree=tree if tree is None or isinstance(tree, int) else tree_tag(id_of_run(tree, "tree")),
+        **wanted,
+    )
+
+
+def open_subscription(name: str, wanted: EventFilter, max_tries: int | None) -> OpenSubscription:
+    """Return the request that a named subscription exist. Raises InvalidRequest."""
+    return checked(OpenSubscription, name=name, filter=wanted, max_tries=max_tries)
+
+
+def join_subscription(name: str, member: str, instance: UUID) -> SyncSubscription:
+    """Return the first word of a member. Raises InvalidRequest."""
+    return checked(SyncSubscription, name=name, member=member, instance=instance, joins=True)
+
+
+def read_subscription(name: str) -> ReadSubscription:
+    """Return the request for a named subscription. Raises InvalidRequest."""
+    return checked(ReadSubscription, name=name)
+
+
+def read_subscriptions(partition: int, after: str) -> ReadSubscriptions:
+    """Return the request for the named subscriptions behind a name."""
+    return ReadSubscriptions(partition=partition, after=after)
+
+
+def remove_subscription(name: str) -> RemoveSubscription:
+    """Return the request that a named subscription be removed. Raises InvalidRequest."""
+    return checked(RemoveSubscription, name=name)
+
+
+def reset_subscription(name: str, positions: Mapping[int, int]) -> ResetSubscription:
+    """Return the request that a named subscription go on behind these positions. Raises InvalidRequest."""
+    return checked(ResetSubscription, name=name, positions=pairs_of(positions))
+
+
+def settle_dead_letters(
+    name: str, letters: Iterable[DeadLetter | UUID | str] | None, *, deliver_again: bool
+) -> SettleDeadLetters:
+    """Return the request that dead letters, or all of them, be delivered again or dropped. Raises InvalidRequest."""
+    event_ids = None
+    if letters is not None:
+        event_ids = tuple(
+            letter.event_id if isinstance(letter, DeadLetter) else _uuid_of(letter, "letters") for letter in letters
+        )
+    return checked(SettleDeadLetters, name=name, deliver_again=deliver_again, event_ids=event_ids)
+
+
 def set_limit(
     tag: str | None,
     concurrency_limit: int | EllipsisType | None,
@@ -314,6 +381,13 @@ def seconds_of(timeout: Duration, argument: str = "timeout") -> float:
     if isinstance(seconds, int | float) and seconds >= 0:
         return seconds
     raise InvalidRequest(argument, f"must be 0 seconds or more, not {_shown(timeout)}")
+
+
+def at_least_one(number: int, argument: str) -> int:
+    """Return the number. Raises InvalidRequest, naming the argument, unless it is 1 or more."""
+    if isinstance(number, int) and number >= 1:
+        return number
+    raise InvalidRequest(argument, f"must be 1 or more, not {_shown(number)}")
 
 
 def _leased(state: ProposedState, lease: Duration | None, executor: str | None) -> ProposedState:

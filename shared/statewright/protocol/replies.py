@@ -10,8 +10,10 @@ from pydantic import Field, TypeAdapter
 from statewright.events import AnyEvent
 from statewright.limits import ConcurrencyLimit
 from statewright.overview import PartitionStatus, RunPage, RunTree, StateCount, WorkerStatus
+from statewright.protocol.requests import ShareEvent, ShareReference, Trial
 from statewright.runs import FlowRun, RunHistory, TaskRun
 from statewright.states import StateType
+from statewright.subscription.status import SubscriptionStatus
 from statewright.values import (
     Frozen,
     Message,
@@ -33,6 +35,8 @@ class ErrorCode(StrEnum):
     OVERLOADED = "overloaded"
     QUERY_TOO_SLOW = "query_too_slow"
     QUERY_FAILED = "query_failed"
+    SUBSCRIPTION_NOT_FOUND = "subscription_not_found"
+    SUBSCRIPTION_CONFLICT = "subscription_conflict"
 
 
 class _Reply(Frozen):
@@ -105,6 +109,14 @@ class EventsReply(_Reply):
     """The position to read on after."""
 
 
+class PositionReply(_Reply):
+    """A position in a partition: events above it are those that were asked about."""
+
+    type: Literal["position"] = "position"
+    position: int
+    """The number of an event, or 0."""
+
+
 class LimitReply(_Reply):
     """A limit as it stands; None when there is none."""
 
@@ -156,6 +168,69 @@ class LimitsReply(_Reply):
     limits: tuple[ConcurrencyLimit, ...]
     """The limits of the page."""
     next: int | None = None
+    """Where to read on; None when there are no more."""
+
+
+class OwnedShare(ShareReference):
+    """A share that the member is to work on, in this epoch."""
+
+    position: int
+    """Every event of the share up to this number is done with."""
+    trying: int | None = None
+    """The event that was tried in vain before, or that is suspected."""
+    tries: int = 0
+    """How often that has failed."""
+    trial: Trial = Trial.NONE
+    """Whether it is suspected to be one over which members die."""
+    suspect_up_to: int = 0
+    """A member died over one of the next events, none of which is above this number."""
+
+
+class DeliveredAgain(ShareEvent):
+    """A dead letter that is to be delivered again."""
+
+
+class SyncedReply(_Reply):
+    """What a member of a named subscription is to do."""
+
+    type: Literal["synced"] = "synced"
+    generation: int
+    """Changes whenever something has changed that members must hear of."""
+    is_replaced: bool = False
+    """Another process has joined under the member's name: this one is the member no longer."""
+    is_settled: bool = True
+    """Whether every share is where it belongs; otherwise it is worth asking again soon."""
+    shares: tuple[OwnedShare, ...] | None = None
+    """All that are the member's; None when nothing has changed since the generation that it named."""
+    give_back: tuple[ShareReference, ...] = ()
+    """Which of them it is to give back, once what it has begun of them is done."""
+    again: tuple[DeliveredAgain, ...] = ()
+    """Dead letters of its shares that are to be delivered again; told with `shares`."""
+
+
+class SubscriptionReply(_Reply):
+    """A named subscription as it stands; None when there is none."""
+
+    type: Literal["subscription"] = "subscription"
+    subscription: SubscriptionStatus | None = None
+    """The subscription; None when there is none."""
+
+
+class SettledReply(_Reply):
+    """How many dead letters are delivered again, or were dropped."""
+
+    type: Literal["settled"] = "settled"
+    count: int
+    """How many."""
+
+
+class SubscriptionsReply(_Reply):
+    """A page of all named subscriptions."""
+
+    type: Literal["subscriptions"] = "subscriptions"
+    subscriptions: tuple[SubscriptionStatus, ...]
+    """The subscriptions of the page."""
+    next: str | None = None
     """Where to read on; None when there are no more."""
 
 
@@ -229,9 +304,14 @@ Reply = (
     | RunReply
     | HistoryReply
     | EventsReply
+    | PositionReply
     | LimitReply
     | HeartbeatReply
     | LimitsReply
+    | SyncedReply
+    | SubscriptionReply
+    | SubscriptionsReply
+    | SettledReply
     | RunsReply
     | CountsReply
     | TreeReply

@@ -4,6 +4,7 @@ A request is one stream entry with the fields of `channels.REQUEST_*`; its JSON 
 """
 
 import json
+from enum import IntEnum
 from typing import Annotated, Final, Literal, Self, TypeVar
 from uuid import UUID
 
@@ -13,13 +14,16 @@ from pydantic_core import to_json
 from statewright.limits import LimitName, LimitScope
 from statewright.runs import RunPolicy
 from statewright.states import LeaseSeconds, ProposedState
+from statewright.subscription.filters import EventFilter
 from statewright.values import (
+    MAX_NAME_LENGTH,
     MAX_PARTITIONS,
     MAX_POSITION,
     TAKES_DURATIONS,
     Frozen,
     Labels,
     Message,
+    Moment,
     Name,
     Tags,
 )
@@ -31,6 +35,14 @@ MAX_CONCURRENCY_LIMIT: Final = 1_000_000
 MAX_PRIORITY: Final = 1_000_000
 MAX_RUNS_OF_HEARTBEAT: Final = 1_000
 MAX_PARK_SECONDS: Final = 10 * 365 * 86_400
+MAX_TRIES: Final = 1_000
+MAX_SHARES: Final = 64
+MAX_SHARES_IN_ALL: Final = 2_048
+MAX_FAILED_AT_ONCE: Final = 100
+MAX_DEAD_LETTERS: Final = 1_000
+"""How many dead letters a subscription keeps: the newest."""
+SILENT_SECONDS: Final = 3.0
+MAX_SILENT_SECONDS: Final = 60.0
 MAX_PERIOD_SECONDS: Final = 10 * 365 * 86_400
 ONE_OF_THREE: Final = "a limit is named by exactly one of tag, name and deployment_id"
 
@@ -146,6 +158,19 @@ class ReadEvents(_Request):
     """The partition whose events are read."""
     after: Position
     """The sequence number behind which the page begins: 0, or `up_to` of the page before."""
+
+
+class FindPosition(_Request):
+    """Find the position before a partition's first change that is not older than `since`, by the engine's clocks.
+
+    Without `since`, it is the position before the first change that still exists.
+    """
+
+    type: Literal["find_position"] = "find_position"
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    """The partition in which it is looked for."""
+    since: Moment | None = None
+    """The moment; left out, it is before everything."""
 
 
 class Withdraw(_Request):
@@ -275,9 +300,165 @@ class ReadLimits(_Request):
     """Where the page begins: 0, or `next` of the page before."""
 
 
+class PartitionPosition(Frozen):
+    """A position in a partition."""
+
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    """The partition."""
+    position: Position
+    """The number of an event, or 0: what comes behind it is meant."""
+
+
+class _OfSubscription(_Request):
+    name: Name
+    """The subscription's name; it names the partition in which it is administered."""
+
+
+class OpenSubscription(_OfSubscription):
+    """See that a named subscription exists; answered with it. One with another filter under its name is a conflict."""
+
+    type: Literal["open_subscription"] = "open_subscription"
+    filter: EventFilter = EventFilter()
+    """Which events its members handle; the same each time."""
+    max_tries: Annotated[int, Field(ge=1, le=MAX_TRIES)] | None = None
+    """How often an event is tried; None means 5 for a new subscription, and whatever it is for one that exists."""
+    positions: Annotated[tuple[PartitionPosition, ...], Field(max_length=MAX_PARTITIONS)] = ()
+    """Where a new one begins; partitions that are left out begin with what changes from now on."""
+
+
+class ShareReference(Frozen):
+    """A share of a partition's events, as the member holds it: `epoch` is what it was told when it got it."""
+
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    """The partition."""
+    share: Annotated[int, Field(ge=0, lt=MAX_SHARES)]
+    """The share's number within the partition."""
+    epoch: Position
+    """What the member was told with the share; another one means that the share was lost in between."""
+
+
+class Trial(IntEnum):
+    """Whether an event is suspected to be one over which members die.
+
+    Nobody knows over which event a member has died: it may have had some of each of its shares in hand, of which the
+    engine has not heard. So its successors say which events they are about to try, and narrow it down.
+    """
+
+    NONE = 0
+    WITH_OTHERS = 1
+    """It is tried together with one of each other share: if the member dies, one of these has done it."""
+    AWAITED = 2
+    """It is one of these, and is to be tried alone."""
+    ALONE = 3
+    """It is tried alone: if the member dies, it has failed."""
+
+
+class AcknowledgedShare(ShareReference):
+    """Up to where every event of a share was handled."""
+
+    position: Position
+    """Every event of the share up to this number is done with."""
+    trying: Left[Position] = None
+    """The next event, if it has been tried in vain, or is on trial."""
+    tries: Annotated[int, Field(ge=0, le=MAX_TRIES)] = 0
+    """How often that has failed."""
+    trial: Trial = Trial.NONE
+    """Whether it is suspected to be one over which members die."""
+
+
+class ShareEvent(ShareReference):
+    """An event of a share."""
+
+    sequence: Position
+    """Its number in the partition."""
+
+
+class FailedEvent(ShareEvent):
+    """An event that has failed as often as the subscription allows."""
+
+    event_id: UUID
+    """The event's id."""
+    error: Message
+    """What it has failed with."""
+    tries: Annotated[int, Field(ge=0, le=MAX_TRIES)]
+    """How often it has failed."""
+
+
+class SyncSubscription(_OfSubscription):
+    """A member's word: that it lives, and what it has done since its last one; answered with what it is to do.
+
+    What it says of a share counts only while the share is its own, in that epoch. Said twice, it counts once.
+    """
+
+    type: Literal["sync_subscription"] = "sync_subscription"
+    member: Name
+    """The member's name, its own among all members."""
+    instance: UUID
+    """Another one each time that a member begins: the newest of a name is the member."""
+    joins: bool = False
+    """Whether this is its first word."""
+    leaves: bool = False
+    """Whether this is its last word: its shares go to others at once."""
+    seconds: Annotated[float, Field(ge=1, le=MAX_SILENT_SECONDS, allow_inf_nan=False)] = SILENT_SECONDS
+    """After how long without a word its shares go to others."""
+    generation: Position = 0
+    """The generation of the last answer that it got."""
+    acknowledged: Annotated[tuple[AcknowledgedShare, ...], Field(max_length=MAX_SHARES_IN_ALL)] = ()
+    """How far it is with its shares; those that have not moved may be left out."""
+    given_back: Annotated[tuple[ShareReference, ...], Field(max_length=MAX_SHARES_IN_ALL)] = ()
+    """Shares on which it works no more."""
+    failed: Annotated[tuple[FailedEvent, ...], Field(max_length=MAX_FAILED_AT_ONCE)] = ()
+    """Events for the dead letters. A position may pass over them once this was answered."""
+    dealt_with: Annotated[tuple[ShareEvent, ...], Field(max_length=MAX_FAILED_AT_ONCE)] = ()
+    """Dead letters that were delivered again, and handled."""
+
+
+class ReadSubscription(_OfSubscription):
+    """Read a named subscription; answered with it, or with none."""
+
+    type: Literal["read_subscription"] = "read_subscription"
+
+
+class RemoveSubscription(_OfSubscription):
+    """Remove a named subscription, its positions and its dead letters; answered with it as it was, or with none."""
+
+    type: Literal["remove_subscription"] = "remove_subscription"
+
+
+class ResetSubscription(_OfSubscription):
+    """Let a named subscription go on behind other positions; answered with it."""
+
+    type: Literal["reset_subscription"] = "reset_subscription"
+    positions: Annotated[tuple[PartitionPosition, ...], Field(min_length=1, max_length=MAX_PARTITIONS)]
+    """Where it goes on; partitions that are left out stay as they are."""
+
+
+class SettleDeadLetters(_OfSubscription):
+    """Deliver dead letters of a subscription again, or drop them; answered with how many there were."""
+
+    type: Literal["settle_dead_letters"] = "settle_dead_letters"
+    deliver_again: bool
+    """Whether they are delivered again; otherwise they are dropped."""
+    event_ids: Annotated[tuple[UUID, ...], Field(max_length=MAX_DEAD_LETTERS)] | None = None
+    """Which of them; None means all."""
+
+
+class ReadSubscriptions(_Request):
+    """Read all named subscriptions, a page at a time, by name; any partition answers."""
+
+    type: Literal["read_subscriptions"] = "read_subscriptions"
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    """Any partition: it only says which one answers."""
+    after: Annotated[str, StringConstraints(max_length=MAX_NAME_LENGTH)] = ""
+    """The name with which the page before has ended."""
+
+
 CreateRun = CreateFlowRun | CreateTaskRun
 RunRequest = CreateFlowRun | CreateTaskRun | UpdateRun | Propose | ReadRun
 LimitRequest = SetLimit | ReadLimit
+SubscriptionRequest = (
+    OpenSubscription | SyncSubscription | ReadSubscription | RemoveSubscription | ResetSubscription | SettleDeadLetters
+)
 Request = Annotated[
     CreateFlowRun
     | CreateTaskRun
@@ -288,9 +469,17 @@ Request = Annotated[
     | Heartbeat
     | ReadRun
     | ReadEvents
+    | FindPosition
     | SetLimit
     | ReadLimit
-    | ReadLimits,
+    | ReadLimits
+    | OpenSubscription
+    | SyncSubscription
+    | ReadSubscription
+    | ReadSubscriptions
+    | RemoveSubscription
+    | ResetSubscription
+    | SettleDeadLetters,
     Field(discriminator="type"),
 ]
 REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Request)

@@ -18,6 +18,7 @@ from statewright_worker.facts.ledger import KNOWN, Ledger
 from statewright_worker.facts.limits import Limits
 from statewright_worker.facts.parked import Parked
 from statewright_worker.facts.runs import FLOW_RUNS, TASK_RUNS, Runs
+from statewright_worker.facts.subscriptions import Subscriptions
 from statewright_worker.facts.timers import Timers
 from statewright_worker.orchestration.facts import Need
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
@@ -61,6 +62,7 @@ class Asked:
         self.changes = Changes()
         self.leases = Leases()
         self.timers = Timers()
+        self.subscriptions = Subscriptions()
         self.subjects: tuple[Subject, ...] = (
             self.runs,
             self.ledger,
@@ -73,6 +75,7 @@ class Asked:
             self.changes,
             self.leases,
             self.timers,
+            self.subscriptions,
         )
 
     def foretell(self, proposal: Propose, needs: tuple[Need, ...]) -> None:

@@ -7,14 +7,22 @@ from uuid import UUID
 from statewright.protocol.requests import (
     CreateFlowRun,
     CreateTaskRun,
+    FindPosition,
     Heartbeat,
+    OpenSubscription,
     Propose,
     ReadEvents,
     ReadLimit,
     ReadLimits,
     ReadRun,
+    ReadSubscription,
+    ReadSubscriptions,
     ReadVerdict,
+    RemoveSubscription,
+    ResetSubscription,
     SetLimit,
+    SettleDeadLetters,
+    SyncSubscription,
     UpdateRun,
     Withdraw,
 )
@@ -28,9 +36,18 @@ from statewright_worker.requests.limits import ReadLimitKind, ReadLimitsKind, Se
 from statewright_worker.requests.parking import KeepParked, KeepParkedKind, TellParked, TellParkedKind, WithdrawKind
 from statewright_worker.requests.pauses import EndPause, EndPauseKind
 from statewright_worker.requests.propose import ProposeKind
-from statewright_worker.requests.read_events import ReadEventsKind
+from statewright_worker.requests.read_events import FindPositionKind, ReadEventsKind
 from statewright_worker.requests.read_run import ReadRunKind
 from statewright_worker.requests.read_verdict import ReadVerdictKind
+from statewright_worker.requests.subscriptions import (
+    OpenSubscriptionKind,
+    ReadSubscriptionKind,
+    ReadSubscriptionsKind,
+    RemoveSubscriptionKind,
+    ResetSubscriptionKind,
+    SettleDeadLettersKind,
+    SyncSubscriptionKind,
+)
 from statewright_worker.requests.update_run import UpdateRunKind
 
 _CREATE: Final = CreateRunKind()
@@ -42,6 +59,7 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     ReadRun: ReadRunKind(),
     ReadEvents: ReadEventsKind(),
     ReadVerdict: ReadVerdictKind(),
+    FindPosition: FindPositionKind(),
     SetLimit: SetLimitKind(),
     ReadLimit: ReadLimitKind(),
     ReadLimits: ReadLimitsKind(),
@@ -50,6 +68,13 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     KeepParked: KeepParkedKind(),
     FollowDown: FollowDownKind(),
     EndPause: EndPauseKind(),
+    OpenSubscription: OpenSubscriptionKind(),
+    SyncSubscription: SyncSubscriptionKind(),
+    ReadSubscription: ReadSubscriptionKind(),
+    ReadSubscriptions: ReadSubscriptionsKind(),
+    RemoveSubscription: RemoveSubscriptionKind(),
+    ResetSubscription: ResetSubscriptionKind(),
+    SettleDeadLetters: SettleDeadLettersKind(),
     Heartbeat: HeartbeatKind(),
     EndLease: EndLeaseKind(),
     EndExecutor: EndExecutorKind(),
