@@ -12,14 +12,14 @@ from statewright_worker.queries.filters import FAILED, OPEN, Arguments, filters_
 from statewright_worker.queries.find_runs import WHEN_TOO_SLOW
 from statewright_worker.queries.rows import TABLES
 
-COUNTED: Final = 50_000
-"""How many runs of a kind and a phase are counted; where there are more, the answer says so."""
-
 PHASES: Final = {
     OPEN: frozenset(StateType) - TERMINAL_STATES,
     FAILED: TERMINAL_STATES - {StateType.COMPLETED},
     None: frozenset({StateType.COMPLETED}),
 }
+COUNTED: Final = {OPEN: 50_000, FAILED: 50_000, None: 10_000}
+"""How many runs of a kind and a phase are counted; where there are more, the answer says so. Nobody needs to know how
+many millions are COMPLETED."""
 
 
 class CountRunsKind(QueryKind[CountRuns]):
@@ -36,7 +36,7 @@ class CountRunsKind(QueryKind[CountRuns]):
                         continue
                     statement, values = counting(query, kind, phase)
                     rows = await driver.fetch(statement, *values)
-                    or_more = sum(row["count"] for row in rows) == COUNTED
+                    or_more = sum(row["count"] for row in rows) == COUNTED[phase]
                     counts += [StateCount(kind=kind, or_more=or_more, **row) for row in rows]
         return CountsReply(counts=tuple(counts))
 
@@ -49,7 +49,7 @@ def counting(query: CountRuns, kind: RunKind, phase: str | None) -> tuple[str, l
     statement = f"""
         SELECT state_type, state_name, count(*) AS count FROM (
             SELECT run.state_type, run.state_name FROM {TABLES[kind]} AS run WHERE {filters.every()} AND {completed}
-            LIMIT {COUNTED}
+            LIMIT {COUNTED[phase]}
         ) AS counted GROUP BY state_type, state_name ORDER BY state_type, state_name
     """
     return statement, arguments.values
