@@ -4,6 +4,7 @@ Nothing here may hold up or end what partitions wait for: whatever goes wrong, q
 """
 
 import asyncio
+from contextlib import suppress
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -118,17 +119,12 @@ class Answering:
         return client, request_id, await self._looked(query)
 
     async def _looked(self, query: Query) -> Reply:
-        kind = kind_of(query)
         try:
-            try:
-                return await self._look(query)
-            except (Away, ConnectionLost):
-                # A connection that was idle may have been broken for long. A query changes nothing: it is asked again.
-                return await self._look(query)
+            return await self._look(query)
         except REDIS_FAILED:
             raise
         except TooSlow as slow:
-            message = f"the query took too long ({slow}) and was given up; {kind.WHEN_TOO_SLOW}"
+            message = f"the query took too long ({slow}) and was given up; {kind_of(query).WHEN_TOO_SLOW}"
             return ErrorReply(code=ErrorCode.QUERY_TOO_SLOW, message=message)
         except StorageError as problem:
             message = f"PostgreSQL does not answer queries of this worker: {problem}"
@@ -140,6 +136,10 @@ class Answering:
 
     async def _look(self, query: Query) -> Reply:
         looking = Looking(self._reading.moment, self._stream, self._channels, self._partitions)
+        for _ in range(READING_CONNECTIONS):
+            # Each idle connection may have been broken for long. A query changes nothing, so it can be asked again.
+            with suppress(Away, ConnectionLost):
+                return await kind_of(query).answer(query, looking)
         return await kind_of(query).answer(query, looking)
 
 
