@@ -22,7 +22,7 @@ from statewright.client.partitions import announced_partitions
 from statewright.client.queries import RunFilters
 from statewright.client.requests import Identity, LeaseReference, OnWait, Proposal, RunReference
 from statewright.client.room import Bound
-from statewright.client.sent import Answer, Sent, SentCreation, SentHistory, SentProposal, SentRun, UnderWay
+from statewright.client.sent import AboutRun, Answer, Sent, SentCreation, SentHistory, SentProposal, SentRun, UnderWay
 from statewright.connection import connection_pool
 from statewright.errors import InvalidRequest, LeaseLost, NotOpen, StatewrightError, UnreadableAnswer, error_from
 from statewright.ids import IdSource, partition_of, partition_of_subscription
@@ -335,12 +335,12 @@ class Client:
             sent.may_be_parked(partial(self._ask_again, message, under_way.request_id), seconds)
         return sent
 
-    async def withdraw(self, proposal: SentRun[Verdict] | UUID | str) -> bool:
+    async def withdraw(self, proposal: AboutRun[Verdict] | UUID | str) -> bool:
         """Withdraw a parked proposal, which is answered with ABORT; return False when it is not parked (any more).
 
         Where only its id is known, every partition is asked. Raises what awaiting an answer raises.
         """
-        if isinstance(proposal, SentRun):
+        if isinstance(proposal, AboutRun):
             proposal_id, partitions = proposal.request_id, [partition_of(proposal.run_id, self.partitions)]
         else:
             proposal_id, partitions = requests.id_of_proposal(proposal), list(range(self.partitions))
@@ -581,7 +581,7 @@ class Client:
     async def list_workers(self) -> list[WorkerStatus]:
         """Return all workers that are alive, the oldest first, with the partitions that each holds.
 
-        Raises what awaiting an answer does: without any worker, NoAnswer.
+        Raises what awaiting an answer does. Where there is no worker, that is NoAnswer.
         """
         return await self._ask(queries.list_workers, lambda reply: list(reply.workers))
 

@@ -1,6 +1,6 @@
 """What a client asks beside the lanes: arguments are checked and become queries. No IO."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypedDict
 from uuid import UUID
@@ -18,13 +18,13 @@ class RunFilters(TypedDict, total=False):
     """Which runs are meant: those that match all that is given. None says nothing."""
 
     kind: RunKind | str | None
-    state_types: Iterable[StateType | str] | None
+    state_types: Sequence[StateType | str] | None
     """The run is in one of them."""
-    state_names: Iterable[str] | None
+    state_names: Sequence[str] | None
     """The run is in a state of one of these names."""
     name: str | None
     """The run's name begins so."""
-    tags: Iterable[str] | None
+    tags: Sequence[str] | None
     """The run has all of them."""
     labels: Mapping[str, str] | None
     """The run has all of them."""
