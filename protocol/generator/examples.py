@@ -16,6 +16,7 @@ GENERATION: Final = 1893463200125000
 CLIENT: Final = "nightly-7f3a"
 NAMESPACE: Final = "statewright"
 PARTITION: Final = 7
+WORKER: Final = "engine-1-019a0bf7d8007a10b2c3d4e5f6a7b8c9"
 
 _RUNNING: Final = {
     "id": STATE,
@@ -38,6 +39,19 @@ _FLOW_RUN: Final = {
     "kind": "flow-run",
     "flow_id": FLOW,
     "deployment_id": DEPLOYMENT,
+}
+_TASK_RUN: Final = {
+    "id": TASK_RUN,
+    "name": "load",
+    "tags": ["database"],
+    "policy": {"pause_keys": [], "resuming": False},
+    "created": "2030-01-01T02:00:00.15Z",
+    "run_count": 0,
+    "total_run_time": "PT0S",
+    "labels": {},
+    "kind": "task-run",
+    "flow_run_id": FLOW_RUN,
+    "flow_run_run_count": 0,
 }
 _LIMIT: Final = {"scope": "tag", "key": "database", "concurrency_limit": 3, "free": 2, "held": 1}
 _SUBSCRIPTION: Final = {
@@ -256,6 +270,31 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
         Example("Of a deployment.", {"type": "read_limit", "deployment_id": DEPLOYMENT}),
     ],
     "request.read_limits": [Example("From the beginning.", {"type": "read_limits", "partition": 0})],
+    "query.find_runs": [
+        Example("The newest runs.", {"type": "find_runs", "seconds": 30, "limit": 100}),
+        Example(
+            "Task runs that have been RUNNING for an hour, behind the page before.",
+            {
+                "type": "find_runs",
+                "seconds": 30,
+                "kind": "task-run",
+                "state_types": ["RUNNING"],
+                "tags": ["database"],
+                "unchanged_for": 3600,
+                "limit": 100,
+                "after": {"created": "2030-01-01T02:00:00.1Z", "id": TASK_RUN},
+            },
+        ),
+    ],
+    "query.count_runs": [
+        Example(
+            "What became of a night's runs.",
+            {"type": "count_runs", "seconds": 30, "name_prefix": "nightly", "created_after": "2030-01-01T00:00:00Z"},
+        )
+    ],
+    "query.read_tree": [Example("A flow run's.", {"type": "read_tree", "seconds": 30, "run_id": FLOW_RUN})],
+    "query.list_partitions": [Example("All of them.", {"type": "list_partitions", "seconds": 5})],
+    "query.list_workers": [Example("All of them.", {"type": "list_workers", "seconds": 5})],
     "reply.verdict": [
         Example(
             "Accepted.",
@@ -431,6 +470,98 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
         Example(
             "The last page.",
             {"type": "limits", "v": 1, "limits": [{**_LIMIT, "holders": [], "waiting": 0, "waiters": []}]},
+        )
+    ],
+    "reply.runs": [
+        Example(
+            "A page that is not the last one.",
+            {
+                "type": "runs",
+                "v": 1,
+                "page": {"runs": [_FLOW_RUN], "next": {"created": "2030-01-01T02:00:00.1Z", "id": FLOW_RUN}},
+            },
+        )
+    ],
+    "reply.counts": [
+        Example(
+            "Of two kinds and states.",
+            {
+                "type": "counts",
+                "v": 1,
+                "counts": [
+                    {
+                        "kind": "flow-run",
+                        "state_type": "RUNNING",
+                        "state_name": "Running",
+                        "count": 3,
+                        "or_more": False,
+                    },
+                    {
+                        "kind": "task-run",
+                        "state_type": "COMPLETED",
+                        "state_name": "Completed",
+                        "count": 50_000,
+                        "or_more": True,
+                    },
+                ],
+            },
+        )
+    ],
+    "reply.tree": [
+        Example(
+            "A flow run, and the first of what is below it.",
+            {
+                "type": "tree",
+                "v": 1,
+                "tree": {
+                    "run": _FLOW_RUN,
+                    "below": [{"run": _TASK_RUN, "below": [], "or_more": False}],
+                    "or_more": True,
+                },
+            },
+        )
+    ],
+    "reply.partitions": [
+        Example(
+            "One of them.",
+            {
+                "type": "partitions",
+                "v": 1,
+                "partitions": [
+                    {
+                        "partition": PARTITION,
+                        "backlog": 3,
+                        "oldest_seconds": 0.012,
+                        "worker": WORKER,
+                        "held_since": "2030-01-01T01:00:00Z",
+                        "sequence": 42,
+                        "era": 0,
+                        "parked": 1,
+                        "due": 0,
+                        "next_due": "2030-01-01T02:00:30Z",
+                    }
+                ],
+            },
+        )
+    ],
+    "reply.workers": [
+        Example(
+            "One that is alive.",
+            {
+                "type": "workers",
+                "v": 1,
+                "workers": [
+                    {
+                        "worker": WORKER,
+                        "host": "engine-1",
+                        "pid": 4711,
+                        "version": "0.1.0",
+                        "since": "2030-01-01T01:00:00Z",
+                        "seeks": True,
+                        "partitions": [PARTITION],
+                    }
+                ],
+            },
         )
     ],
     "reply.error": [

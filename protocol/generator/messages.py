@@ -5,6 +5,7 @@ from typing import Final, NamedTuple, get_args
 from pydantic import BaseModel
 
 from statewright.events import Era, Event
+from statewright.protocol.queries import Query
 from statewright.protocol.replies import ErrorCode, Reply
 from statewright.protocol.requests import Request
 
@@ -17,12 +18,15 @@ def _by_type(models: tuple[Model, ...]) -> dict[str, Model]:
 
 REQUESTS: Final[dict[str, Model]] = _by_type(get_args(get_args(Request)[0]))
 """What a client sends, by the `type` in the message."""
+QUERIES: Final[dict[str, Model]] = _by_type(get_args(Query))
+"""What a client asks beside the lanes, by the `type` in the message."""
 REPLIES: Final[dict[str, Model]] = _by_type(get_args(Reply))
 """What the engine answers, by the `type` in the message."""
 EVENTS: Final[dict[str, Model]] = {"change": Event, "era": Era}
 """What the engine tells whoever listens."""
 MESSAGES: Final[dict[str, Model]] = {
     **{f"request.{name}": model for name, model in REQUESTS.items()},
+    **{f"query.{name}": model for name, model in QUERIES.items()},
     **{f"reply.{name}": model for name, model in REPLIES.items()},
     **{f"event.{name}": model for name, model in EVENTS.items()},
 }
@@ -31,10 +35,12 @@ MESSAGES: Final[dict[str, Model]] = {
 _ANY: Final = (ErrorCode.INVALID_MESSAGE, ErrorCode.NOT_WRITABLE, ErrorCode.OVERLOADED)
 _ONCE: Final = (*_ANY, ErrorCode.PROPOSAL_CONFLICT)
 """The errors of a request that changes something, and so has one answer for ever."""
+_ASKED: Final = (ErrorCode.INVALID_MESSAGE, ErrorCode.QUERY_FAILED)
+_LOOKED_FOR: Final = (*_ASKED, ErrorCode.QUERY_TOO_SLOW)
 
 
 class Conversation(NamedTuple):
-    """What may answer a kind of request: replies, beside `error`, and codes of errors."""
+    """What may answer a kind of request or query: replies, beside `error`, and codes of errors."""
 
     replies: tuple[str, ...]
     errors: tuple[ErrorCode, ...]
@@ -63,6 +69,11 @@ CONVERSATIONS: Final[dict[str, Conversation]] = {
     "set_limit": Conversation(("limit",), _ONCE),
     "read_limit": Conversation(("limit",), _ANY),
     "read_limits": Conversation(("limits",), _ANY),
+    "find_runs": Conversation(("runs",), _LOOKED_FOR),
+    "count_runs": Conversation(("counts",), _LOOKED_FOR),
+    "read_tree": Conversation(("tree",), (*_LOOKED_FOR, ErrorCode.RUN_NOT_FOUND)),
+    "list_partitions": Conversation(("partitions",), _LOOKED_FOR),
+    "list_workers": Conversation(("workers",), _ASKED),
 }
 
 
@@ -121,5 +132,13 @@ ADVICE: Final[dict[ErrorCode, Advice]] = {
         " remembered.",
         "Wait, longer each time, and send the same entry again: same id, same bytes. Ask for the length of the stream"
         " before you push.",
+    ),
+    ErrorCode.QUERY_TOO_SLOW: Advice(
+        "A query took longer than it may, and was given up; requests were not held up.",
+        "Read the message: it says which filters find runs among many. Add one of them, or a narrower one.",
+    ),
+    ErrorCode.QUERY_FAILED: Advice(
+        "The engine could not look: PostgreSQL does not answer the worker's queries, or refuses them.",
+        "Ask again later. Tell whoever runs the deployment when it stays so.",
     ),
 }

@@ -2,6 +2,7 @@
 
 from statewright.client import Client, Proposal
 from statewright.client.leases import Executor, KeepAlive
+from statewright.client.queries import RunFilters
 from statewright.client.sent import Sent, SentCreation, SentProposal, SentRun
 from statewright.errors import (
     ConfigurationError,
@@ -20,6 +21,8 @@ from statewright.errors import (
     Overloaded,
     PartitionCountMismatch,
     ProposalConflict,
+    QueryFailed,
+    QueryTooSlow,
     RedisUnavailable,
     RequestFailed,
     RuleFailed,
@@ -32,6 +35,7 @@ from statewright.errors import (
 )
 from statewright.events import Event
 from statewright.limits import ConcurrencyLimit, LimitScope, SlotHolder, Waiter
+from statewright.overview import PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
 from statewright.protocol.replies import ParkedReply
 from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.states import TERMINAL_STATES, ProposedState, State, StateDetails, StateType
@@ -70,17 +74,24 @@ __all__ = [
     "Overloaded",
     "ParkedReply",
     "PartitionCountMismatch",
+    "PartitionStatus",
+    "Place",
     "Proposal",
     "ProposalConflict",
     "ProposedState",
+    "QueryFailed",
+    "QueryTooSlow",
     "RedisUnavailable",
     "RequestFailed",
     "RuleFailed",
     "RunConflict",
+    "RunFilters",
     "RunHistory",
     "RunKind",
     "RunNotFound",
+    "RunPage",
     "RunPolicy",
+    "RunTree",
     "Sent",
     "SentCreation",
     "SentProposal",
@@ -89,6 +100,7 @@ __all__ = [
     "ShareStatus",
     "SlotHolder",
     "State",
+    "StateCount",
     "StateDetails",
     "StateType",
     "StatewrightError",
@@ -100,4 +112,5 @@ __all__ = [
     "UnreadableAnswer",
     "Verdict",
     "Waiter",
+    "WorkerStatus",
 ]

@@ -23,7 +23,9 @@ StatewrightError
     ├── NotWritable
     ├── SubscriptionNotFound
     ├── SubscriptionConflict
-    └── Overloaded              too many requests of its partition are unanswered
+    ├── Overloaded              too many requests of its partition, or too many queries, are unanswered
+    ├── QueryTooSlow            a query took longer than it may; says which filter would help
+    └── QueryFailed             the engine could not look: PostgreSQL is away, or refuses
 """
 
 from __future__ import annotations
@@ -288,10 +290,19 @@ class SubscriptionConflict(RequestFailed):
     """A subscription of this name has another filter, or other terms; `field` says which."""
 
 
-class Overloaded(RequestFailed):
-    """Too many requests of the partition are unanswered, in number or in bytes; nothing was written for this one.
+class QueryTooSlow(RequestFailed):
+    """A query took longer than it may; the text says which filter would help. Proposals were not held up."""
 
-    The numbers are None where the engine refused it and did not say them.
+
+class QueryFailed(RequestFailed):
+    """The engine could not look: PostgreSQL does not answer the worker's queries, or refuses them. Ask again later."""
+
+
+class Overloaded(RequestFailed):
+    """Too many requests of the partition, or too many queries, are unanswered, in number or in bytes; nothing was
+    written for this one.
+
+    The numbers are None where the engine refused it and did not say them; `partition` is None for a query.
     """
 
     partition: int | None = None
@@ -301,11 +312,12 @@ class Overloaded(RequestFailed):
 
     @classmethod
     def unsent(
-        cls, request_id: UUID, partition: int, *, unanswered: int, size: int, oldest_seconds: float
+        cls, request_id: UUID, partition: int | None, *, unanswered: int, size: int, oldest_seconds: float
     ) -> Overloaded:
         """Return the error of a request that its client has not sent."""
+        which = "queries" if partition is None else f"requests of partition {partition}"
         error = cls(
-            f"partition {partition} has {unanswered} unanswered requests of {size} bytes, the oldest of which has been"
+            f"{unanswered} {which} are unanswered, of {size} bytes, the oldest of which has been"
             f" waiting for {_in_words(oldest_seconds)}; this one was not sent. Send less at a time, add workers, wait"
             " for room (STATEWRIGHT_WAIT_FOR_ROOM, in seconds) or allow more (STATEWRIGHT_MAX_BACKLOG,"
             " STATEWRIGHT_MAX_BACKLOG_BYTES)",
@@ -334,6 +346,8 @@ _BY_CODE: Final[dict[str, type[RequestFailed]]] = {
     "rule_failed": RuleFailed,
     "not_writable": NotWritable,
     _OVERLOADED: Overloaded,
+    "query_too_slow": QueryTooSlow,
+    "query_failed": QueryFailed,
     "subscription_not_found": SubscriptionNotFound,
     "subscription_conflict": SubscriptionConflict,
 }

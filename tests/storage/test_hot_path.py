@@ -176,7 +176,7 @@ class CountingDriver:
 
 @asynccontextmanager
 async def storage(deployment: Deployment) -> AsyncIterator[Storage]:
-    engine = database.create_engine(deployment.database_url, pool_size=1, for_batches=True)
+    engine = database.create_engine(deployment.database_url, pool_size=1, settings=statements.BATCH_SETTINGS)
     await database.fix_partitions(engine, None, default=1)
     opened = Storage(engine)
     try:

@@ -160,6 +160,8 @@ def _arguments(method: Method) -> Iterator[str]:
             yield _handed_on(argument, in_the_loop=in_the_loop)
     for argument in method.args.kwonlyargs:
         yield f"{argument.arg}={_handed_on(argument, in_the_loop=in_the_loop)}"
+    if method.args.kwarg is not None:
+        yield f"**{method.args.kwarg.arg}"
 
 
 def _handed_on(argument: ast.arg, *, in_the_loop: bool) -> str:

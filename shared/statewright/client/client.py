@@ -7,18 +7,19 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from functools import partial
 from types import EllipsisType, TracebackType
-from typing import Any, Final, Literal, Self, cast, overload
+from typing import Any, Final, Literal, Self, Unpack, cast, overload
 from uuid import UUID
 
 from pydantic import ValidationError
 
-from statewright.client import requests
+from statewright.client import queries, requests
 from statewright.client.heart import Heart, Kept
 from statewright.client.home import Home
 from statewright.client.inbox import Inbox
 from statewright.client.leases import Executor, KeepAlive
-from statewright.client.outbox import Outbox
+from statewright.client.outbox import QUERIES, Outbox
 from statewright.client.partitions import announced_partitions
+from statewright.client.queries import RunFilters
 from statewright.client.requests import Identity, LeaseReference, OnWait, Proposal, RunReference
 from statewright.client.room import Bound
 from statewright.client.sent import AboutRun, Answer, Sent, SentCreation, SentHistory, SentProposal, SentRun, UnderWay
@@ -27,7 +28,9 @@ from statewright.errors import InvalidRequest, LeaseLost, NotOpen, StatewrightEr
 from statewright.ids import IdSource, partition_of, partition_of_subscription
 from statewright.limits import ConcurrencyLimit
 from statewright.log import LOG, Outage, without_secrets
+from statewright.overview import PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
 from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
+from statewright.protocol.queries import Query, encode_query
 from statewright.protocol.replies import (
     ErrorReply,
     EventsReply,
@@ -63,6 +66,7 @@ from statewright.values import Duration
 from statewright.verdicts import Verdict
 
 DEFAULT_LEASE_SECONDS: Final = 30.0
+DEFAULT_PAGE: Final = 100
 CANCELLED_SECONDS: Final = 1.0
 """How long a client whose block was cancelled waits until Redis holds what was sent."""
 DEFAULT_IN_FLIGHT: Final = 100
@@ -152,6 +156,7 @@ class Client:
             if name is not None:
                 await self._inbox.take_over()
             streams = [self._channels.proposals(partition) for partition in range(self._partitions)]
+            streams.append(self._channels.queries)
             bound = Bound(self._settings.max_backlog, self._settings.max_backlog_bytes)
             self._outbox = Outbox(pool, streams, bound, self._settings.wait_for_room, outage)
             stack.push_async_callback(self._outbox.close)
@@ -543,6 +548,50 @@ class Client:
             after = page.next
         return sorted(found, key=lambda limit: (limit.scope, limit.key))
 
+    async def find_runs(
+        self, *, limit: int = DEFAULT_PAGE, after: Place | None = None, **filters: Unpack[RunFilters]
+    ) -> RunPage:
+        """Return a page of the runs that match all `filters` (see `RunFilters`), the newest first, `limit` at most.
+
+            page = await client.find_runs(state_types=["RUNNING"], unchanged_for=3_600)
+            while page.next:
+                page = await client.find_runs(..., after=page.next)
+
+        Large runs make a page shorter than `limit`; only one without `next` is the last. Any worker answers, beside the
+        requests: the page may not show yet what was sent just before. Raises QueryTooSlow when no index helps enough,
+        which says what would; QueryFailed when PostgreSQL does not answer; and what awaiting any answer does.
+        """
+        return await self._ask(lambda seconds: queries.find_runs(seconds, filters, limit, after), _page_of)
+
+    async def count_runs(self, **filters: Unpack[RunFilters]) -> list[StateCount]:
+        """Return how many runs match all `filters`, for each kind and state that any of them is in.
+
+        Counting ends at a bound; `or_more` says where. Raises what `find_runs` does.
+        """
+        return await self._ask(lambda seconds: queries.count_runs(seconds, filters), lambda reply: list(reply.counts))
+
+    async def tree(self, run: RunReference) -> RunTree:
+        """Return a run with what is below it, level by level, up to a bound: of a flow run its task runs, of a task run
+        its subflows.
+
+        Raises RunNotFound when there is no such run, and what `find_runs` does.
+        """
+        return await self._ask(lambda seconds: queries.read_tree(seconds, run), _tree_of)
+
+    async def list_workers(self) -> list[WorkerStatus]:
+        """Return all workers that are alive, the oldest first, with the partitions that each holds.
+
+        Raises what awaiting an answer does. Where there is no worker, that is NoAnswer.
+        """
+        return await self._ask(queries.list_workers, lambda reply: list(reply.workers))
+
+    async def list_partitions(self) -> list[PartitionStatus]:
+        """Return all partitions as they stand, by number: what waits in each, and what it has got to.
+
+        Raises what awaiting an answer does.
+        """
+        return await self._ask(queries.list_partitions, lambda reply: list(reply.partitions))
+
     @overload
     def subscribe(
         self,
@@ -719,6 +768,13 @@ class Client:
         position: int = await Sent(under_way, lambda reply: reply.position)
         return position
 
+    async def _ask(self, query_of: Callable[[float], Query], read: Callable[[Any], Answer]) -> Answer:
+        """Return what `read` makes of the reply to a query, which is made of the seconds that it is waited for."""
+        home = self._check_that_it_is_open()
+        seconds = self._settings.answer_timeout
+        body = requests.within(encode_query(query_of(seconds)), self._settings.max_message_bytes)
+        return await Sent(self._push(home, body, QUERIES, None, seconds), read).answer()
+
     def _send_to_run(
         self,
         message: RunRequest,
@@ -754,6 +810,11 @@ class Client:
         self, home: Home, message: Request, partition: int, request_id: UUID | None = None, timeout: float | None = None
     ) -> UnderWay:
         body = requests.body_of(message, self._settings.max_message_bytes)
+        return self._push(home, body, partition, request_id, timeout)
+
+    def _push(
+        self, home: Home, body: bytes, partition: int, request_id: UUID | None, timeout: float | None
+    ) -> UnderWay:
         request_id = request_id or self._ids.new()
         named = str(request_id).encode()
         reply = self._inbox.expect(named)
@@ -809,6 +870,16 @@ class Client:
 def _verdict_of(reply: Any) -> Verdict:
     verdict: Verdict = reply.verdict
     return verdict
+
+
+def _page_of(reply: Any) -> RunPage:
+    page: RunPage = reply.page
+    return page
+
+
+def _tree_of(reply: Any) -> RunTree:
+    tree: RunTree = reply.tree
+    return tree
 
 
 def _withdrawn_of(reply: Any) -> bool:

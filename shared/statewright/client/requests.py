@@ -42,7 +42,7 @@ from statewright.states import ProposedState, StateDetails
 from statewright.subscription.filters import EventFilter
 from statewright.subscription.positions import pairs_of
 from statewright.subscription.status import DeadLetter
-from statewright.values import MAX_IDEMPOTENCY_KEY_LENGTH, Duration
+from statewright.values import MAX_IDEMPOTENCY_KEY_LENGTH, Duration, Frozen
 from statewright.verdicts import Verdict
 
 RunReference = UUID | str | Run | AboutRun[Any]
@@ -59,7 +59,7 @@ HEARTBEAT_BYTES: Final = 1_500
 HEARTBEAT_BYTES_PER_RUN: Final = 80
 """Two ids, with quotes and commas."""
 
-Message = TypeVar("Message", bound=Request)
+Message = TypeVar("Message", bound=Frozen)
 
 
 class Proposal(NamedTuple):
@@ -101,7 +101,7 @@ def create_flow_run(
 ) -> CreateFlowRun:
     """Return the request for a flow run. Raises InvalidRequest."""
     parent_id = None if parent_task_run is None else id_of_run(parent_task_run, "parent_task_run")
-    return _checked(
+    return checked(
         CreateFlowRun,
         run_id=_id_of_new_run(ids, identity, parent_id),
         name=name,
@@ -129,7 +129,7 @@ def create_task_run(
 ) -> CreateTaskRun:
     """Return the request for a task run. Raises InvalidRequest."""
     flow_run_id = None if flow_run is None else id_of_run(flow_run, "flow_run")
-    return _checked(
+    return checked(
         CreateTaskRun,
         run_id=_id_of_new_run(ids, identity, flow_run_id),
         name=name,
@@ -147,7 +147,7 @@ def update_run(
 ) -> UpdateRun:
     """Return the request that a run be changed. Raises InvalidRequest."""
     tags_or_none = None if tags is None else _tuple_of(tags)
-    return _checked(UpdateRun, run_id=id_of_run(run), name=name, tags=tags_or_none, policy=policy)
+    return checked(UpdateRun, run_id=id_of_run(run), name=name, tags=tags_or_none, policy=policy)
 
 
 def propose(
@@ -180,7 +180,7 @@ def propose(
         said["cascade"] = cascade
     if park_timeout is not None:
         said["park_seconds"] = seconds_of(park_timeout, "park_timeout")
-    return _checked(Propose, run_id=id_of_run(run), state=state, **said)
+    return checked(Propose, run_id=id_of_run(run), state=state, **said)
 
 
 def withdraw(partition: int, proposal_id: UUID) -> Withdraw:
@@ -236,7 +236,7 @@ def lease_seconds(lease: Duration) -> float:
 
 def read_run(run: RunReference, *, after: int = 0, history: bool = True) -> ReadRun:
     """Return the request for a run, and for its history behind an ordinal. Raises InvalidRequest."""
-    return _checked(ReadRun, run_id=id_of_run(run), after=after, history=history)
+    return checked(ReadRun, run_id=id_of_run(run), after=after, history=history)
 
 
 def read_events(partition: int, after: int) -> ReadEvents:
@@ -260,17 +260,17 @@ def event_filter(*, run: RunReference | None, tree: RunReference | int | None, *
 
 def open_subscription(name: str, wanted: EventFilter, max_tries: int | None) -> OpenSubscription:
     """Return the request that a named subscription exist. Raises InvalidRequest."""
-    return _checked(OpenSubscription, name=name, filter=wanted, max_tries=max_tries)
+    return checked(OpenSubscription, name=name, filter=wanted, max_tries=max_tries)
 
 
 def join_subscription(name: str, member: str, instance: UUID) -> SyncSubscription:
     """Return the first word of a member. Raises InvalidRequest."""
-    return _checked(SyncSubscription, name=name, member=member, instance=instance, joins=True)
+    return checked(SyncSubscription, name=name, member=member, instance=instance, joins=True)
 
 
 def read_subscription(name: str) -> ReadSubscription:
     """Return the request for a named subscription. Raises InvalidRequest."""
-    return _checked(ReadSubscription, name=name)
+    return checked(ReadSubscription, name=name)
 
 
 def read_subscriptions(partition: int, after: str) -> ReadSubscriptions:
@@ -280,12 +280,12 @@ def read_subscriptions(partition: int, after: str) -> ReadSubscriptions:
 
 def remove_subscription(name: str) -> RemoveSubscription:
     """Return the request that a named subscription be removed. Raises InvalidRequest."""
-    return _checked(RemoveSubscription, name=name)
+    return checked(RemoveSubscription, name=name)
 
 
 def reset_subscription(name: str, positions: Mapping[int, int]) -> ResetSubscription:
     """Return the request that a named subscription go on behind these positions. Raises InvalidRequest."""
-    return _checked(ResetSubscription, name=name, positions=pairs_of(positions))
+    return checked(ResetSubscription, name=name, positions=pairs_of(positions))
 
 
 def settle_dead_letters(
@@ -297,7 +297,7 @@ def settle_dead_letters(
         event_ids = tuple(
             letter.event_id if isinstance(letter, DeadLetter) else _uuid_of(letter, "letters") for letter in letters
         )
-    return _checked(SettleDeadLetters, name=name, deliver_again=deliver_again, event_ids=event_ids)
+    return checked(SettleDeadLetters, name=name, deliver_again=deliver_again, event_ids=event_ids)
 
 
 def set_limit(
@@ -317,12 +317,12 @@ def set_limit(
             if given is not None:
                 raise InvalidRequest(argument, "a limit that is removed, because concurrency_limit is None, has none")
     named = _name_of(tag, name, deployment_id)
-    return _checked(SetLimit, **named, concurrency_limit=concurrency_limit, period_seconds=period, lease_seconds=lease)
+    return checked(SetLimit, **named, concurrency_limit=concurrency_limit, period_seconds=period, lease_seconds=lease)
 
 
 def read_limit(tag: str | None, *, name: str | None = None, deployment_id: UUID | str | None = None) -> ReadLimit:
     """Return the request for the limit on one of the three. Raises InvalidRequest."""
-    return _checked(ReadLimit, **_name_of(tag, name, deployment_id))
+    return checked(ReadLimit, **_name_of(tag, name, deployment_id))
 
 
 def read_limits(partition: int, after: int) -> ReadLimits:
@@ -353,7 +353,11 @@ def options_of(number: int, proposal: Any) -> dict[str, Any]:
 
 def body_of(message: Request, most: int) -> bytes:
     """Return the request as JSON. Raises MessageTooLarge where that takes more than `most` bytes."""
-    body = encode(message)
+    return within(encode(message), most)
+
+
+def within(body: bytes, most: int) -> bytes:
+    """Return the body of a message. Raises MessageTooLarge where it has more than `most` bytes."""
     if len(body) > most:
         raise MessageTooLarge(len(body), most)
     return body
@@ -448,7 +452,8 @@ def _shown(value: object) -> str:
     return repr(value)[:MAX_TEXT_SHOWN]
 
 
-def _checked(message: Callable[..., Message], **fields: Any) -> Message:
+def checked(message: Callable[..., Message], **fields: Any) -> Message:
+    """Return the message with these fields. Raises InvalidRequest, naming the field, where one is wrong."""
     try:
         return message(**fields)
     except ValidationError as error:

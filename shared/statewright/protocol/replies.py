@@ -9,6 +9,7 @@ from pydantic import Field, TypeAdapter
 
 from statewright.events import AnyEvent
 from statewright.limits import ConcurrencyLimit
+from statewright.overview import PartitionStatus, RunPage, RunTree, StateCount, WorkerStatus
 from statewright.protocol.requests import ShareEvent, ShareReference, Trial
 from statewright.runs import FlowRun, RunHistory, TaskRun
 from statewright.states import StateType
@@ -32,6 +33,8 @@ class ErrorCode(StrEnum):
     RULE_FAILED = "rule_failed"
     NOT_WRITABLE = "not_writable"
     OVERLOADED = "overloaded"
+    QUERY_TOO_SLOW = "query_too_slow"
+    QUERY_FAILED = "query_failed"
     SUBSCRIPTION_NOT_FOUND = "subscription_not_found"
     SUBSCRIPTION_CONFLICT = "subscription_conflict"
 
@@ -231,6 +234,46 @@ class SubscriptionsReply(_Reply):
     """Where to read on; None when there are no more."""
 
 
+class RunsReply(_Reply):
+    """A page of the runs that match a query."""
+
+    type: Literal["runs"] = "runs"
+    page: RunPage
+    """The runs, and where to read on."""
+
+
+class CountsReply(_Reply):
+    """How many runs match a query, for each kind and state that any of them is in."""
+
+    type: Literal["counts"] = "counts"
+    counts: tuple[StateCount, ...]
+    """One for each kind and state."""
+
+
+class TreeReply(_Reply):
+    """A run with what is below it."""
+
+    type: Literal["tree"] = "tree"
+    tree: RunTree
+    """The run, and what is below it."""
+
+
+class PartitionsReply(_Reply):
+    """All partitions as they stand, by number."""
+
+    type: Literal["partitions"] = "partitions"
+    partitions: tuple[PartitionStatus, ...]
+    """By their number."""
+
+
+class WorkersReply(_Reply):
+    """All workers that are alive, the oldest first."""
+
+    type: Literal["workers"] = "workers"
+    workers: tuple[WorkerStatus, ...]
+    """The one that was started first is the first."""
+
+
 class ErrorReply(_Reply):
     """A request that was not carried out, why, and which field was to blame. Nothing was written for it."""
 
@@ -269,6 +312,11 @@ Reply = (
     | SubscriptionReply
     | SubscriptionsReply
     | SettledReply
+    | RunsReply
+    | CountsReply
+    | TreeReply
+    | PartitionsReply
+    | WorkersReply
     | ErrorReply
 )
 REPLY: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])

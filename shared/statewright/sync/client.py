@@ -5,15 +5,17 @@ This file is made by `make sync` out of `statewright/client/client.py`, which is
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import EllipsisType
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, Unpack, cast, overload
 from uuid import UUID
 
-from statewright.client.client import DEFAULT_IN_FLIGHT, DEFAULT_LEASE_SECONDS
+from statewright.client.client import DEFAULT_IN_FLIGHT, DEFAULT_LEASE_SECONDS, DEFAULT_PAGE
+from statewright.client.queries import RunFilters
 from statewright.client.requests import LeaseReference, OnWait, Proposal, RunReference
 from statewright.client.sent import AboutRun
 from statewright.errors import LeaseLost, StatewrightError
 from statewright.ids import IdSource
 from statewright.limits import ConcurrencyLimit
+from statewright.overview import PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
 from statewright.protocol.replies import ParkedReply
 from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.states import ProposedState, StateType
@@ -418,6 +420,56 @@ class Client(OpenedByUse):
         """
         opened = self._opened()
         return opened.background.run(opened.list_limits)
+
+    def find_runs(
+        self, *, limit: int = DEFAULT_PAGE, after: Place | None = None, **filters: Unpack[RunFilters]
+    ) -> RunPage:
+        """Return a page of the runs that match all `filters` (see `RunFilters`), the newest first, `limit` at most.
+
+            page = client.find_runs(state_types=["RUNNING"], unchanged_for=3_600)
+            while page.next:
+                page = client.find_runs(..., after=page.next)
+
+        Large runs make a page shorter than `limit`; only one without `next` is the last. Any worker answers, beside
+        the requests: the page may not show yet what was sent just before. Raises QueryTooSlow when no index helps
+        enough, which says what would; QueryFailed when PostgreSQL does not answer; and what waiting for any answer
+        does.
+        """
+        opened = self._opened()
+        return opened.background.run(opened.find_runs, limit=limit, after=after, **filters)
+
+    def count_runs(self, **filters: Unpack[RunFilters]) -> list[StateCount]:
+        """Return how many runs match all `filters`, for each kind and state that any of them is in.
+
+        Counting ends at a bound; `or_more` says where. Raises what `find_runs` does.
+        """
+        opened = self._opened()
+        return opened.background.run(opened.count_runs, **filters)
+
+    def tree(self, run: RunReference) -> RunTree:
+        """Return a run with what is below it, level by level, up to a bound: of a flow run its task runs, of a task run
+        its subflows.
+
+        Raises RunNotFound when there is no such run, and what `find_runs` does.
+        """
+        opened = self._opened()
+        return opened.background.run(opened.tree, run)
+
+    def list_workers(self) -> list[WorkerStatus]:
+        """Return all workers that are alive, the oldest first, with the partitions that each holds.
+
+        Raises what waiting for an answer does. Where there is no worker, that is NoAnswer.
+        """
+        opened = self._opened()
+        return opened.background.run(opened.list_workers)
+
+    def list_partitions(self) -> list[PartitionStatus]:
+        """Return all partitions as they stand, by number: what waits in each, and what it has got to.
+
+        Raises what waiting for an answer does.
+        """
+        opened = self._opened()
+        return opened.background.run(opened.list_partitions)
 
     @overload
     def subscribe(
