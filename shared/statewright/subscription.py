@@ -22,6 +22,7 @@ from statewright.connection import (
 from statewright.errors import (
     EraBegan,
     EventsMissed,
+    EventsPruned,
     InvalidRequest,
     NoAnswer,
     Overloaded,
@@ -52,8 +53,9 @@ class Subscription:
     `Client.subscribe(since=...)` to go on there. What Redis no longer keeps is read from PostgreSQL, through
     the engine.
 
-    Iterating raises `EventsMissed` where events no longer exist, or may not be asked for, and `EraBegan` where events
-    that were told no longer happened: each once, and the next `anext` goes on behind it. It raises `RedisUnavailable`
+    Iterating raises `EventsMissed` where events no longer exist, or may not be asked for; `EventsPruned`, which is one of
+    these, where some went with their runs, which were deleted; and `EraBegan` where events that were told no longer
+    happened: each once, and the next `anext` goes on behind it. It raises `RedisUnavailable`
     when Redis refuses for longer than the client's `answer_timeout`. One of them ends an `async for`; begin another.
     """
 
@@ -74,6 +76,10 @@ class Subscription:
         """Partitions that are read from PostgreSQL, and up to which number; None means up to the last one."""
         self._asked: dict[int, int] = {}
         """Up to where PostgreSQL has been asked."""
+        self._pruned: dict[int, int] = {}
+        """Up to where events of each partition may have gone with their runs."""
+        self._told_as_pruned: dict[int, int] = {}
+        """Up to where the subscriber was told so."""
 
     async def begin(self, partitions: Sequence[int], since: Mapping[int, int] | None) -> None:
         """Begin with what is published from now on, or after the positions `since`, where the subscriber was."""
@@ -109,6 +115,9 @@ class Subscription:
                 if not self._buffer:
                     await self._fill()
         told = self._buffer.popleft()
+        if isinstance(told, EventsPruned):
+            self.positions[told.partition] = told.goes_on_behind
+            raise told
         if isinstance(told, EventsMissed):
             went_back = told.last <= self.positions[told.partition]
             self.positions[told.partition] = told.first - 1 if went_back else told.last
@@ -151,6 +160,7 @@ class Subscription:
             self._join_the_stream(partition, up_to)
 
     def _take_page(self, partition: int, page: EventsReply) -> None:
+        self._pruned[partition] = page.pruned_up_to
         for told in page.events:
             missed = _missing_before(told)
             if missed > self._told[partition]:
@@ -198,8 +208,18 @@ class Subscription:
             self._told[partition] = told.sequence
 
     def _miss(self, partition: int, last: int) -> None:
-        self._buffer.append(EventsMissed(partition, self._told[partition] + 1, last))
+        first, pruned = self._told[partition] + 1, self._pruned.get(partition, 0)
+        if first <= pruned:
+            self._tell_of_pruning(partition, first, min(last, pruned))
+        if last > pruned:
+            self._buffer.append(EventsMissed(partition, max(first, pruned + 1), last))
         self._told[partition] = last
+
+    def _tell_of_pruning(self, partition: int, first: int, last: int) -> None:
+        """Tell once of all that may have gone up to the mark: what is left comes in between."""
+        if first > self._told_as_pruned.get(partition, 0):
+            self._told_as_pruned[partition] = pruned = self._pruned[partition]
+            self._buffer.append(EventsPruned(partition, first, pruned, last))
 
     async def _page(self, partition: int, after: int, seconds: float | None) -> EventsReply | None:
         """Return what the engine has after a position, None when it may not be asked or refuses.

@@ -25,6 +25,7 @@ class ErrorCode(StrEnum):
 
     INVALID_MESSAGE = "invalid_message"
     RUN_NOT_FOUND = "run_not_found"
+    PRUNED = "pruned"
     RUN_CONFLICT = "run_conflict"
     PROPOSAL_CONFLICT = "proposal_conflict"
     RULE_FAILED = "rule_failed"
@@ -71,6 +72,14 @@ class RunReply(_Reply):
     """Whether the run is new: this request has created it just now."""
 
 
+class DeletedReply(_Reply):
+    """What was deleted: so many trees, or runs with all that was below them, and so many runs in all."""
+
+    type: Literal["deleted"] = "deleted"
+    trees: int
+    runs: int
+
+
 class HistoryReply(_Reply):
     """A run with its history, or a page of it."""
 
@@ -90,6 +99,9 @@ class EventsReply(_Reply):
     type: Literal["events"] = "events"
     events: tuple[Annotated[AnyEvent, Field(union_mode="left_to_right")], ...]
     up_to: int
+    pruned_up_to: int = 0
+    """The last number whose event went with its run, which was deleted: what is missing up to there may have gone so.
+    What is missing beyond went in another way."""
 
 
 class LimitReply(_Reply):
@@ -150,6 +162,7 @@ Reply = (
     | ParkedReply
     | WithdrawnReply
     | RunReply
+    | DeletedReply
     | HistoryReply
     | EventsReply
     | LimitReply

@@ -20,6 +20,7 @@ from statewright.values import (
     Frozen,
     Labels,
     Message,
+    Moment,
     Name,
     Tags,
 )
@@ -30,6 +31,7 @@ VERSIONS_READ: Final = (PROTOCOL_VERSION,)
 MAX_CONCURRENCY_LIMIT: Final = 1_000_000
 MAX_PRIORITY: Final = 1_000_000
 MAX_RUNS_OF_HEARTBEAT: Final = 1_000
+MAX_TREES_PRUNED: Final = 100
 MAX_PARK_SECONDS: Final = 10 * 365 * 86_400
 MAX_PERIOD_SECONDS: Final = 10 * 365 * 86_400
 ONE_OF_THREE: Final = "a limit is named by exactly one of tag, name and deployment_id"
@@ -102,6 +104,30 @@ class UpdateRun(_Request):
     tags: Tags | None = None
     policy: RunPolicy | None = None
     """Replaces the old policy, but for the marks that pausing leaves on it."""
+
+
+class DeleteRun(_Request):
+    """Delete a run with all that is below it; answered with how many runs these are.
+
+    It is refused where one of them has not come to an end, unless it is forced.
+    """
+
+    type: Literal["delete_run"] = "delete_run"
+    run_id: UUID
+    force: bool = False
+
+
+class PruneRuns(_Request):
+    """Delete trees that are over, named by their first runs, each as a whole or not at all.
+
+    A tree stays when one of its runs has not come to an end, or was changed since a moment, or has a proposal parked;
+    or when there is no room for it in this transaction. Answered with what was deleted.
+    """
+
+    type: Literal["prune_runs"] = "prune_runs"
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    run_ids: Annotated[tuple[UUID, ...], Field(min_length=1, max_length=MAX_TREES_PRUNED)]
+    unchanged_since: Moment
 
 
 class ReadRun(_Request):
@@ -226,12 +252,14 @@ class ReadLimits(_Request):
 
 
 CreateRun = CreateFlowRun | CreateTaskRun
-RunRequest = CreateFlowRun | CreateTaskRun | UpdateRun | Propose | ReadRun
+RunRequest = CreateFlowRun | CreateTaskRun | UpdateRun | DeleteRun | Propose | ReadRun
 LimitRequest = SetLimit | ReadLimit
 Request = Annotated[
     CreateFlowRun
     | CreateTaskRun
     | UpdateRun
+    | DeleteRun
+    | PruneRuns
     | Propose
     | Withdraw
     | Heartbeat

@@ -24,5 +24,7 @@ class ReadEventsKind(Kind[ReadEvents]):
         up_to = min(page.up_to, batch.sequence)
         events = b",".join([event.body for event in batch.read_back(page.changes, request.after, up_to)])
         # An EventsReply: the events are in it as they are in the stream.
-        body = b'{"type":"events","v":%d,"events":[%b],"up_to":%d}' % (PROTOCOL_VERSION, events, up_to)
+        # Most often nothing of a partition was pruned, and then it is not said.
+        pruned = b',"pruned_up_to":%d' % page.pruned_up_to if page.pruned_up_to else b""
+        body = b'{"type":"events","v":%d,"events":[%b],"up_to":%d%b}' % (PROTOCOL_VERSION, events, up_to, pruned)
         return EncodedReply("events", body)
