@@ -10,7 +10,7 @@ StatewrightError
 ├── NoAnswer                    no answer came in time; says how far the request got; asking again under its id is safe
 ├── UnreadableAnswer            a worker of another version answered in a form that this client does not know
 ├── EventsMissed                a subscription cannot tell some events; it goes on behind them
-│   └── EventsPruned            some of them went with their runs, which were deleted; it goes on with those that are left
+│   └── EventsPruned            some went with their runs, which were deleted; it goes on with those that are left
 ├── LeaseLost                   a run is no longer held by the lease that was kept; says what it is in now, and why
 ├── EraBegan                    changes that a subscription told of no longer exist; it goes on behind them
 └── RequestFailed               the request was refused; nothing was written for it

@@ -53,10 +53,10 @@ class Subscription:
     `Client.subscribe(since=...)` to go on there. What Redis no longer keeps is read from PostgreSQL, through
     the engine.
 
-    Iterating raises `EventsMissed` where events no longer exist, or may not be asked for; `EventsPruned`, which is one of
-    these, where some went with their runs, which were deleted; and `EraBegan` where events that were told no longer
-    happened: each once, and the next `anext` goes on behind it. It raises `RedisUnavailable`
-    when Redis refuses for longer than the client's `answer_timeout`. One of them ends an `async for`; begin another.
+    Iterating raises `EventsMissed` where events no longer exist, or may not be asked for; its subclass `EventsPruned`
+    where some went with their runs, which were deleted; and `EraBegan` where events that were told no longer happened:
+    each once, and the next `anext` goes on behind it. It raises `RedisUnavailable` when Redis refuses for longer than
+    the client's `answer_timeout`. One of them ends an `async for`; begin another.
     """
 
     def __init__(self, pool: ConnectionPool, channels: Channels, read_events: ReadEvents, patience: float) -> None:

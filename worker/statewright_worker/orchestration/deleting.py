@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 DELETED_AT_ONCE: Final = 200
-"""How many runs a batch deletes at most. A tree of more goes in several batches; nobody sees it from the first one on."""
+"""How many runs a batch deletes at most. A larger tree goes in several batches; nobody sees it from the first on."""
 
 
 class RunsBelow(NamedTuple):

@@ -51,8 +51,8 @@ class DeleteRunKind(OfRun[DeleteRun]):
             return refusal(
                 ErrorCode.RUN_CONFLICT,
                 "run_id",
-                f"run_id: {tree.unfinished} of the {tree.runs} runs to be deleted with {tree.run_id} have not come to an"
-                " end; end them before, for example with State.cancelled() and cascade, or delete them by force",
+                f"run_id: of the {tree.runs} runs to go with {tree.run_id}, {tree.unfinished} have not come to an end;"
+                " end them before, for example with State.cancelled() and cascade, or delete them by force",
             )
         _delete(tree, batch)
         return DeletedReply(trees=1, runs=tree.runs)

@@ -73,8 +73,8 @@ class PartitionStreams:
 
         An answer that cannot be delivered, because its client's key is of another type, keeps no other answer back.
         What a full Redis refuses is owed until `settle` has sent it; events are not owed: PostgreSQL has them. Neither
-        is it owed to wake other partitions: their holders look by themselves now and then. Events that went with their runs
-        and are not erased now leave the stream like all others, once it has grown.
+        is it owed to wake other partitions: their holders look by themselves now and then. Events of
+        deleted runs that are not erased now leave the stream like all others, once it has grown.
         """
         events, commands = publication.events, self._replies.sending(publication.replies)
         if publication.dead_letters:
