@@ -18,6 +18,9 @@ from statewright import (
 )
 from statewright.protocol.channels import EVENT_BODY
 from statewright.protocol.requests import DeleteRun, encode
+from statewright_worker.facts.old_trees import OldTrees
+from statewright_worker.maintenance.retention import Retention
+from statewright_worker.storage.database import create_engine
 from tests.deployment import HANGS_SECONDS, IDS, Deployment, until
 from tests.end_to_end.test_bad_input import RawProducer
 
@@ -256,3 +259,79 @@ async def test_a_subscriber_that_is_behind_is_told_once_of_what_was_deleted(depl
         await deployment.empty_redis()
         assert await told(start.positions) == everything
         assert await told({0: 10}) == ["5", "5", "last"]
+
+
+async def test_old_trees_are_deleted_when_their_time_has_come(deployment: Deployment) -> None:
+    async with deployment.worker(), deployment.client() as client:
+        over, _ = await a_tree(client)
+        alone = await client.create_task_run("alone", state=State.running())
+        await client.propose(alone, State.failed())
+        running = await client.create_flow_run("running", state=State.running())
+        keyed = await client.create_flow_run("keyed", idempotency_key="key", state=State.running())
+        await client.propose(keyed, State.cancelled())
+        with pytest.raises(RunConflict):
+            await client.update_run(keyed, name="other")
+    # As if a day had passed.
+    for table in ("flow_run", "task_run"):
+        earlier = ", ".join(f"{column} = {column} - interval '1 day'" for column in ("created", "state_timestamp"))
+        await deployment.execute(f"UPDATE {table} SET {earlier}")
+    await deployment.execute("UPDATE answer SET answered = answered - interval '1 day'")
+    async with deployment.worker(keep_runs="12h"), deployment.client() as client:
+
+        async def are_deleted() -> bool:
+            return await rows(deployment, "flow_run", "task_run", "verdict") == {"flow_run": 1, "verdict": 1}
+
+        await until(are_deleted)
+        for run in (over, alone, keyed):
+            with pytest.raises(RunPruned):
+                await client.read_run(run)
+        again = client.create_flow_run("keyed", idempotency_key="key")
+        await again
+        assert again.created
+        assert (await client.propose(running, State.completed())).accepted
+
+
+async def test_what_is_remembered_is_forgotten_in_the_end(deployment: Deployment) -> None:
+    async with deployment.worker(), deployment.client() as client:
+        flow, _ = await a_tree(client)
+        await client.delete_run(flow)
+        stays = await client.create_flow_run("stays", state=State.running())
+        await client.update_run(stays, name="renamed")
+        await client.set_limit("db", 1)
+    await deployment.execute(
+        "UPDATE answer SET answered = answered - interval '1 day'; UPDATE pruned SET pruned = pruned - interval '1 day'"
+    )
+    assert await rows(deployment, "answer", "pruned") == {"answer": 4, "pruned": 5}
+    async with deployment.worker(keep_runs=timedelta(hours=12)), deployment.client() as client:
+
+        async def are_forgotten() -> bool:
+            # What `stays` was created with stays, and the answer to its change.
+            return await rows(deployment, "answer", "pruned") == {"answer": 2}
+
+        await until(are_forgotten)
+        with pytest.raises(RunNotFound) as unknown:
+            await client.read_run(flow)
+        assert unknown.value.code == "run_not_found"
+
+
+async def test_nothing_is_deleted_by_itself_unless_that_is_asked_for(deployment: Deployment) -> None:
+    async with deployment.worker(), deployment.client() as client:
+        await a_tree(client)
+    for table in ("flow_run", "task_run"):
+        await deployment.execute(f"UPDATE {table} SET created = '2000-01-01Z', state_timestamp = '2000-01-01Z'")
+    before = await rows(deployment)
+    trees = OldTrees(engine := create_engine(deployment.database_url, pool_size=0))
+    try:
+        asked: list[int] = []
+
+        async def push(partition: int, body: bytes) -> bool:
+            asked.append(partition)
+            return True
+
+        await Retention(trees, 8, None).work(push, seconds=5)
+        assert not asked
+        await Retention(trees, 8, 3_600).work(push, seconds=0.5)
+        assert asked
+    finally:
+        await engine.dispose()
+    assert await rows(deployment) == before

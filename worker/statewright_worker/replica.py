@@ -14,8 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from statewright.ids import IdSource
 from statewright.protocol.channels import Channels
 from statewright_worker.drain.drain import DrainTools
+from statewright_worker.facts.old_trees import OldTrees
 from statewright_worker.holding.holder import Holder
 from statewright_worker.maintenance.jobs import Maintenance
+from statewright_worker.maintenance.retention import Retention
 from statewright_worker.observing.outages import Outage
 from statewright_worker.orchestration.contexts import OrchestrationSettings
 from statewright_worker.orchestration.engine import Engine
@@ -66,6 +68,7 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
     async with AsyncExitStack() as stack:
         partitions = await _known_to_both(settings, channels)
         db = await stack.enter_async_context(_database(settings))
+        aside = await stack.enter_async_context(_database(settings, for_batches=False))
         pool = await stack.enter_async_context(open_pool(redis_url))
         storage = Storage(db, pooled=settings.transaction_pooler)
         postgresql, redis = Outage("PostgreSQL", log), Outage("Redis", log)
@@ -87,7 +90,15 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
         log.info("worker started", worker=worker, partitions=partitions)
         yield Replica(
             Holder(holders, tools.drain, storage.can_write, postgresql=postgresql, redis=redis),
-            Maintenance(partial(worker_pool, redis_url), channels, worker, settings.reply_seconds, redis),
+            Maintenance(
+                partial(worker_pool, redis_url),
+                channels,
+                worker,
+                reply_seconds=settings.reply_seconds,
+                retention=Retention(OldTrees(aside), partitions, settings.keep_runs),
+                ids=ids,
+                outage=redis,
+            ),
         )
         log.info("worker stopped", worker=worker)
 
@@ -112,16 +123,16 @@ async def _known_to_both(settings: WorkerSettings, channels: Channels) -> int:
 
 
 @asynccontextmanager
-async def _database(settings: WorkerSettings) -> AsyncIterator[AsyncEngine]:
+async def _database(settings: WorkerSettings, *, for_batches: bool = True) -> AsyncIterator[AsyncEngine]:
     db = database.create_engine(
         settings.database_url.get_secret_value(),
         # Each partition keeps its own connection. One that a pool kept idle could be broken without anybody knowing.
         pool_size=0,
-        for_batches=True,
+        for_batches=for_batches,
         pooled_transactions=settings.transaction_pooler,
-        application="worker",
-        # Storage watches the connections itself, because the driver's own limit is expensive.
-        command_timeout=None,
+        application="worker" if for_batches else "maintenance",
+        # Storage watches its connections itself, because the driver's own limit is expensive.
+        command_timeout=None if for_batches else database.COMMAND_SECONDS,
     )
     try:
         yield db
