@@ -175,8 +175,8 @@ Duration = float | timedelta
 """A number of seconds, or a duration of the standard library's or of pendulum's, whose class is derived from it."""
 
 
-_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_SHORT: Final = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([smhdw])\s*$")
+_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_SHORT: Final = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([smhdw]?)\s*$")
 _ISO_8601: Final = TypeAdapter(timedelta)
 
 
@@ -184,12 +184,12 @@ def _in_seconds(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, str):
-        return _seconds_said(value)
+        return seconds_said(value)
     return tuple(map(_in_seconds, value)) if isinstance(value, list | tuple) else value
 
 
-def _seconds_said(text: str) -> float | str:
-    """Return the seconds of a duration like `30d` or `P30D` (ISO 8601); any other text as it is."""
+def seconds_said(text: str) -> float | str:
+    """Return the seconds of a duration like `30d`, `P30D` (ISO 8601) or `2592000`; any other text as it is."""
     short = _SHORT.match(text)
     if short is not None:
         return float(short[1]) * _UNITS[short[2]]
