@@ -19,6 +19,8 @@ from statewright_worker.facts.old_trees import FORGOTTEN_AT_ONCE, LOOKED_AT, Old
 
 PAUSE_SECONDS: Final = 0.25
 """Between two requests to the same partition."""
+LOOK_AGAIN_SECONDS: Final = 5.0
+"""When no tree was old enough, others may be after so long."""
 RUNS_PER_REQUEST: Final = 100
 """How many runs a request deletes at most, unless a single tree has more: some milliseconds of its partition's time."""
 DELETED_REMEMBERED: Final = timedelta(days=30)
@@ -45,9 +47,10 @@ class Retention:
         ends = self._clock() + seconds
         try:
             await self._forget(ends)
-            if self._keep is not None:
-                while self._clock() < ends and await self._look_through(self._keep, push, ends):
-                    pass
+            while self._keep is not None and self._clock() < ends:
+                if not await self._look_through(self._keep, push, ends):
+                    await asyncio.sleep(max(min(LOOK_AGAIN_SECONDS, ends - self._clock()), 0))
+                await self._forget(ends)
         except StatewrightError as error:
             log.warning("old runs stay for now", reason=str(error))
 
