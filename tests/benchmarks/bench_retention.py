@@ -5,6 +5,7 @@ The load are whole trees, each a flow run with ten task runs that all come to th
 
 import argparse
 import asyncio
+import itertools
 import os
 import time
 from typing import Final, NamedTuple
@@ -42,9 +43,10 @@ class Size(NamedTuple):
 class Producer:
     """Lets so many trees at a time live and come to their end, and takes the time of each transition."""
 
-    def __init__(self, client: Client, ends: float) -> None:
+    def __init__(self, client: Client, began: float, ends: float, rate: float | None) -> None:
         self._client = client
         self._ends = ends
+        self._begins = itertools.repeat(began) if rate is None else (began + n / rate for n in itertools.count())
         self.latencies: list[float] = []
         self.counts_from = 0.0
 
@@ -52,7 +54,8 @@ class Producer:
         await asyncio.gather(*[self._go_on() for _ in range(trees)])
 
     async def _go_on(self) -> None:
-        while time.perf_counter() < self._ends:
+        while (begins := next(self._begins)) < self._ends and time.perf_counter() < self._ends:
+            await asyncio.sleep(max(begins - time.perf_counter(), 0))
             flow = await self._client.create_flow_run("bench")
             await self._propose(flow.id, State.running())
             await asyncio.gather(*[self._task(flow.id, number) for number in range(TASKS)])
@@ -82,17 +85,24 @@ class Measured(NamedTuple):
         return 1_000 * self.latencies[len(self.latencies) * percent // 100]
 
 
-def measure(seconds: float, every: float, trees: int) -> Measured:
+class Load(NamedTuple):
+    """How many trees are under way at a time, and at most how many begin in a second."""
+
+    trees: int
+    rate: float | None
+
+
+def measure(load: Load, seconds: float, every: float) -> Measured:
     with embedded_target(1) as target:
-        return run(_measure(target, seconds, every, trees))
+        return run(_measure(target, load, seconds, every))
 
 
-async def _measure(target: Target, seconds: float, every: float, trees: int) -> Measured:
+async def _measure(target: Target, load: Load, seconds: float, every: float) -> Measured:
     began = time.perf_counter()
     async with Client(target.redis_url) as client:
-        producer = Producer(client, began + WARM_UP + seconds)
+        producer = Producer(client, began, began + WARM_UP + seconds, load.rate)
         producer.counts_from = began + WARM_UP
-        producing = asyncio.create_task(producer.produce(trees))
+        producing = asyncio.create_task(producer.produce(load.trees))
         sizes: list[Size] = []
         while not producing.done():
             sizes.append(await _size(target, time.perf_counter() - began))
@@ -126,13 +136,15 @@ def main() -> None:
     parser.add_argument("--without", type=float, default=60, help="how long the one without lasts, before and after")
     parser.add_argument("--keep", default="30", help="STATEWRIGHT_KEEP_RUNS")
     parser.add_argument("--trees", type=int, default=30, help="how many trees are under way at a time")
+    parser.add_argument("--rate", type=float, help="how many trees begin in a second; by default as many as end")
     given = parser.parse_args()
+    load = Load(given.trees, given.rate)
     os.environ.pop(KEEP_RUNS, None)
-    before = measure(given.without, given.without / 4, given.trees)
+    before = measure(load, given.without, given.without / 4)
     os.environ[KEEP_RUNS] = given.keep
-    pruned = measure(given.seconds, given.seconds / 20, given.trees)
+    pruned = measure(load, given.seconds, given.seconds / 20)
     del os.environ[KEEP_RUNS]
-    after = measure(given.without, given.without / 4, given.trees)
+    after = measure(load, given.without, given.without / 4)
     # What else the machine does changes meanwhile.
     without = (before.rate + after.rate) / 2
     header = ["load", "transitions/s", "against", "p50 ms", "p95 ms", "p99 ms", "runs", "database MB", "Redis MB"]

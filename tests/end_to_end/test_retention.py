@@ -335,3 +335,17 @@ async def test_nothing_is_deleted_by_itself_unless_that_is_asked_for(deployment:
     finally:
         await engine.dispose()
     assert await rows(deployment) == before
+
+
+async def test_nothing_is_left_of_an_executor_that_has_ended(deployment: Deployment) -> None:
+    async with deployment.worker(), deployment.client() as client:
+        async with client.executor("worker-7", lease=0.2) as executor:
+            run = await client.create_task_run("load")
+            await executor.propose(run, State.running())
+            await client.propose(run, State.completed())
+        assert await rows(deployment, "executor")
+
+        async def is_gone() -> bool:
+            return await rows(deployment, "executor", "lease", "timer") == {}
+
+        await until(is_gone)

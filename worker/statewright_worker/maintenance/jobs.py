@@ -24,8 +24,8 @@ from statewright_worker.streams.replies import give_lifetimes
 POLL_SECONDS: Final = 1.0
 ANSWER_SECONDS: Final = 2.0
 JOB_SECONDS: Final = 50
-RETENTION_SECONDS: Final = 45.0
-"""For how long of each minute old trees are deleted at most: the other jobs have their time, too."""
+RETENTION_SECONDS: Final = 55.0
+"""For how long of each minute old trees are deleted at most; the next minute's job goes on."""
 AGAIN_SECONDS: Final = 1.0
 HEALTH_SECONDS: Final = 60
 
@@ -80,12 +80,12 @@ class Maintenance:
         return Worker(
             cron_jobs=[
                 cron(_coroutine(self._sweep), name="sweep", second=0, timeout=JOB_SECONDS),
-                cron(_coroutine(self._retain), name="retain", second=10, run_at_startup=True, timeout=JOB_SECONDS),
+                cron(_coroutine(self._retain), name="retain", second=10, run_at_startup=True, timeout=60),
             ],
             queue_name=self._channels.queue,
             redis_pool=ArqRedis(pool, job_serializer=_to_json, job_deserializer=json.loads),
             handle_signals=False,
-            max_jobs=1,
+            max_jobs=2,
             keep_result=0,
             poll_delay=POLL_SECONDS,
             health_check_key=self._health,
