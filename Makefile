@@ -4,8 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# What Node.js needs: the checks of the AsyncAPI document, and the examples.
+NODE_FOLDERS := protocol/checks examples/node
+NODE_INSTALLED := $(NODE_FOLDERS:%=%/node_modules/.installed)
 
-.PHONY: install demo dev test check matrix matrix-short bench bench-compare conformance-engine format lint types contracts lock clean
+.PHONY: install sync node protocol demo dev test check matrix matrix-short bench bench-compare conformance-engine format lint types contracts lock clean
 
 install: $(INSTALLED)
 
@@ -16,6 +19,22 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
+node: $(NODE_INSTALLED)
+
+%/node_modules/.installed: %/package-lock.json
+	@node -e 'process.exit(Number(parseInt(process.versions.node) < 20))' || \
+		{ echo 'Node.js 20 or newer is needed, with npm' >&2; exit 1; }
+	npm ci --prefix $* --ignore-scripts --loglevel=error
+	touch $@
+
+# The AsyncAPI document and the JSON Schemas, anew from the message models.
+protocol: install
+	$(BIN)/python -m protocol.generator
+
+# The client without an event loop, out of the one for event loops.
+sync: install
+	$(BIN)/python -m tests.sync.making
+
 demo: install
 	$(BIN)/statewright demo
 
@@ -25,9 +44,12 @@ dev: install
 test: install
 	$(BIN)/python -m pytest
 
-check: install
+# Without Node.js, `make test` skips what needs it, and this fails.
+check: install node
 	$(BIN)/ruff format --check .
-	$(MAKE) --no-print-directory lint types contracts test conformance-engine
+	$(MAKE) --no-print-directory lint types contracts
+	$(BIN)/python -m pytest --with-node
+	$(MAKE) --no-print-directory conformance-engine
 
 # The recorded cases again, with a clock that the runner sets: some wait for a schedule.
 conformance-engine: install
@@ -69,4 +91,4 @@ lock:
 		--extra worker --extra embedded --extra bench --group dev --output-file requirements.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(NODE_FOLDERS:%=%/node_modules) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from tests.deployment import deployment, servers, template
+from tests.node import node_with_checks, node_with_redis
 
-__all__ = ["deployment", "pytest_addoption", "servers", "template"]
+__all__ = ["deployment", "node_with_checks", "node_with_redis", "pytest_addoption", "servers", "template"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of the conformance tests."""
+    """Add the options of the conformance tests, and of those that need Node.js."""
     group = parser.getgroup("conformance")
     group.addoption(
         "--cases",
@@ -24,4 +25,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--engine-only",
         action="store_true",
         help="run recorded cases on the engine alone, in memory, with a clock that the runner sets",
+    )
+    parser.addoption(
+        "--with-node",
+        action="store_true",
+        help="fail instead of skipping what needs Node.js and its packages (`make node` installs these)",
     )

@@ -12,9 +12,11 @@ from statewright.errors import (
     InvalidMessage,
     InvalidRequest,
     LeaseLost,
+    MemberReplaced,
     MessageTooLarge,
     NoAnswer,
     NotOpen,
+    NotPermitted,
     NotWritable,
     Overloaded,
     PartitionCountMismatch,
@@ -26,13 +28,19 @@ from statewright.errors import (
     RunNotFound,
     RunPruned,
     StatewrightError,
+    SubscriptionConflict,
+    SubscriptionNotFound,
     UnreadableAnswer,
 )
 from statewright.events import Event
 from statewright.limits import ConcurrencyLimit, LimitScope, SlotHolder, Waiter
+from statewright.protocol.replies import ParkedReply
 from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.states import TERMINAL_STATES, ProposedState, State, StateDetails, StateType
-from statewright.subscription import Subscription
+from statewright.subscription.filters import EventFilter
+from statewright.subscription.groups import NamedSubscription
+from statewright.subscription.status import DeadLetter, MemberStatus, ShareStatus, SubscriptionStatus
+from statewright.subscription.unnamed import Subscription
 from statewright.verdicts import SetStateStatus, Verdict
 
 __all__ = [
@@ -40,9 +48,11 @@ __all__ = [
     "Client",
     "ConcurrencyLimit",
     "ConfigurationError",
+    "DeadLetter",
     "Delivery",
     "EraBegan",
     "Event",
+    "EventFilter",
     "EventsMissed",
     "EventsPruned",
     "Executor",
@@ -52,11 +62,16 @@ __all__ = [
     "KeepAlive",
     "LeaseLost",
     "LimitScope",
+    "MemberReplaced",
+    "MemberStatus",
     "MessageTooLarge",
+    "NamedSubscription",
     "NoAnswer",
     "NotOpen",
+    "NotPermitted",
     "NotWritable",
     "Overloaded",
+    "ParkedReply",
     "PartitionCountMismatch",
     "Proposal",
     "ProposalConflict",
@@ -75,12 +90,16 @@ __all__ = [
     "SentProposal",
     "SentRun",
     "SetStateStatus",
+    "ShareStatus",
     "SlotHolder",
     "State",
     "StateDetails",
     "StateType",
     "StatewrightError",
     "Subscription",
+    "SubscriptionConflict",
+    "SubscriptionNotFound",
+    "SubscriptionStatus",
     "TaskRun",
     "UnreadableAnswer",
     "Verdict",

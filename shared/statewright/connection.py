@@ -1,6 +1,7 @@
 """The one place where a connection to Redis is made, for clients and workers alike."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from math import inf
@@ -24,9 +25,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
+from statewright.errors import NotPermitted, RedisUnavailable
 from statewright.protocol.channels import following
 
 Result = TypeVar("Result")
+Argument = str | int | bytes
+Command = tuple[Argument, ...]
 
 DROPPED: Final = (RedisConnectionError, RedisTimeoutError, OSError)
 """What is raised when a connection is lost, refused or silent: worth another try, unlike an answer that says no."""
@@ -41,6 +45,67 @@ EXCHANGE_SECONDS: Final = 5.0
 
 BUSY_SECONDS: Final = 0.1
 
+RIGHTS_SECONDS: Final = 1.0
+"""How long a right may be missing before whoever waits is told: setting a user's rights anew takes a moment."""
+
+_REFUSED_COMMAND: Final = re.compile(r"run the '([^']+)' command")
+_REFUSED_BY_ACL: Final = ("ACL failure in script", "The user executing the script can't", "because of: NOPERM")
+"""What Valkey and Redis say of a command within a script, and of EXEC: such a refusal has another code than NOPERM."""
+_COMMANDS_WITHOUT_KEYS: Final = frozenset({"DBSIZE", "EXEC", "INFO", "MULTI", "PING", "SCAN", "TIME", "UNWATCH"})
+
+
+class RightMissing(NoPermissionError):
+    """Redis refuses a command because its user lacks the right to it, or to one of its keys. Says which."""
+
+    def __init__(self, user: str, command: Command, said: str) -> None:
+        """Take the user, the command that was refused, and what Redis says, which tells no key."""
+        self.user = user
+        self.command, self.keys = _named(command)
+        self.said = said
+        refused = _REFUSED_COMMAND.search(said)
+        if refused is not None or "command or subcommand" in said:
+            self.keys = ()
+        if refused is None and not self.keys:
+            self.command = f"a command within {self.command}"
+        elif refused is not None and refused[1].upper() != self.command.partition(" ")[0]:
+            # Within a script, it is another command than the one that was sent.
+            self.command = refused[1].upper().replace("|", " ")
+        super().__init__(f"{self.what}; {NotPermitted.CURE}")
+
+    @property
+    def what(self) -> str:
+        """What the user may not do, in words."""
+        if not self.keys:
+            return f"Redis user {self.user!r} may not run {self.command}"
+        kind = "channel" if "channel" in self.said else "key"
+        where = f"the {kind}" if len(self.keys) == 1 else f"one of the {kind}s"
+        return f"Redis user {self.user!r} may not use {self.command} on {where} {', '.join(map(repr, self.keys))}"
+
+
+def _named(command: Command) -> tuple[str, tuple[str, ...]]:
+    """Return the name of a command, and its keys or channels."""
+    name, *arguments = (part.decode(errors="replace") if isinstance(part, bytes) else str(part) for part in command)
+    if name == "MEMORY":
+        name = f"{name} {arguments.pop(0)}"
+    if name in _COMMANDS_WITHOUT_KEYS:
+        return name, ()
+    if name == "EVAL":
+        _, number, *arguments = arguments
+        return name, tuple(arguments[: int(number)])
+    if name == "XREAD":
+        arguments = arguments[arguments.index("STREAMS") + 1 :]
+        return name, tuple(arguments[: len(arguments) // 2])
+    return name, tuple(arguments[:1])
+
+
+def with_its_right(refusal: ResponseError, user: str, command: Command) -> ResponseError:
+    """Return a refusal as RightMissing where Redis refuses because of the user's rights, else as it is."""
+    said = str(refusal)
+    if isinstance(refusal, NoPermissionError) or any(words in said for words in _REFUSED_BY_ACL):
+        return RightMissing(user, command, said)
+    return refusal
+
+
 _CODES: Final = {
     ClusterDownError: "CLUSTERDOWN",
     ExecAbortError: "EXECABORT",
@@ -48,6 +113,7 @@ _CODES: Final = {
     NoPermissionError: "NOPERM",
     OutOfMemoryError: "OOM",
     ReadOnlyError: "READONLY",
+    RightMissing: "NOPERM",
     TryAgainError: "TRYAGAIN",
 }
 _ANOTHER_SERVER: Final = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN", "CLUSTERDOWN", "NOAUTH"})
@@ -63,8 +129,6 @@ _PASSING: Final = _ANOTHER_SERVER | {
     "TRYAGAIN",
 }
 
-Argument = str | int | bytes
-Command = tuple[Argument, ...]
 StreamEntry = tuple[bytes, dict[bytes, bytes]]
 """An entry's id, and its fields."""
 
@@ -120,6 +184,11 @@ def connection_pool(url: str, *, shown_as: str = CLIENT_NAME) -> ConnectionPool:
     return ConnectionPool(**{**_UNLESS_SAID, **said, **ours})
 
 
+def user_of(pool: Any) -> str:
+    """Return the name of the Redis user as whom a pool of redis-py connects."""
+    return str(pool.connection_kwargs.get("username") or "default")
+
+
 class HeldConnection:
     """A connection that its one user keeps, made when it is first used and again after it was lost.
 
@@ -129,6 +198,7 @@ class HeldConnection:
     def __init__(self, pool: ConnectionPool) -> None:
         """Make it for the event loop that runs."""
         self._pool = pool
+        self._user = user_of(pool)
         self._connection: Any = None
         self._loop = asyncio.get_running_loop()
         self._due: float | None = None
@@ -143,7 +213,7 @@ class HeldConnection:
 
     async def exchange(self, *commands: Command, seconds: float = EXCHANGE_SECONDS) -> list[Any]:
         """Send the commands together, and return their answers as Redis gave them; what it refused is a ResponseError
-        in the place of an answer.
+        in the place of an answer, and a RightMissing where its user lacks a right.
 
         Raises what is in DROPPED when the connection is lost, and when not all answers are there within `seconds`
         (commands that block take as long as they block on top); some of the commands may have been carried out then.
@@ -159,11 +229,11 @@ class HeldConnection:
         answers: list[Any] = []
         try:
             await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            for _ in commands:
+            for command in commands:
                 try:
                     answers.append(await connection.read_response())
                 except ResponseError as refusal:
-                    answers.append(refusal)
+                    answers.append(with_its_right(refusal, self._user, command))
                     self._moved = self._moved or _code(refusal) in _ANOTHER_SERVER
         except DROPPED:
             if self._overdue:
@@ -261,6 +331,23 @@ def passing(refusal: ResponseError) -> bool:
     return _code(refusal) in _PASSING
 
 
+def patience_with(refusal: ResponseError, patience: float) -> float:
+    """Return for how many seconds a refusal may last before whoever reads is told, where others may last `patience`.
+
+    A missing right is told soon, because somebody must give it; but no reload of the rights may end a service.
+    """
+    if not passing(refusal):
+        return 0.0
+    return min(patience, RIGHTS_SECONDS) if isinstance(refusal, RightMissing) else patience
+
+
+def unavailable(what_follows: str, refusal: ResponseError) -> RedisUnavailable:
+    """Return the error that tells a user of a refusal: NotPermitted where a right is missing, which it names."""
+    if isinstance(refusal, RightMissing):
+        return NotPermitted(f"{what_follows}: {refusal.what}", refusal.user, refusal.command, refusal.keys)
+    return RedisUnavailable(f"{what_follows}: {refusal}")
+
+
 def _code(refusal: ResponseError) -> str:
     # redis-py leaves the first word out where it has a class for it; which classes it uses depends on its version.
     return _CODES.get(type(refusal)) or str(refusal).partition(" ")[0]
@@ -270,6 +357,14 @@ def accepted(answers: list[Any]) -> list[Any]:
     """Return the answers. Raises the first ResponseError among them."""
     for answer in answers:
         if isinstance(answer, ResponseError):
+            raise answer
+    return answers
+
+
+def permitted(answers: list[Any]) -> list[Any]:
+    """Return the answers. Raises the first RightMissing among them."""
+    for answer in answers:
+        if isinstance(answer, RightMissing):
             raise answer
     return answers
 
@@ -306,8 +401,13 @@ async def _again(do: Callable[[], Awaitable[Result]], on: tuple[type[BaseExcepti
     return await retrying(do)
 
 
-async def cancel(task: "asyncio.Task[None]") -> None:
-    """Cancel a task that runs for ever, and wait until it has ended."""
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+async def cancel(*tasks: "asyncio.Task[None]") -> None:
+    """Cancel tasks that run for ever, and wait until they have ended; they end as well when the caller is cancelled."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        # Awaiting a task itself would not tell its cancellation from the caller's.
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()

@@ -6,12 +6,14 @@ StatewrightError
 ├── InvalidRequest              an argument is not what the protocol says; nothing was sent
 ├── NotOpen                     the client is not open here; nothing was sent
 ├── RedisUnavailable            Redis did not answer and asking again did not help, or it refused the request
+│   └── NotPermitted            the Redis user lacks a right; says which command it may not run, or on which keys
 ├── MessageTooLarge
 ├── NoAnswer                    no answer came in time; says how far the request got; asking again under its id is safe
 ├── UnreadableAnswer            a worker of another version answered in a form that this client does not know
 ├── EventsMissed                a subscription cannot tell some events; it goes on behind them
 │   └── EventsPruned            some went with their runs, which were deleted; it goes on with those that are left
 ├── LeaseLost                   a run is no longer held by the lease that was kept; says what it is in now, and why
+├── MemberReplaced              another process has joined a named subscription under this member's name
 ├── EraBegan                    changes that a subscription told of no longer exist; it goes on behind them
 └── RequestFailed               the request was refused; nothing was written for it
     ├── InvalidMessage
@@ -21,13 +23,15 @@ StatewrightError
     ├── ProposalConflict
     ├── RuleFailed
     ├── NotWritable
+    ├── SubscriptionNotFound
+    ├── SubscriptionConflict
     └── Overloaded              too many requests of its partition are unanswered
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -76,6 +80,22 @@ class NotOpen(StatewrightError):
 
 class RedisUnavailable(StatewrightError):
     """Redis did not answer and asking again did not help, or it refused the request."""
+
+
+class NotPermitted(RedisUnavailable):
+    """The Redis user `user` lacks a right: it may not run `command`, or may not use it on one of `keys`.
+
+    `keys` are the keys or channels of the command; there are none where the command itself is refused. Trying again is
+    in vain until somebody gives the user the right.
+    """
+
+    CURE: ClassVar[str] = "deploy/redis/users.acl shows the rights that each user needs"
+
+    def __init__(self, message: str, user: str, command: str, keys: tuple[str, ...]) -> None:
+        super().__init__(f"{message}; {self.CURE}")
+        self.user = user
+        self.command = command
+        self.keys = keys
 
 
 class MessageTooLarge(StatewrightError):
@@ -153,11 +173,10 @@ class EventsMissed(StatewrightError):
 class EventsPruned(EventsMissed):
     """Some of the events `first` to `last` of a partition went with their runs, which were deleted.
 
-    The subscription goes on with those that are left, which come behind `goes_on_behind`, and passes over the others
-    without a word.
+    The subscription goes on with those that are left, and passes over the others without a word.
     """
 
-    def __init__(self, partition: int, first: int, last: int, goes_on_behind: int) -> None:
+    def __init__(self, partition: int, first: int, last: int) -> None:
         StatewrightError.__init__(
             self,
             f"some of the events {first} to {last} of partition {partition} went with their runs, which were deleted;"
@@ -166,7 +185,6 @@ class EventsPruned(EventsMissed):
         self.partition = partition
         self.first = first
         self.last = last
-        self.goes_on_behind = goes_on_behind
 
 
 class LeaseLost(StatewrightError):
@@ -205,6 +223,18 @@ class LeaseLost(StatewrightError):
         return cls(
             f"the lease on run {run_id} is lost: no heartbeat was answered until it must have ended{why}", run_id
         )
+
+
+class MemberReplaced(StatewrightError):
+    """Another process has joined a named subscription under this member's name, and has taken its shares."""
+
+    def __init__(self, subscription: str, member: str) -> None:
+        super().__init__(
+            f"another process has joined the subscription {subscription!r} as {member!r}, and has taken over what this"
+            " one held; a member's name must be its own"
+        )
+        self.subscription = subscription
+        self.member = member
 
 
 class EraBegan(StatewrightError):
@@ -273,6 +303,14 @@ class NotWritable(RequestFailed):
     """PostgreSQL refused to store what the request asks for."""
 
 
+class SubscriptionNotFound(RequestFailed):
+    """No subscription has this name; a member is told so when it was removed."""
+
+
+class SubscriptionConflict(RequestFailed):
+    """A subscription of this name has another filter, or other terms; `field` says which."""
+
+
 class Overloaded(RequestFailed):
     """Too many requests of the partition are unanswered, in number or in bytes; nothing was written for this one.
 
@@ -320,6 +358,8 @@ _BY_CODE: Final[dict[str, type[RequestFailed]]] = {
     "rule_failed": RuleFailed,
     "not_writable": NotWritable,
     _OVERLOADED: Overloaded,
+    "subscription_not_found": SubscriptionNotFound,
+    "subscription_conflict": SubscriptionConflict,
 }
 
 

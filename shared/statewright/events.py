@@ -27,35 +27,50 @@ class EventState(Frozen):
     """A state as an event tells of it: no data, and a long message cut in its middle."""
 
     type: StateType
+    """What is governed."""
     name: str
+    """What people read."""
     message: str | None = None
+    """A text for people."""
 
 
 class EventResource(Frozen):
     """The run that changed, as it stood right after the change."""
 
     kind: RunKind
+    """Whether it is a flow run or a task run."""
     id: UUID
+    """The run's id."""
     name: str
+    """The run's name."""
     run_count: int
+    """How often it has entered RUNNING."""
     state_type: StateType
+    """The type of the state that was entered."""
     state_name: str
+    """Its name."""
     state_message: str | None = None
+    """Its message."""
     state_timestamp: Moment
+    """When it was entered."""
 
 
 class RelatedResource(Frozen):
     """Something that the run belongs to. The id is a UUID as text, or a tag's own text."""
 
     role: Literal["flow", "flow-run", "deployment", "parent-task-run", "tag"]
+    """What it is to the run."""
     id: str
+    """A UUID as text, or the tag."""
 
 
 class Transition(Frozen):
     """The types that the change led from and to; `from_type` is None for a run's first state."""
 
     from_type: StateType | None = None
+    """The type that was left; None for a run's first state."""
     to_type: StateType
+    """The type that was entered."""
 
 
 class Change(Frozen):
@@ -69,25 +84,36 @@ class Change(Frozen):
     follows: UUID | None = None
     """The event of the run's previous state, when that is less than five minutes older."""
     resource: EventResource
+    """The run that changed."""
     related: tuple[RelatedResource, ...] = ()
+    """What the run belongs to: its flow, deployment, flow run or parent task run, and each of its tags."""
     intended: Transition
+    """The change, by types."""
     initial_state: EventState | None = None
+    """The state that was left; None for a run's first state."""
     validated_state: EventState
+    """The state that was entered."""
 
 
 class _CloudEvent(Frozen):
     """The attributes of CloudEvents that every event has, and Statewright's own beside them."""
 
     specversion: Literal["1.0"] = "1.0"
+    """The version of CloudEvents."""
     id: UUID
+    """The same however often the event is published."""
     source: str
     """`urn:statewright:<namespace>`."""
     type: str
+    """`statewright.<kind>.<state name>`, or `statewright.era.began`."""
     time: Moment
+    """When it happened."""
     datacontenttype: Literal["application/json"] = "application/json"
+    """What `data` is."""
     v: Literal[1] = 1
     """The version of the protocol."""
     partition: int
+    """The partition in which it happened."""
     sequence: Sequence
     """Its place in its partition, shared by changes and eras; also the id of its entry, as `<sequence>-0`."""
     era: int = 0
@@ -102,9 +128,11 @@ class Event(_CloudEvent):
     """
 
     subject: UUID
+    """The run that changed."""
     tree: int
     """The tag of the tree of runs, which names its partition: events of one tree are in order."""
     data: Change
+    """What changed."""
 
     @property
     def run_id(self) -> UUID:
@@ -116,7 +144,9 @@ class Undone(Frozen):
     """The events above `went_back_to` and up to `undone_up_to` told of changes that do not exist."""
 
     went_back_to: int
+    """The last event whose change still exists."""
     undone_up_to: int
+    """The last event whose change no longer exists."""
 
 
 class Era(_CloudEvent):
@@ -127,6 +157,7 @@ class Era(_CloudEvent):
 
     type: Literal["statewright.era.began"] = ERA_BEGAN
     data: Undone
+    """Which events told of changes that no longer exist."""
 
 
 AnyEvent = Event | Era

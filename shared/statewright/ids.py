@@ -10,6 +10,7 @@ from uuid import UUID
 TAG_BITS = 16
 TAG_MASK = (1 << TAG_BITS) - 1
 _VARIANT = 0b10 << 62
+SHARES_AT_LEAST = 64
 
 # Ids need to be unique, not secret. A generator that the system has seeded is many times faster than the system itself.
 _random = Random()
@@ -31,6 +32,24 @@ def partition_of(run_id: UUID, partitions: int) -> int:
 def partition_of_tag(tag: str, partitions: int) -> int:
     """Return the partition in which the limit on `tag` is administered."""
     return int.from_bytes(hashlib.sha256(tag.encode()).digest()[:2], "big") % partitions
+
+
+def partition_of_subscription(name: str, partitions: int) -> int:
+    """Return the partition in which the named subscription is administered."""
+    return partition_of_tag(f"subscription:{name}", partitions)
+
+
+def shares_per_partition(partitions: int) -> int:
+    """Return into how many shares a named subscription divides each partition.
+
+    There are at least 64 in all, so that a few members have nearly the same number each.
+    """
+    return -(-SHARES_AT_LEAST // partitions)
+
+
+def share_of(tag: int, partitions: int, shares: int) -> int:
+    """Return the share to which the events of a tree belong: one of so many in the tree's partition."""
+    return tag // partitions % shares
 
 
 def id_of_executor(name: str, partition: int) -> UUID:
@@ -60,13 +79,22 @@ class IdSource:
 
         With `tag` the id joins that tree; without, its last bits are random, so that a new tree lands anywhere.
         """
-        # 48 bits of milliseconds and 12 bits below them, kept strictly rising within this source.
+        # Kept strictly rising within this source.
         self._last = stamp = max(self._last + 1, int(self._clock() * 4_096_000))
         random = self._entropy(62)
         if tag is not None:
             random = random & ~TAG_MASK | tag
-        high = ((stamp >> 12) << 16) | 0x7000 | (stamp & 0xFFF)
-        return UUID(int=(high << 64) | _VARIANT | random)
+        return UUID(int=(_high_bits(stamp) << 64) | _VARIANT | random)
+
+
+def first_id_at(moment: float) -> UUID:
+    """Return the least id that a source can make at a moment, in seconds since 1970, or later."""
+    return UUID(int=_high_bits(max(int(moment * 4_096_000), 0)) << 64)
+
+
+def _high_bits(stamp: int) -> int:
+    # 48 bits of milliseconds and 12 bits below them.
+    return ((stamp >> 12) << 16) | 0x7000 | (stamp & 0xFFF)
 
 
 def id_from_key(idempotency_key: str, parent_id: UUID | None = None) -> UUID:

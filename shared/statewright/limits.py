@@ -38,20 +38,30 @@ class SlotHolder(Frozen):
     """A run that holds a slot, since when, and until when its lease is good, if it has one."""
 
     run_id: UUID
+    """The run that holds a slot."""
     kind: RunKind
+    """Whether it is a flow run or a task run."""
     name: Name
+    """The run's name."""
     since: Moment
+    """Since when it holds the slot."""
     lease_ends: Moment | None = None
+    """Until when its lease is good, if it has one."""
 
 
 class Waiter(Frozen):
     """A parked proposal that waits for a slot, and its priority: of those with a higher one, it is behind all."""
 
     proposal_id: UUID
+    """The parked proposal."""
     run_id: UUID
+    """Its run."""
     name: Name
+    """The run's name."""
     priority: int
+    """The greatest goes first."""
     since: Moment
+    """Since when it is parked."""
 
 
 class ConcurrencyLimit(Frozen):
@@ -62,10 +72,15 @@ class ConcurrencyLimit(Frozen):
     """
 
     scope: LimitScope
+    """What it is on."""
     key: Name
+    """The tag, the name, or the deployment's id as text."""
     concurrency_limit: int
+    """How many runs may hold a slot."""
     period_seconds: float | None = None
+    """Of a rate, its period; None otherwise."""
     lease_seconds: float | None = None
+    """The lease of its runs that ask for none; None where it gives none."""
     free: int
     """How many slots are free now."""
     held: int = 0

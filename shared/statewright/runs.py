@@ -49,9 +49,13 @@ class RunPolicy(Offered):
     """Seconds between attempts, or durations, which are kept as seconds; a list gives one delay per attempt, its last
     one repeats."""
     retry_jitter_factor: RetryDelay | None = None
+    """No default rule reads it."""
     pause_keys: Annotated[frozenset[Name], Field(max_length=MAX_PAUSE_KEYS)] = frozenset()
+    """Marks that pauses leave; a producer leaves them out."""
     resuming: bool = False
+    """A mark of a flow run that goes on after a pause; a producer leaves it out."""
     retry_type: Literal["in_process", "reschedule"] | None = None
+    """No default rule reads it."""
     # Left out where it is empty, so that clients and workers of an earlier version understand the others.
     limits: Annotated[LimitNames, Field(exclude_if=lambda names: not names)] = ()
     """The named limits of which the run takes a slot each while it is RUNNING."""
@@ -61,17 +65,29 @@ class Run(Frozen):
     """What flow runs and task runs have in common. Times are UTC; durations are exact."""
 
     id: UUID
+    """The run's id."""
     name: Name
+    """For people."""
     tags: Tags = ()
+    """Its tags."""
     policy: RunPolicy = RunPolicy()
+    """How it is retried, and which named limits it asks for."""
     created: datetime
+    """When it was created."""
     state: State | None = None
+    """Its current state; None before the first one."""
     run_count: int = 0
+    """How often it has entered RUNNING."""
     expected_start_time: datetime | None = None
+    """When it was first expected to start."""
     next_scheduled_start_time: datetime | None = None
+    """While it is SCHEDULED, when it may go on."""
     start_time: datetime | None = None
+    """When it first entered RUNNING."""
     end_time: datetime | None = None
+    """When it ended; None while it has not, or goes on."""
     total_run_time: timedelta = timedelta()
+    """How long it has been RUNNING altogether, without the present RUNNING."""
     labels: Labels = Field(default_factory=dict)
     """The producer's own facts about the run."""
 
@@ -95,8 +111,11 @@ class FlowRun(Run):
 
     kind: Literal[RunKind.FLOW_RUN] = RunKind.FLOW_RUN
     flow_id: UUID | None = None
+    """As it was created with."""
     deployment_id: UUID | None = None
+    """As it was created with."""
     parent_task_run_id: UUID | None = None
+    """As it was created with."""
 
 
 class TaskRun(Run):
@@ -104,7 +123,9 @@ class TaskRun(Run):
 
     kind: Literal[RunKind.TASK_RUN] = RunKind.TASK_RUN
     flow_run_id: UUID | None = None
+    """As it was created with."""
     task_key: Name | None = None
+    """As it was created with."""
     flow_run_run_count: int = 0
     """The flow run's run count when this run last entered RUNNING."""
 
@@ -113,4 +134,6 @@ class RunHistory(Frozen):
     """A run with every state that it was ever in, oldest first; the last one is the current state."""
 
     run: Annotated[FlowRun | TaskRun, Field(discriminator="kind")]
+    """The run as it is now."""
     states: tuple[State, ...]
+    """Its states, oldest first."""

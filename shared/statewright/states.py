@@ -41,20 +41,35 @@ class StateDetails(Offered):
     the lease."""
 
     flow_run_id: UUID | None = None
+    """The flow run that the state belongs to; the engine fills it in."""
     task_run_id: UUID | None = None
+    """The task run that the state belongs to; the engine fills it in."""
     child_flow_run_id: UUID | None = None
+    """Of a parent task run's state, the subflow that it mirrors; the engine fills it in."""
     scheduled_time: Moment | None = None
+    """When a SCHEDULED run may go on; left out, it is the moment at which the state is entered."""
     cache_key: CacheKey | None = None
+    """On RUNNING, under which key a result is looked for; on COMPLETED, under which this one is kept for task runs."""
     cache_expiration: Moment | None = None
+    """On COMPLETED with a cache key, until when the result serves other runs; None means for ever."""
     untrackable_result: bool = False
+    """A mark of the producer's; no rule reads it."""
     pause_timeout: Moment | None = None
+    """On PAUSED, when a flow run fails that nobody has resumed."""
     pause_reschedule: bool = False
+    """A mark of a pause; no default rule reads it."""
     pause_key: Name | None = None
+    """The name of a pause; no default rule reads it."""
     refresh_cache: bool | None = None
+    """No default rule reads it."""
     retriable: bool | None = None
+    """No default rule reads it."""
     transition_id: UUID | None = None
+    """No default rule reads it."""
     deferred: bool | None = None
+    """No default rule reads it."""
     task_parameters_id: UUID | None = None
+    """No default rule reads it."""
     lease: LeaseSeconds | None = None
     """For how many seconds RUNNING is good without a heartbeat; None means for ever. Other types have no lease."""
     executor: Name | None = None
@@ -115,12 +130,17 @@ class ProposedState(Offered, _StateKind):
     """
 
     type: StateType
+    """What is governed."""
     name: Name | None = None
+    """What people read; left out, it is the type's own name, such as Running."""
     timestamp: Moment | None = None
     """When it was entered; one before the run's last state stays as it is, one in the future becomes the present."""
     message: Message | None = None
+    """A text for people. One of more than 250,000 characters is cut in its middle."""
     data: Json = None
+    """A result, or whatever else belongs to the state."""
     state_details: StateDetails = NO_DETAILS
+    """References, times, keys, and the lease of RUNNING."""
 
     def stamped(self, state_id: UUID, timestamp: datetime, now: datetime) -> "State":
         """Return the full state: the given identity, the type's name if none was chosen, and a scheduled time of
@@ -143,12 +163,19 @@ class State(Frozen, _StateKind):
     """A state as the engine holds it: immutable, identified and dated."""
 
     id: UUID
+    """The state's id; also the id of the event that tells of it."""
     type: StateType
+    """What is governed."""
     name: Name
+    """What people read."""
     timestamp: Moment
+    """When it was entered."""
     message: Message | None = None
+    """A text for people."""
     data: Json = None
+    """A result, or whatever else belongs to the state."""
     state_details: StateDetails = NO_DETAILS
+    """References, times, keys, and the lease of RUNNING."""
 
     def renamed(self, name: str) -> Self:
         """Return the same state under another name."""

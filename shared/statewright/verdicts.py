@@ -30,9 +30,13 @@ class Verdict(Frozen):
     """The one answer that a proposal has for ever, however often it is sent."""
 
     proposal_id: UUID
+    """The proposal: the id of the request that made it."""
     run_id: UUID
+    """The run that it is about."""
     status: SetStateStatus
+    """What became of the proposal."""
     reason: str | None = None
+    """Why, where it was not accepted as it was."""
     delay_seconds: Annotated[int, Field(ge=0, le=MAX_DELAY_SECONDS)] | None = None
     """With WAIT, how long to wait before proposing again; 68 years at most."""
     state: State | None = None

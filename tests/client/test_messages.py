@@ -32,32 +32,59 @@ from statewright.protocol.replies import (
     REPLY,
     ErrorCode,
     ErrorReply,
+    DeletedReply,
     EventsReply,
     HeartbeatReply,
     HistoryReply,
+    KnownReply,
     LimitReply,
     LimitsReply,
     LostRun,
+    OwnedShare,
+    ParkedReply,
+    PositionReply,
     RenewedLease,
     Reply,
     RunReply,
+    SettledReply,
+    SubscriptionReply,
+    SubscriptionsReply,
+    SyncedReply,
     VerdictReply,
 )
 from statewright.protocol.requests import (
     REQUEST,
+    AcknowledgedShare,
     CreateFlowRun,
     CreateTaskRun,
+    DeleteRun,
+    FailedEvent,
+    FindPosition,
     Heartbeat,
+    OpenSubscription,
+    PartitionPosition,
     Propose,
+    PruneRuns,
     ReadEvents,
     ReadLimit,
     ReadLimits,
     ReadRun,
+    ReadSubscription,
+    ReadSubscriptions,
+    ReadVerdict,
+    RemoveSubscription,
     Request,
+    ResetSubscription,
     SetLimit,
+    SettleDeadLetters,
+    ShareEvent,
+    ShareReference,
+    SyncSubscription,
     UpdateRun,
     encode,
 )
+from statewright.subscription.filters import EventFilter
+from statewright.subscription.status import DeadLetter, MemberStatus, ShareStatus, SubscriptionStatus
 from statewright.values import MAX_JSON_DEPTH
 from tests.events import entered, era_began
 
@@ -107,6 +134,17 @@ STATES = st.builds(
 POSITIONS = st.integers(0, 2**63 - 1)
 TAGS = st.lists(NAMES, max_size=3).map(tuple)
 LABELS = st.dictionaries(NAMES, TEXTS, max_size=3)
+FILTERS = st.builds(
+    EventFilter,
+    kinds=st.none() | st.lists(st.sampled_from(RunKind), min_size=1, max_size=2),
+    run=st.none() | IDS,
+    tree=st.none() | st.integers(0, 65_535),
+    state_names=st.none() | st.lists(NAMES, min_size=1, max_size=3),
+)
+PLACE = st.builds(PartitionPosition, partition=st.integers(0, 1_023), position=POSITIONS)
+PLACES = st.lists(PLACE, max_size=2).map(tuple)
+SHARE = {"partition": st.integers(0, 1_023), "share": st.integers(0, 63), "epoch": POSITIONS}
+TRIES = st.integers(0, 1_000)
 REQUESTS = {
     CreateFlowRun: st.builds(
         CreateFlowRun, name=NAMES, tags=TAGS, policy=POLICIES, labels=LABELS, state=st.none() | STATES, flow_id=IDS
@@ -115,6 +153,13 @@ REQUESTS = {
         CreateTaskRun, name=NAMES, tags=TAGS, policy=POLICIES, labels=LABELS, state=st.none() | STATES, task_key=NAMES
     ),
     UpdateRun: st.builds(UpdateRun, name=st.none() | NAMES, tags=st.none() | TAGS, policy=st.none() | POLICIES),
+    DeleteRun: st.builds(DeleteRun, force=st.booleans()),
+    PruneRuns: st.builds(
+        PruneRuns,
+        partition=st.integers(0, 1_023),
+        run_ids=st.lists(IDS, min_size=1, max_size=3).map(tuple),
+        unchanged_since=MOMENTS,
+    ),
     Propose: st.builds(Propose, state=STATES, force=st.booleans(), api_version=st.sampled_from([None, "0.8.2", "3"])),
     ReadRun: st.builds(ReadRun, after=POSITIONS, history=st.booleans()),
     Heartbeat: st.lists(st.tuples(IDS, st.none() | IDS), min_size=1, max_size=3).flatmap(
@@ -127,6 +172,35 @@ REQUESTS = {
             tell=st.booleans(),
         )
     ),
+    FindPosition: st.builds(FindPosition, partition=st.integers(0, 1_023), since=st.none() | MOMENTS),
+    OpenSubscription: st.builds(
+        OpenSubscription, name=NAMES, filter=FILTERS, max_tries=st.none() | st.integers(1, 1_000), positions=PLACES
+    ),
+    SyncSubscription: st.builds(
+        SyncSubscription,
+        name=NAMES,
+        member=NAMES,
+        joins=st.booleans(),
+        leaves=st.booleans(),
+        seconds=st.floats(1, 60),
+        generation=POSITIONS,
+        acknowledged=st.lists(
+            st.builds(AcknowledgedShare, **SHARE, position=POSITIONS, trying=st.none() | POSITIONS, tries=TRIES),
+            max_size=2,
+        ).map(tuple),
+        given_back=st.lists(st.builds(ShareReference, **SHARE), max_size=2).map(tuple),
+        failed=st.lists(st.builds(FailedEvent, **SHARE, sequence=POSITIONS, error=TEXTS, tries=TRIES), max_size=2).map(
+            tuple
+        ),
+        dealt_with=st.lists(st.builds(ShareEvent, **SHARE, sequence=POSITIONS), max_size=2).map(tuple),
+    ),
+    ReadSubscription: st.builds(ReadSubscription, name=NAMES),
+    RemoveSubscription: st.builds(RemoveSubscription, name=NAMES),
+    ResetSubscription: st.builds(ResetSubscription, name=NAMES, positions=st.tuples(PLACE)),
+    SettleDeadLetters: st.builds(
+        SettleDeadLetters, name=NAMES, event_ids=st.none() | st.lists(IDS, max_size=2).map(tuple)
+    ),
+    ReadSubscriptions: st.builds(ReadSubscriptions, partition=st.integers(0, 1_023), after=TEXTS),
     ReadEvents: st.builds(ReadEvents, partition=st.integers(0, 1_023), after=POSITIONS),
     SetLimit: st.builds(SetLimit, tag=NAMES, concurrency_limit=st.none() | st.integers(0, 1_000_000))
     | st.builds(
@@ -138,6 +212,7 @@ REQUESTS = {
     ),
     ReadLimit: st.builds(ReadLimit, tag=NAMES) | st.builds(ReadLimit, deployment_id=IDS),
     ReadLimits: st.builds(ReadLimits, partition=st.integers(0, 1_023), after=POSITIONS),
+    ReadVerdict: st.builds(ReadVerdict, partition=st.integers(0, 1_023)),
 }
 
 RUNNING = State.running().stamped(ID, NOW, NOW)
@@ -145,6 +220,18 @@ FLOW_RUN = FlowRun(id=ID, name="nightly", created=NOW, state=RUNNING, policy=Run
 TASK_RUN = TaskRun(id=ID, name="load", created=NOW, tags=("db",), start_time=NOW, labels={"team": "data"})
 EVENT = entered(ID, StateType.RUNNING, state_id=ID, time=NOW, partition=3, sequence=17, era=1)
 ERA = era_began(16, 1, went_back_to=9, time=NOW, partition=3)
+SUBSCRIPTION = SubscriptionStatus(
+    name="billing",
+    filter=EventFilter(tags=("etl",)),
+    max_tries=3,
+    created=NOW,
+    lag=18,
+    member_count=1,
+    dead_letter_count=1,
+    shares=(ShareStatus(partition=0, share=1, position=41, lag=18, member="host-1"),),
+    members=(MemberStatus(name="host-1", joined=NOW, seen=NOW, shares=64),),
+    dead_letters=(DeadLetter(partition=0, share=1, sequence=41, event_id=ID, error="no", tries=3, at=NOW),),
+)
 REPLIES: list[Reply] = [
     VerdictReply(verdict=Verdict(proposal_id=ID, run_id=ID, status=SetStateStatus.ACCEPT, state=RUNNING)),
     VerdictReply(
@@ -171,13 +258,28 @@ REPLIES: list[Reply] = [
     LimitsReply(limits=()),
     HistoryReply(history=RunHistory(run=FLOW_RUN, states=(RUNNING,)), next=1),
     EventsReply(events=(ERA, EVENT), up_to=17),
-    EventsReply(events=(), up_to=17),
+    EventsReply(events=(), up_to=17, pruned_up_to=16),
+    DeletedReply(trees=1, runs=13),
     LimitReply(limit=None),
     HeartbeatReply(
         lost=(LostRun(run_id=ID), LostRun(run_id=ID, state_type=StateType.CRASHED, state_name="Crashed", executor="e")),
         leases=(RenewedLease(run_id=ID, state_id=ID, seconds=1.5),),
     ),
+    PositionReply(position=41),
+    SyncedReply(generation=7, shares=(OwnedShare(partition=0, share=1, epoch=7, position=41),)),
+    SyncedReply(generation=7),
+    SubscriptionReply(subscription=SUBSCRIPTION),
+    SubscriptionReply(subscription=None),
+    SubscriptionsReply(subscriptions=(SUBSCRIPTION,), next="billing"),
+    SettledReply(count=2),
     ErrorReply(code=ErrorCode.INVALID_MESSAGE, message="no", field="state.type"),
+    KnownReply(
+        proposal_id=ID,
+        reply=VerdictReply(verdict=Verdict(proposal_id=ID, run_id=ID, status=SetStateStatus.ACCEPT, state=RUNNING)),
+    ),
+    KnownReply(proposal_id=ID, reply=ParkedReply(proposal_id=ID, run_id=ID, since=NOW, reason="full")),
+    KnownReply(proposal_id=ID, reply=ErrorReply(code=ErrorCode.RUN_NOT_FOUND, message="no", field="run_id")),
+    KnownReply(proposal_id=ID),
 ]
 
 

@@ -52,7 +52,7 @@ async def test_a_client_says_that_it_is_not_open(deployment: Deployment, call: C
 async def test_a_client_that_is_not_open_has_no_subscriptions_and_no_partitions(deployment: Deployment) -> None:
     client = deployment.client()
     with pytest.raises(NotOpen):
-        await client.subscribe()
+        client.subscribe()
     with pytest.raises(NotOpen):
         await client.propose_many([(ids.new(), State.pending())])
     with pytest.raises(NotOpen):

@@ -49,8 +49,7 @@ async def collect(events: Subscription, count: int) -> dict[UUID, list[Event]]:
 async def test_four_replicas_answer_two_hundred_runs_exactly_once_and_in_order(deployment: Deployment) -> None:
     for _ in range(REPLICAS):
         deployment.spawn_worker()
-    async with deployment.client(answer_timeout=60) as subscriber:
-        events = await subscriber.subscribe()
+    async with deployment.client(answer_timeout=60) as subscriber, subscriber.subscribe() as events:
         clients = [await deployment.client(answer_timeout=60).__aenter__() for _ in range(PRODUCERS)]
         driven = await asyncio.gather(*(drive(client, RUNS // PRODUCERS) for client in clients))
         told = await collect(events, RUNS * 3)

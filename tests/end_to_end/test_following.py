@@ -22,18 +22,18 @@ async def test_what_is_below_a_cancelled_flow_run_follows_it(deployment: Deploym
         await client.propose(subflow, State.running())
         grandchild = await client.create_task_run("grandchild", flow_run=subflow)
         await client.propose(grandchild, State.running())
-        events = await client.subscribe()
-        await client.propose(flow, State.cancelled(), cascade=True)
-        followed = set()
-        async with asyncio.timeout(HANGS_SECONDS):
-            async for event in events:
-                if event.data.resource.state_type is StateType.CANCELLED:
-                    followed.add(event.data.resource.name)
-                if "grandchild" in followed:
-                    break
-        verdict = await parked
-        states = [(await client.read_run(run)).run.state for run in (*tasks, parent, subflow, grandchild)]
-        limit = await client.read_limit("db")
+        async with client.subscribe() as events:
+            await client.propose(flow, State.cancelled(), cascade=True)
+            followed = set()
+            async with asyncio.timeout(HANGS_SECONDS):
+                async for event in events:
+                    if event.data.resource.state_type is StateType.CANCELLED:
+                        followed.add(event.data.resource.name)
+                    if "grandchild" in followed:
+                        break
+            verdict = await parked
+            states = [(await client.read_run(run)).run.state for run in (*tasks, parent, subflow, grandchild)]
+            limit = await client.read_limit("db")
 
     assert followed == {"flow", "0", "1", "parent", "subflow", "grandchild"}
     assert verdict.status is SetStateStatus.ABORT
@@ -82,8 +82,7 @@ async def test_nobody_follows_who_was_not_told_to(deployment: Deployment) -> Non
 
 
 async def test_a_pause_ends_at_its_time(deployment: Deployment) -> None:
-    async with deployment.worker(), deployment.client() as client:
-        events = await client.subscribe()
+    async with deployment.worker(), deployment.client() as client, client.subscribe() as events:
         run, resumed = await client.create_flow_run("paused"), await client.create_flow_run("resumed")
         ends = datetime.now(UTC) + timedelta(seconds=1)
         for one in (run, resumed):

@@ -78,33 +78,32 @@ async def test_a_silent_run_is_crashed_within_a_second_with_its_message_its_slot
 ) -> None:
     async with working(deployment) as client:
         await client.set_limit("database", 1)
-        events = await client.subscribe()
-        verdict = await running(client, tags=["database"])
-        event = await event_of(events, verdict.run_id, StateType.CRASHED)
-        history = await client.read_run(verdict.run_id)
-        assert [state.type for state in history.states] == [StateType.RUNNING, StateType.CRASHED]
-        began, ended = history.states
-        assert (ended.message or "").startswith("The lease of 1 s ended at 20")
-        assert (ended.message or "").endswith(" without a heartbeat.")
-        assert event.id == ended.id
-        assert timedelta(seconds=LEASE) <= ended.timestamp - began.timestamp
-        [[took]] = await deployment.fetch(
-            "SELECT v.decided - b.decided FROM verdict v, verdict b WHERE v.state_id = $1 AND b.state_id = $2",
-            ended.id,
-            began.id,
-        )
-        assert timedelta(seconds=LEASE) <= took <= timedelta(seconds=LEASE + PROMISED)
-        limit = await client.read_limit("database")
-        assert limit is not None
-        assert (limit.held, limit.free) == (0, 1)
-        assert await rows(deployment, "concurrency_slot") == 0
-        assert await rows(deployment, "lease") == 0
-        assert await rows(deployment, "timer") == 0
+        async with client.subscribe() as events:
+            verdict = await running(client, tags=["database"])
+            event = await event_of(events, verdict.run_id, StateType.CRASHED)
+            history = await client.read_run(verdict.run_id)
+            assert [state.type for state in history.states] == [StateType.RUNNING, StateType.CRASHED]
+            began, ended = history.states
+            assert (ended.message or "").startswith("The lease of 1 s ended at 20")
+            assert (ended.message or "").endswith(" without a heartbeat.")
+            assert event.id == ended.id
+            assert timedelta(seconds=LEASE) <= ended.timestamp - began.timestamp
+            [[took]] = await deployment.fetch(
+                "SELECT v.decided - b.decided FROM verdict v, verdict b WHERE v.state_id = $1 AND b.state_id = $2",
+                ended.id,
+                began.id,
+            )
+            assert timedelta(seconds=LEASE) <= took <= timedelta(seconds=LEASE + PROMISED)
+            limit = await client.read_limit("database")
+            assert limit is not None
+            assert (limit.held, limit.free) == (0, 1)
+            assert await rows(deployment, "concurrency_slot") == 0
+            assert await rows(deployment, "lease") == 0
+            assert await rows(deployment, "timer") == 0
 
 
 async def test_renewal_keeps_a_run_alive_past_its_lease(deployment: Deployment) -> None:
-    async with working(deployment) as client:
-        events = await client.subscribe()
+    async with working(deployment) as client, client.subscribe() as events:
         silent, kept = await running(client), await running(client)
         ends = time.monotonic() + 2.5 * LEASE
         while time.monotonic() < ends:
@@ -121,8 +120,7 @@ async def test_renewal_keeps_a_run_alive_past_its_lease(deployment: Deployment) 
 
 
 async def test_a_renewal_that_comes_before_the_end_wins_and_counts_from_then(deployment: Deployment) -> None:
-    async with working(deployment) as client:
-        events = await client.subscribe()
+    async with working(deployment) as client, client.subscribe() as events:
         verdict = await running(client)
         await asyncio.sleep(0.8 * LEASE)
         assert await client.heartbeat(verdict) == []
@@ -173,8 +171,7 @@ async def test_a_missing_run_and_one_without_a_lease_are_lost(deployment: Deploy
 
 
 async def test_keep_alive_renews_until_its_block_ends(deployment: Deployment) -> None:
-    async with working(deployment) as client:
-        events = await client.subscribe()
+    async with working(deployment) as client, client.subscribe() as events:
         verdict = await running(client)
         async with client.keep_alive(verdict.run_id) as alive:
             await asyncio.sleep(2.5 * LEASE)
@@ -245,8 +242,7 @@ async def test_a_forced_running_is_leased_too_and_a_forced_end_ends_the_lease(de
 
 async def test_the_policy_may_retry_what_has_crashed_and_the_late_one_meets_the_rules(deployment: Deployment) -> None:
     policy = f"{HOUSE_POLICIES}:RetryingFlowPolicy"
-    async with working(deployment, flow_policy=policy) as client:
-        events = await client.subscribe()
+    async with working(deployment, flow_policy=policy) as client, client.subscribe() as events:
         run = await client.create_flow_run("retry", policy=RunPolicy(retries=1))
         await client.propose(run, State.running(), lease=LEASE)
         event = await event_of(events, run.id, StateType.SCHEDULED)
@@ -260,8 +256,10 @@ async def test_the_policy_may_retry_what_has_crashed_and_the_late_one_meets_the_
 @pytest.mark.parametrize("name", ["raise", "stay", "slow sql"])
 async def test_what_the_rules_would_keep_is_crashed_by_force(deployment: Deployment, name: str) -> None:
     policy = f"{HOUSE_POLICIES}:RetryingFlowPolicy"
-    async with working(deployment, partitions=1, flow_policy=policy, rule_timeout=0.5) as client:
-        events = await client.subscribe()
+    async with (
+        working(deployment, partitions=1, flow_policy=policy, rule_timeout=0.5) as client,
+        client.subscribe() as events,
+    ):
         run = await client.create_flow_run(name)
         await client.propose(run, State.running(), lease=LEASE)
         event = await event_of(events, run.id, StateType.CRASHED)
@@ -270,8 +268,7 @@ async def test_what_the_rules_would_keep_is_crashed_by_force(deployment: Deploym
 
 
 async def test_a_subflow_has_the_lease_and_its_parent_task_only_follows(deployment: Deployment) -> None:
-    async with working(deployment) as client:
-        events = await client.subscribe()
+    async with working(deployment) as client, client.subscribe() as events:
         parent = client.create_task_run("parent", flow_run=client.create_flow_run("flow"))
         subflow = client.create_flow_run("subflow", parent_task_run=parent)
         await client.propose(subflow, State.running(), lease=LEASE)
@@ -280,8 +277,7 @@ async def test_a_subflow_has_the_lease_and_its_parent_task_only_follows(deployme
 
 
 async def test_when_an_executor_dies_all_its_runs_end(deployment: Deployment) -> None:
-    async with working(deployment) as client:
-        events = await client.subscribe()
+    async with working(deployment) as client, client.subscribe() as events:
         runs = [await client.create_task_run("work") for _ in range(300)]
         # An executor that never gives word, and one that does.
         verdicts = await asyncio.gather(
@@ -326,8 +322,7 @@ async def test_an_executor_learns_what_it_has_lost_and_lets_go_of_what_it_has_en
 
 
 async def test_a_frozen_executor_that_comes_back_is_refused_and_told_why(deployment: Deployment) -> None:
-    async with working(deployment) as client:
-        events = await client.subscribe()
+    async with working(deployment) as client, client.subscribe() as events:
         runs = [await client.create_task_run("work") for _ in range(3)]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -363,14 +358,14 @@ async def test_leases_outlive_a_killed_worker(deployment: Deployment) -> None:
     async with deployment.client() as client:
         await deployment.answering()
         deployment.spawn_worker()
-        events = await client.subscribe()
-        silent, kept = await running(client, lease=3), await running(client, lease=6)
-        async with client.keep_alive(kept):
-            first.kill()
-            event = await event_of(events, silent.run_id, StateType.CRASHED)
-            assert (await client.read_run(kept.run_id)).run.state_type is StateType.RUNNING
-        assert silent.state is not None
-        assert event.time - silent.state.timestamp <= timedelta(seconds=3 + 2 + PROMISED)
+        async with client.subscribe() as events:
+            silent, kept = await running(client, lease=3), await running(client, lease=6)
+            async with client.keep_alive(kept):
+                first.kill()
+                event = await event_of(events, silent.run_id, StateType.CRASHED)
+                assert (await client.read_run(kept.run_id)).run.state_type is StateType.RUNNING
+            assert silent.state is not None
+            assert event.time - silent.state.timestamp <= timedelta(seconds=3 + 2 + PROMISED)
 
 
 async def test_leases_outlive_an_emptied_redis(deployment: Deployment) -> None:
@@ -391,18 +386,18 @@ async def test_a_limit_gives_its_lease_to_runs_that_ask_for_none(deployment: Dep
     async with working(deployment) as client:
         await client.set_limit("short", 3, lease=LEASE)
         await client.set_limit("long", 3, lease=600)
-        events = await client.subscribe()
-        by_default = await running(client, lease=None, tags=["long", "short"])
-        own = await running(client, lease=60, tags=["short"])
-        assert by_default.state is not None
-        assert own.state is not None
-        assert (by_default.state.state_details.lease, own.state.state_details.lease) == (LEASE, 60)
-        event = await event_of(events, by_default.run_id, StateType.CRASHED)
-        assert "The lease of 1 s ended" in (event.data.resource.state_message or "")
-        limit = await client.read_limit("short")
-        assert limit is not None
-        assert [holder.run_id for holder in limit.holders] == [own.run_id]
-        assert limit.holders[0].lease_ends is not None
+        async with client.subscribe() as events:
+            by_default = await running(client, lease=None, tags=["long", "short"])
+            own = await running(client, lease=60, tags=["short"])
+            assert by_default.state is not None
+            assert own.state is not None
+            assert (by_default.state.state_details.lease, own.state.state_details.lease) == (LEASE, 60)
+            event = await event_of(events, by_default.run_id, StateType.CRASHED)
+            assert "The lease of 1 s ended" in (event.data.resource.state_message or "")
+            limit = await client.read_limit("short")
+            assert limit is not None
+            assert [holder.run_id for holder in limit.holders] == [own.run_id]
+            assert limit.holders[0].lease_ends is not None
 
 
 async def test_a_lease_goes_with_its_run(deployment: Deployment) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from statewright import NoAnswer, ProposalConflict, SetStateStatus, State, StateType
 from statewright.errors import Delivery
-from statewright.ids import IdSource
+from statewright.ids import IdSource, partition_of
 from tests.deployment import HANGS_SECONDS, Deployment, until
 
 ids = IdSource()
@@ -60,6 +60,30 @@ async def test_a_parked_proposal_can_be_withdrawn(deployment: Deployment) -> Non
     assert asked_again == verdicts[0]
 
 
+async def test_a_proposal_that_is_parked_and_withdrawn_in_one_batch_has_its_answer(deployment: Deployment) -> None:
+    async with AsyncExitStack() as stack:
+        async with deployment.worker():
+            client = await stack.enter_async_context(deployment.client())
+            run = await client.create_flow_run("later")
+            await client.propose(run, State.scheduled(datetime.now(UTC) + timedelta(hours=1)))
+        sent = client.propose(run, State.running(), on_wait="park", timeout=HANGS_SECONDS)
+        withdrawing = asyncio.create_task(client.withdraw(sent))
+        async with deployment.redis() as redis:
+            proposals = deployment.channels.proposals(partition_of(run.id, client.partitions))
+
+            async def both_wait() -> bool:
+                return int(await redis.xlen(proposals)) == 2
+
+            await until(both_wait)
+        async with deployment.worker():
+            withdrawn, verdict = await asyncio.gather(withdrawing, sent.answer())
+
+    assert withdrawn is True
+    assert verdict.status is SetStateStatus.ABORT
+    # Of its two answers the last one counts, so nobody had to ask again.
+    assert sent.parked is None
+
+
 async def test_who_asks_again_is_told_since_when_it_is_parked_and_gets_the_answer(deployment: Deployment) -> None:
     async with (
         deployment.worker(),
@@ -92,9 +116,10 @@ async def test_a_parked_proposal_that_is_awaited_no_longer_stays_parked(deployme
         await _is_parked(sent)
         with pytest.raises(NoAnswer) as raised:
             await sent
-        async for event in await client.subscribe(since={}):
-            if event.data.resource.state_type is StateType.RUNNING:
-                break
+        async with client.subscribe(since={}) as events:
+            async for event in events:
+                if event.data.resource.state_type is StateType.RUNNING:
+                    break
 
     assert raised.value.delivery is Delivery.PARKED
 

@@ -47,13 +47,13 @@ async def _order(client: Client, events: Any, number: int) -> list[str]:
 async def test_waiters_go_first_come_first_served_over_all_partitions(deployment: Deployment) -> None:
     async with deployment.worker(), deployment.worker(), deployment.client() as client:
         await client.set_limit("db", 1)
-        events = await client.subscribe()
-        first = await running(client, "first")
-        parked = [await park(client, str(number)) for number in range(12)]
-        await client.propose(first, State.completed())
-        order = await _order(client, events, 13)
-        verdicts = await asyncio.gather(*(sent.verdict for sent in parked))
-        limit = await client.read_limit("db")
+        async with client.subscribe() as events:
+            first = await running(client, "first")
+            parked = [await park(client, str(number)) for number in range(12)]
+            await client.propose(first, State.completed())
+            order = await _order(client, events, 13)
+            verdicts = await asyncio.gather(*(sent.verdict for sent in parked))
+            limit = await client.read_limit("db")
 
     assert order == ["first", *map(str, range(12))]
     assert all(verdict.accepted for verdict in verdicts)
@@ -65,12 +65,12 @@ async def test_a_greater_priority_goes_first(deployment: Deployment) -> None:
     async with deployment.worker(), deployment.client() as client:
         await client.set_limit("db", 1)
         first = await running(client, "first")
-        events = await client.subscribe()
-        for number, priority in enumerate([0, 5, -1, 5]):
-            await park(client, f"{number} with {priority}", priority=priority)
-        limit = await client.read_limit("db")
-        await client.propose(first, State.completed())
-        order = await _order(client, events, 4)
+        async with client.subscribe() as events:
+            for number, priority in enumerate([0, 5, -1, 5]):
+                await park(client, f"{number} with {priority}", priority=priority)
+            limit = await client.read_limit("db")
+            await client.propose(first, State.completed())
+            order = await _order(client, events, 4)
 
     assert order == ["1 with 5", "3 with 5", "0 with 0", "2 with -1"]
     assert limit is not None

@@ -28,8 +28,7 @@ ids = IdSource()
 
 
 async def test_a_proposal_is_answered_recorded_and_told(deployment: Deployment) -> None:
-    async with deployment.worker(), deployment.client() as client:
-        events = await client.subscribe()
+    async with deployment.worker(), deployment.client() as client, client.subscribe() as events:
         run = await client.create_flow_run("nightly", tags=["b", "a", "b"])
         verdict = await client.propose(run, State.running(message="here we go"))
         history = await client.read_run(run)
@@ -175,8 +174,7 @@ async def test_a_cached_result_is_taken_instead_of_running(deployment: Deploymen
 
 
 async def test_a_subflow_and_its_parent_task_run_change_together(deployment: Deployment) -> None:
-    async with deployment.worker(), deployment.client() as client:
-        events = await client.subscribe()
+    async with deployment.worker(), deployment.client() as client, client.subscribe() as events:
         flow_run = await client.create_flow_run("outer")
         parent = await client.create_task_run("subflow", flow_run=flow_run)
         subflow = await client.create_flow_run("inner", parent_task_run=parent)

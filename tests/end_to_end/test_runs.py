@@ -35,8 +35,7 @@ async def rows(deployment: Deployment, table: str) -> int:
 
 
 async def test_a_run_is_made_with_its_first_state(deployment: Deployment) -> None:
-    async with deployment.worker(), deployment.client() as client:
-        events = await client.subscribe()
+    async with deployment.worker(), deployment.client() as client, client.subscribe() as events:
         flow_run = await client.create_flow_run("nightly", state=State.scheduled(name="Late"))
         task_run = await client.create_task_run("load", flow_run=flow_run, state=State.pending())
         told = [(await anext(events)).type, (await anext(events)).type]
@@ -282,20 +281,20 @@ async def test_everything_may_be_sent_in_one_go(deployment: Deployment) -> None:
 async def test_a_name_and_tags_are_changed_with_a_state_of_the_same_batch(deployment: Deployment) -> None:
     async with deployment.worker(), deployment.client() as client:
         runs = [await client.create_flow_run("old", tags=["a"]), await client.create_task_run("old", tags=["a"])]
-        events = await client.subscribe()
-        for run in runs:
-            changed, verdict, read = await asyncio.gather(
-                client.update_run(run, name="new", tags=["b", "c"]),
-                client.propose(run, State.running()),
-                client.read_run(run, history=False),
-            )
-            assert (changed.name, changed.tags, changed.state) == ("new", ("b", "c"), None)
-            assert (read.name, read.tags, read.state) == ("new", ("b", "c"), verdict.state)
-            assert await client.read_run(run, history=False) == read
-            event = await anext(events)
-            assert (event.data.resource.name, {related.id for related in event.data.related}) >= ("new", {"b", "c"})
-            only_named = await client.update_run(run, name="newer")
-            assert (only_named.name, only_named.tags) == ("newer", ("b", "c"))
+        async with client.subscribe() as events:
+            for run in runs:
+                changed, verdict, read = await asyncio.gather(
+                    client.update_run(run, name="new", tags=["b", "c"]),
+                    client.propose(run, State.running()),
+                    client.read_run(run, history=False),
+                )
+                assert (changed.name, changed.tags, changed.state) == ("new", ("b", "c"), None)
+                assert (read.name, read.tags, read.state) == ("new", ("b", "c"), verdict.state)
+                assert await client.read_run(run, history=False) == read
+                event = await anext(events)
+                assert (event.data.resource.name, {related.id for related in event.data.related}) >= ("new", {"b", "c"})
+                only_named = await client.update_run(run, name="newer")
+                assert (only_named.name, only_named.tags) == ("newer", ("b", "c"))
 
 
 async def test_the_limits_of_new_tags_hold_within_the_same_batch(deployment: Deployment) -> None:

@@ -8,8 +8,12 @@ TIMES = 12
 
 
 async def test_connections_to_redis_may_drop(deployment: Deployment) -> None:
-    async with deployment.worker(), deployment.client() as client, deployment.redis() as redis:
-        events = await client.subscribe()
+    async with (
+        deployment.worker(),
+        deployment.client() as client,
+        deployment.redis() as redis,
+        client.subscribe() as events,
+    ):
         for number in range(TIMES):
             await redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")  # type: ignore[no-untyped-call]
             run = await client.create_flow_run(f"flow {number}")

@@ -48,8 +48,7 @@ async def test_requests_are_answered_before_old_events_are_brought_back(deployme
         " FROM flow_run, generate_series(2, 10000) AS n; UPDATE partition SET sequence = 10000"
     )
     await deployment.empty_redis()
-    async with deployment.worker(), deployment.client() as client, deployment.redis() as redis:
-        events = await client.subscribe()
+    async with deployment.worker(), deployment.client() as client, deployment.redis() as redis, client.subscribe():
         run = await client.create_flow_run("asked at once")
         assert (await client.propose(run, State.pending())).accepted
         assert int(await redis.xlen(deployment.channels.events(0))) < 10_001, "nobody waited for the old events"
@@ -59,7 +58,6 @@ async def test_requests_are_answered_before_old_events_are_brought_back(deployme
             return bool(newest) and newest[0][0] == b"10001-0"
 
         await until(caught_up)
-        del events
 
 
 async def test_a_database_that_went_back_in_time_begins_a_new_era(deployment: Deployment, servers: Servers) -> None:

@@ -32,8 +32,7 @@ def lose_next_commit(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 async def test_a_proposal_whose_commit_got_lost_is_answered_with_what_was_committed(
     deployment: Deployment, lose_next_commit: Callable[[], None]
 ) -> None:
-    async with deployment.worker(partitions=1), deployment.client() as client:
-        events = await client.subscribe()
+    async with deployment.worker(partitions=1), deployment.client() as client, client.subscribe() as events:
         run = await client.create_flow_run("lost")
         lose_next_commit()
         verdict = await client.propose(run, State.pending())

@@ -51,8 +51,7 @@ async def test_a_worker_killed_loses_nothing_and_doubles_nothing(
 ) -> None:
     settings = {"STATEWRIGHT_PARTITIONS": "1", "STATEWRIGHT_BATCH_SIZE": "16"}
     dying = deployment.spawn_worker(str(DYING_WORKER), point, str(batch), **settings)
-    async with deployment.client(answer_timeout=HANGS_SECONDS) as client:
-        events = await client.subscribe()
+    async with deployment.client(answer_timeout=HANGS_SECONDS) as client, client.subscribe() as events:
         driving = asyncio.create_task(drive(client))
         assert await asyncio.to_thread(dying.wait, HANGS_SECONDS) == -signal.SIGKILL
         async with deployment.worker(batch_size=16):

@@ -23,8 +23,10 @@ async def said(step: str) -> None:
 async def main(redis_url: str, namespace: str) -> None:
     pool = connection_pool(redis_url)
     held = HeldConnection(pool)
-    async with Client(redis_url, namespace=namespace, answer_timeout=timedelta(minutes=1)) as client:
-        events = await client.subscribe()
+    async with (
+        Client(redis_url, namespace=namespace, answer_timeout=timedelta(minutes=1)) as client,
+        client.subscribe() as events,
+    ):
         run = client.create_flow_run("nightly", tags=["etl"])
         async with asyncio.TaskGroup() as group:
             proposed = [client.propose(run, state) for state in (State.pending(), State.running(), State.pending())]

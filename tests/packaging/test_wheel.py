@@ -1,11 +1,13 @@
 """What is installed: the light client alone, or with the worker; nothing else under the project's name."""
 
+import json
 import re
 import subprocess
 import tomllib
 import zipfile
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 from tests.packaging.installing import ROOT, clean_environment, installed, run
@@ -55,3 +57,13 @@ def test_every_dependency_is_pinned_and_no_package_host_is_named() -> None:
     for requirement in map(Requirement, asked):
         assert requirement.specifier.contains(pinned[requirement.name])
     assert "://" not in lock
+
+
+@pytest.mark.parametrize("folder", ["protocol/checks", "examples/node"])
+def test_every_package_of_node_is_pinned_and_no_package_host_is_named(folder: str) -> None:
+    asked = json.loads((ROOT / folder / "package.json").read_text())
+    lock = json.loads((ROOT / folder / "package-lock.json").read_text())
+    packages = {name: package for name, package in lock["packages"].items() if name}
+    for name, version in asked["dependencies"].items():
+        assert packages[f"node_modules/{name}"]["version"] == version
+    assert all("integrity" in package and "resolved" not in package for package in packages.values())

@@ -8,21 +8,31 @@ import pytest
 from pydantic import ValidationError
 
 from statewright import State
-from statewright.ids import IdSource, partition_of, partition_of_tag
+from statewright.ids import IdSource, partition_of, partition_of_subscription, partition_of_tag
 from statewright.limits import LimitName, LimitScope
 from statewright.protocol.requests import (
     CreateFlowRun,
     CreateTaskRun,
     DeleteRun,
+    FindPosition,
     Heartbeat,
+    OpenSubscription,
+    PartitionPosition,
     Propose,
     PruneRuns,
     ReadEvents,
     ReadLimit,
     ReadLimits,
     ReadRun,
+    ReadSubscription,
+    ReadSubscriptions,
+    ReadVerdict,
+    RemoveSubscription,
     Request,
+    ResetSubscription,
     SetLimit,
+    SettleDeadLetters,
+    SyncSubscription,
     UpdateRun,
     Withdraw,
 )
@@ -38,6 +48,7 @@ ids = IdSource()
 RUN, OTHER = ids.new(), ids.new()
 LIMIT = LimitName(LimitScope.TAG, "database")
 PARTITIONS = 7
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
 EVERY: list[Any] = [
     Propose(run_id=RUN, state=State.running()),
@@ -55,7 +66,17 @@ EVERY: list[Any] = [
     PruneRuns(
         partition=partition_of(RUN, PARTITIONS), run_ids=(RUN,), unchanged_since=datetime(2030, 1, 1, tzinfo=UTC)
     ),
+    ReadVerdict(partition=3, proposal_id=OTHER),
+    FindPosition(partition=3, since=NOON),
+    OpenSubscription(name="billing"),
+    SyncSubscription(name="billing", member="one", instance=OTHER),
+    ReadSubscription(name="billing"),
+    RemoveSubscription(name="billing"),
+    ResetSubscription(name="billing", positions=(PartitionPosition(partition=3, position=5),)),
+    SettleDeadLetters(name="billing", deliver_again=True),
+    ReadSubscriptions(partition=3),
 ]
+OF_SUBSCRIPTION = {request.type for request in EVERY if request.type.endswith(("_subscription", "_letters"))}
 
 
 @pytest.mark.parametrize("request_", EVERY)
@@ -85,6 +106,10 @@ def test_a_request_belongs_to_the_partition_of_what_it_is_about(request_: Any) -
         "heartbeat": ("partition", partition_of(RUN, PARTITIONS)),
         "prune_runs": ("partition", partition_of(RUN, PARTITIONS)),
         "read_limits": ("partition", 3),
+        "read_verdict": ("partition", 3),
+        "find_position": ("partition", 3),
+        "read_subscriptions": ("partition", 3),
+        **dict.fromkeys(OF_SUBSCRIPTION, ("name", partition_of_subscription("billing", PARTITIONS))),
         "set_limit": ("tag", partition_of_tag("database", PARTITIONS)),
         "read_limit": ("tag", partition_of_tag("database", PARTITIONS)),
     }.get(request_.type, ("run_id", partition_of(RUN, PARTITIONS)))
@@ -102,6 +127,10 @@ def test_what_changes_something_is_looked_up_in_the_ledger(request_: Any) -> Non
         "set_limit",
         "withdraw",
         "delete_run",
+        "open_subscription",
+        "remove_subscription",
+        "reset_subscription",
+        "settle_dead_letters",
     }
     assert kind_of(request_).changes is changes
     own = [as_created(RUN)] * (request_.type == "update_run")
@@ -119,13 +148,18 @@ def test_requests_ask_for_runs_histories_events_and_limits() -> None:
     def runs(request: Any) -> set[UUID]:
         return asked(incoming(request)).runs.ids
 
-    named = [{RUN}, {RUN, OTHER}, {RUN, OTHER}, {RUN}, {RUN}, *[set()] * 6, {RUN}, set()]
+    named = [{RUN}, {RUN, OTHER}, {RUN, OTHER}, {RUN}, {RUN}, *[set()] * 6, {RUN}, *[set()] * 10]
     assert [runs(request) for request in EVERY] == named
     wanted = asked(*map(incoming, EVERY))
     assert wanted.histories.pages == {(RUN, 3)}
-    assert wanted.changes.after == {5}
+    assert (wanted.changes.after, wanted.changes.since) == ({5}, {NOON})
     assert (wanted.limits.read, wanted.limits.to_set) == ({LIMIT}, {LIMIT: [1]})
     assert (wanted.limits.to_remove, wanted.limits.pages) == (set(), {5})
+    assert wanted.inquiries.proposal_ids == {OTHER}
+    assert (wanted.subscriptions.whole, wanted.subscriptions.settling) == ({"billing"}, {"billing"})
+    [syncing] = [request for request in EVERY if request.type == "sync_subscription"]
+    assert wanted.subscriptions.syncs == {"billing": [syncing]}
+    assert wanted.subscriptions.pages == {""}
     removing = asked(incoming(SetLimit(tag="database", concurrency_limit=None)))
     assert (removing.limits.read, removing.limits.to_set) == ({LIMIT}, {})
     assert removing.limits.to_remove == {LIMIT}
@@ -133,7 +167,7 @@ def test_requests_ask_for_runs_histories_events_and_limits() -> None:
 
 def test_labels_are_asked_for_where_an_answer_tells_them() -> None:
     labelled = [asked(incoming(request)).runs.labelled for request in EVERY]
-    assert labelled == [set(), {RUN}, {RUN}, {RUN}, {RUN}, *[set()] * 8]
+    assert labelled == [set(), {RUN}, {RUN}, {RUN}, {RUN}, *[set()] * 17]
 
 
 def test_a_run_that_is_read_alone_asks_for_no_history() -> None:

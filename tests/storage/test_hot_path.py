@@ -19,12 +19,14 @@ from statewright_worker.facts import (
     changes,
     deletions,
     histories,
+    inquiries,
     leases,
     ledger,
     limits,
     old_trees,
     parked,
     runs,
+    subscriptions,
     timers,
 )
 from statewright_worker.facts.batch import Asked, Batch
@@ -77,6 +79,17 @@ FILL = """
         SELECT id, 0, id, 30, now(), CASE WHEN row_number() OVER () % 2 = 0 THEN 'e' || row_number() OVER () % 100 END
         FROM task_run;
     INSERT INTO timer (kind, id, partition, due) SELECT 'lease', run_id, 0, ends FROM lease WHERE executor IS NULL;
+    INSERT INTO subscription (name, filter, max_tries, created, generation, is_settled)
+        SELECT 's' || n, '{}', 5, now(), 0, true FROM generate_series(1, 1000) AS n;
+    INSERT INTO subscription_member (subscription, name, instance, joined, seen, seconds)
+        SELECT 's' || n, 'm' || m, gen_random_uuid(), now(), now(), 3
+        FROM generate_series(1, 1000) AS n, generate_series(1, 100) AS m;
+    INSERT INTO subscription_share (subscription, partition, share, position, epoch)
+        SELECT 's' || n, p, share, 0, 0
+        FROM generate_series(1, 1000) AS n, generate_series(0, 9) AS p, generate_series(0, 9) AS share;
+    INSERT INTO subscription_dead_letter (subscription, partition, sequence, share, event_id, error, tries, at)
+        SELECT 's' || n, 0, sequence, 0, gen_random_uuid(), '', 1, now()
+        FROM generate_series(1, 1000) AS n, generate_series(1, 100) AS sequence;
     INSERT INTO executor (partition, name, seconds, ends)
         SELECT partition, 'e' || n, 30, now() FROM generate_series(1, 1000) AS n, generate_series(0, 7) AS partition;
 """
@@ -96,6 +109,7 @@ INDEXES: dict[str | Part, set[str]] = {
     runs.READ_GONE: {"pk_pruned"},
     runs.LOCK_FAILED_TASK_RUNS: {"ix_task_run__flow_run_id", "pk_task_run_state"},
     ledger.READ_VERDICTS: {"pk_verdict", "pk_flow_run_state", "pk_task_run_state"},
+    inquiries.READ_WAITING: {"pk_parked"},
     histories.READ_HISTORY: {"uq_flow_run_state__run_id_ordinal", "uq_task_run_state__run_id_ordinal"},
     cache.READ_CACHE: {"ix_task_run_state_cache__cache_key_id", "pk_task_run_state"},
     changes.READ_CHANGES: {
@@ -106,6 +120,31 @@ INDEXES: dict[str | Part, set[str]] = {
         "pk_flow_run_state",
         "pk_task_run_state",
     },
+    changes.FIND_POSITION: {"uq_flow_run_state__partition_sequence", "uq_task_run_state__partition_sequence"},
+    subscriptions.READ_SUBSCRIPTIONS: {"pk_subscription", "pk_subscription_member"},
+    subscriptions.ACKNOWLEDGE: {"pk_partition", "pk_subscription_share"},
+    subscriptions.FAIL: {"pk_subscription_share", "pk_subscription_dead_letter"},
+    subscriptions.KEEP_LETTERS_FEW: {"pk_subscription_dead_letter"},
+    subscriptions.DEAL_WITH: {"pk_subscription_share", "pk_subscription_dead_letter"},
+    subscriptions.READ_SHARES: {"pk_subscription_share"},
+    subscriptions.READ_AGAIN: {"pk_subscription_dead_letter"},
+    subscriptions.READ_LETTERS: {"pk_subscription_dead_letter"},
+    subscriptions.LIST_SUBSCRIPTIONS: {
+        "pk_partition",
+        "pk_subscription",
+        "pk_subscription_member",
+        "pk_subscription_share",
+        "pk_subscription_dead_letter",
+    },
+    subscriptions.SUBSCRIPTIONS_SET: {"pk_partition"},
+    subscriptions.SUBSCRIPTIONS_REMOVED: {"pk_partition", "pk_subscription"},
+    subscriptions.MEMBERS_HEARD: {"pk_partition"},
+    subscriptions.MEMBERS_GONE: {"pk_partition", "pk_subscription_member"},
+    subscriptions.SHARES_SET: {"pk_partition"},
+    subscriptions.LETTERS_AGAIN: {"pk_partition", "pk_subscription_dead_letter"},
+    subscriptions.LETTERS_PUT_BACK: {"pk_partition", "pk_subscription_dead_letter"},
+    subscriptions.LETTERS_DROPPED: {"pk_partition", "pk_subscription_dead_letter"},
+    subscriptions.LETTERS_CLEARED: {"pk_partition", "pk_subscription_dead_letter"},
     limits.LOCK_LIMITS: {"uq_concurrency_limit__scope_key"},
     limits.READ_SLOTS: {"pk_concurrency_slot", "ix_waiter__limit_id_priority_ticket"},
     runs.FLOW_RUNS_CHANGED: {"pk_partition", "pk_flow_run"},

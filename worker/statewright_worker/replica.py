@@ -31,6 +31,7 @@ from statewright_worker.streams.holders import Holders
 from statewright_worker.streams.namespace import claim_namespace
 from statewright_worker.streams.partition import PartitionStreams
 from statewright_worker.streams.reaching import check_redis, open_pool, worker_pool
+from statewright_worker.streams.rights import check_rights
 
 log = structlog.get_logger()
 
@@ -115,6 +116,7 @@ async def _known_to_both(settings: WorkerSettings, channels: Channels) -> int:
 
         async def ask_redis() -> None:
             await check_redis(pool)
+            await check_rights(settings.redis_url.get_secret_value(), channels)
             await claim_namespace(pool, channels, deployment)
 
         deployment, partitions = await when_there(ask_postgresql, seconds, log.warning)

@@ -2,13 +2,15 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from functools import partial
 from types import EllipsisType, TracebackType
-from typing import Any, Final, Literal, NamedTuple, Self, overload
+from typing import Any, Final, Literal, Self, cast, overload
 from uuid import UUID
+
+from pydantic import ValidationError
 
 from statewright.client import requests
 from statewright.client.heart import Heart, Kept
@@ -17,31 +19,55 @@ from statewright.client.inbox import Inbox
 from statewright.client.leases import Executor, KeepAlive
 from statewright.client.outbox import Outbox
 from statewright.client.partitions import announced_partitions
-from statewright.client.requests import Identity, LeaseReference, OnWait, Proposal, RunReference
+from statewright.client.requests import Identity, LeaseReference, OnWait, Proposal, Pruned, RunReference
 from statewright.client.room import Bound
-from statewright.client.sent import Answer, Sent, SentCreation, SentHistory, SentProposal, SentRun, UnderWay
+from statewright.client.sent import AboutRun, Answer, Sent, SentCreation, SentHistory, SentProposal, SentRun, UnderWay
 from statewright.connection import connection_pool
-from statewright.errors import LeaseLost, NotOpen, StatewrightError
-from statewright.ids import IdSource, partition_of
+from statewright.errors import InvalidRequest, LeaseLost, NotOpen, StatewrightError, UnreadableAnswer, error_from
+from statewright.ids import IdSource, partition_of, partition_of_subscription
 from statewright.limits import ConcurrencyLimit
+from statewright.log import LOG, Outage, without_secrets
 from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
-from statewright.protocol.replies import DeletedReply, EventsReply, HeartbeatReply, HistoryReply, LimitsReply
-from statewright.protocol.requests import Heartbeat, LimitRequest, Propose, PruneRuns, Request, RunRequest
-from statewright.runs import FlowRun, RunHistory, RunPolicy, TaskRun
+from statewright.protocol.replies import (
+    DeletedReply,
+    ErrorReply,
+    EventsReply,
+    HeartbeatReply,
+    HistoryReply,
+    LimitsReply,
+    ParkedReply,
+    SubscriptionsReply,
+    SyncedReply,
+    VerdictReply,
+    reply_from,
+)
+from statewright.protocol.requests import (
+    Heartbeat,
+    LimitRequest,
+    OpenSubscription,
+    Propose,
+    PruneRuns,
+    Request,
+    RunRequest,
+    SubscriptionRequest,
+    SyncSubscription,
+)
+from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.settings import ClientSettings
-from statewright.states import ProposedState, StateDetails
-from statewright.subscription import Subscription, positions_from
+from statewright.states import ProposedState, StateDetails, StateType
+from statewright.subscription.filters import Sieve
+from statewright.subscription.groups import Engine, NamedSubscription
+from statewright.subscription.positions import Since, start_from
+from statewright.subscription.status import DeadLetter, SubscriptionStatus
+from statewright.subscription.stream import EventStreams, starting_at
+from statewright.subscription.unnamed import Subscription
 from statewright.values import Duration
 from statewright.verdicts import Verdict
 
 DEFAULT_LEASE_SECONDS: Final = 30.0
-
-
-class Pruned(NamedTuple):
-    """How many trees were deleted, and how many runs these had in all."""
-
-    trees: int
-    runs: int
+CANCELLED_SECONDS: Final = 1.0
+"""How long a client whose block was cancelled waits until Redis holds what was sent."""
+DEFAULT_IN_FLIGHT: Final = 100
 
 
 class Client:
@@ -60,7 +86,7 @@ class Client:
     Requests raise `InvalidRequest`, `MessageTooLarge` and `NotOpen` before anything is sent. Awaiting an answer raises
     `NoAnswer` after the timeout, which says how far the request got; `RequestFailed` and its subclasses when the engine
     refuses, of which `Overloaded` says that the request's partition has too many unanswered ones; and
-    `RedisUnavailable` when Redis refuses.
+    `RedisUnavailable` when Redis refuses, of which `NotPermitted` names a right that the Redis user lacks.
     """
 
     def __init__(
@@ -74,9 +100,14 @@ class Client:
         max_backlog: int | None = None,
         max_backlog_bytes: int | None = None,
         wait_for_room: Duration | None = None,
+        name: str | None = None,
         ids: IdSource | None = None,
     ) -> None:
         """Take what is given, and the rest from `STATEWRIGHT_*`; raises ConfigurationError on a wrong setting.
+
+        With a `name` (the setting `client_name`), the answers that come while the client is away are there when it is
+        opened again, also by another process: see `unclaimed`. One client at a time has a name: the one that was opened
+        last. One that was opened before, and is open still, gets no answers from then on, and its calls raise NotOpen.
 
         Where more than `max_backlog` requests of a partition are unanswered, or where they take more than
         `max_backlog_bytes`, a request waits for room, `wait_for_room` seconds at most, and is refused with `Overloaded`
@@ -91,6 +122,7 @@ class Client:
             max_backlog=max_backlog,
             max_backlog_bytes=max_backlog_bytes,
             wait_for_room=wait_for_room,
+            client_name=name,
         )
         self._ids = ids or IdSource()
         self._channels = Channels(self._settings.namespace)
@@ -109,23 +141,28 @@ class Client:
         if self._home is not None:
             raise NotOpen(f"the client is open already{self._elsewhere()}; make another one")
         async with AsyncExitStack() as stack:
-            self._pool = pool = connection_pool(self._settings.redis_url.get_secret_value())
+            url = self._settings.redis_url.get_secret_value()
+            self._pool = pool = connection_pool(url)
             stack.push_async_callback(pool.aclose)
             self._partitions = await announced_partitions(pool, self._settings)
+            outage, name = Outage(url), self._settings.client_name
             # Only now: a process that was forked off before must not read the same answers.
-            name = self._ids.new().hex
-            self._reply_to = name.encode()
-            self._inbox = Inbox(pool, self._channels.replies(name))
+            reply_to = name or self._ids.new().hex
+            self._reply_to = reply_to.encode()
+            self._inbox = Inbox(pool, self._channels.replies(reply_to), outage, name)
             stack.push_async_callback(self._inbox.close)
+            if name is not None:
+                await self._inbox.take_over()
             streams = [self._channels.proposals(partition) for partition in range(self._partitions)]
             bound = Bound(self._settings.max_backlog, self._settings.max_backlog_bytes)
-            self._outbox = Outbox(pool, streams, bound, self._settings.wait_for_room)
-            stack.push_async_callback(self._outbox.close, self._settings.answer_timeout)
+            self._outbox = Outbox(pool, streams, bound, self._settings.wait_for_room, outage)
+            stack.push_async_callback(self._outbox.close)
             at_once = requests.runs_per_heartbeat(self._settings.max_message_bytes)
             self._heart = Heart(self._send_heartbeat, self._settings.answer_timeout, at_once)
             stack.push_async_callback(self._heart.close)
             self._stack = stack.pop_all()
         self._home, self._process = Home(), os.getpid()
+        LOG.debug("client %s is open: %s, %d partitions", reply_to, without_secrets(url), self._partitions)
         return self
 
     async def __aexit__(
@@ -133,11 +170,19 @@ class Client:
     ) -> None:
         """Disconnect, once Redis holds everything that was sent; workers carry out what is still unanswered.
 
-        What Redis does not hold after `answer_timeout` seconds fails with NoAnswer, which says whether it was sent.
+        What Redis does not hold after `answer_timeout` seconds, or after one where the block was cancelled, fails with
+        NoAnswer, which says whether it was sent. Leaving ends at once when it is cancelled itself.
         """
         self._check_that_it_is_open()
         self._home = None
-        await self._stack.aclose()
+        is_cancelled = exc_type is not None and issubclass(exc_type, asyncio.CancelledError)
+        patience = self._settings.answer_timeout
+        try:
+            await self._outbox.flush(min(patience, CANCELLED_SECONDS) if is_cancelled else patience)
+            await self._inbox.tidy()
+        finally:
+            await self._stack.aclose()
+            LOG.debug("client %s is closed", self._reply_to.decode())
 
     @property
     def partitions(self) -> int:
@@ -311,12 +356,12 @@ class Client:
             sent.may_be_parked(partial(self._ask_again, message, under_way.request_id), seconds)
         return sent
 
-    async def withdraw(self, proposal: SentRun[Verdict] | UUID | str) -> bool:
+    async def withdraw(self, proposal: AboutRun[Verdict] | UUID | str) -> bool:
         """Withdraw a parked proposal, which is answered with ABORT; return False when it is not parked (any more).
 
         Where only its id is known, every partition is asked. Raises what awaiting an answer raises.
         """
-        if isinstance(proposal, SentRun):
+        if isinstance(proposal, AboutRun):
             proposal_id, partitions = proposal.request_id, [partition_of(proposal.run_id, self.partitions)]
         else:
             proposal_id, partitions = requests.id_of_proposal(proposal), list(range(self.partitions))
@@ -324,6 +369,50 @@ class Client:
         sent = [self._send(home, requests.withdraw(partition, proposal_id), partition) for partition in partitions]
         answers = await asyncio.gather(*(Sent(under_way, _withdrawn_of).answer() for under_way in sent))
         return any(answers)
+
+    def verdict(
+        self, proposal_id: UUID | str, *, run: RunReference | None = None, timeout: Duration | None = None
+    ) -> Sent[Verdict | ParkedReply | None]:
+        """Ask what became of a proposal whose answer was missed; return its verdict.
+
+        Return a `ParkedReply`, which says since when and why, while the proposal is parked, and None when the engine
+        does not know it. Asking changes nothing: a proposal that comes later is decided as usual. Awaiting the answer
+        raises the RequestFailed with which the proposal itself was refused, under the proposal's id; and what awaiting
+        any answer does.
+
+        Name the proposal's `run`, and the engine looks after everything that was pushed to its tree before. Otherwise
+        any partition looks into the ledger at once, and does not know of a proposal that is still under way. `timeout`
+        is as in `propose`.
+        """
+        home = self._check_that_it_is_open()
+        named = requests.id_of_proposal(proposal_id)
+        partition = self._any_partition() if run is None else self._partition_of(requests.id_of_run(run))
+        seconds = None if timeout is None else requests.seconds_of(timeout)
+        message = requests.read_verdict(partition, named)
+        return Sent(self._send(home, message, partition, timeout=seconds), partial(self._known_of, named))
+
+    def _known_of(self, proposal_id: UUID, known: Any) -> Verdict | ParkedReply | None:
+        reply: VerdictReply | ParkedReply | ErrorReply | None = known.reply
+        if not isinstance(reply, VerdictReply | ErrorReply):
+            return reply
+        # Its own answer may have come meanwhile.
+        self._inbox.claim(str(proposal_id).encode())
+        if isinstance(reply, ErrorReply):
+            raise error_from(reply, proposal_id)
+        return reply.verdict
+
+    def unclaimed(self) -> Iterator[Verdict | StatewrightError]:
+        """Yield the answers to proposals that nobody awaits here, oldest first: a verdict, or the error of a refusal.
+
+        They are those that came while the client of this name was away, or for which nobody has waited long enough.
+        Those that are asked for again, by `verdict` or under the same `proposal_id`, are not among them. Each is
+        forgotten when the next one is taken. What an earlier process has received, but not deleted before it died, is
+        told again: know it by its `proposal_id` (`request_id` of an error). A client without a name keeps none.
+
+        The newest 10,000 are kept, 16 MiB at most; what Redis or the client no longer keeps, `verdict` still finds.
+        """
+        self._check_that_it_is_open()
+        return map(_claimed, self._inbox.unclaimed())
 
     async def propose_many(
         self,
@@ -435,6 +524,10 @@ class Client:
     def _partition_of(self, run_id: UUID) -> int:
         return partition_of(run_id, self._partitions)
 
+    def _any_partition(self) -> int:
+        """Return another partition each time, so that all share what any of them can do."""
+        return partition_of(self._ids.new(), self._partitions)
+
     def set_limit(
         self,
         tag: str | None = None,
@@ -471,8 +564,7 @@ class Client:
         may be among them or not. Raises what awaiting an answer does.
         """
         self._check_that_it_is_open()
-        # Any partition will do, so that all share the work.
-        partition = partition_of(self._ids.new(), self._partitions)
+        partition = self._any_partition()
         found: list[ConcurrencyLimit] = []
         after: int | None = 0
         while after is not None:
@@ -481,19 +573,181 @@ class Client:
             after = page.next
         return sorted(found, key=lambda limit: (limit.scope, limit.key))
 
-    async def subscribe(self, *, since: Mapping[int, int] | Mapping[str, int] | None = None) -> Subscription:
-        """Return a subscription to all events from now on, or after the sequence numbers `since` per partition.
+    @overload
+    def subscribe(
+        self,
+        name: None = None,
+        *,
+        since: Since = None,
+        kinds: RunKind | str | Iterable[RunKind | str] | None = None,
+        run: RunReference | None = None,
+        tree: RunReference | int | None = None,
+        state_types: StateType | str | Iterable[StateType | str] | None = None,
+        state_names: str | Iterable[str] | None = None,
+        tags: str | Iterable[str] | None = None,
+    ) -> Subscription: ...
 
-        `since` is what `Subscription.positions` was, also read back from JSON. The subscription asks the engine for
-        events that Redis no longer has, for which it needs the rights of a producer. A partition that `since` leaves
-        out is read from its oldest kept event. Raises InvalidRequest when `since` names no partition or no position.
+    @overload
+    def subscribe(
+        self,
+        name: str,
+        *,
+        member: str | None = None,
+        since: Since = None,
+        kinds: RunKind | str | Iterable[RunKind | str] | None = None,
+        run: RunReference | None = None,
+        tree: RunReference | int | None = None,
+        state_types: StateType | str | Iterable[StateType | str] | None = None,
+        state_names: str | Iterable[str] | None = None,
+        tags: str | Iterable[str] | None = None,
+        max_tries: int | None = None,
+        in_flight: int = DEFAULT_IN_FLIGHT,
+    ) -> NamedSubscription: ...
+
+    def subscribe(
+        self,
+        name: str | None = None,
+        *,
+        member: str | None = None,
+        since: Since = None,
+        kinds: RunKind | str | Iterable[RunKind | str] | None = None,
+        run: RunReference | None = None,
+        tree: RunReference | int | None = None,
+        state_types: StateType | str | Iterable[StateType | str] | None = None,
+        state_names: str | Iterable[str] | None = None,
+        tags: str | Iterable[str] | None = None,
+        max_tries: int | None = None,
+        in_flight: int = DEFAULT_IN_FLIGHT,
+    ) -> Subscription | NamedSubscription:
+        """Return a subscription to events; use it within `async with`, which is when it begins.
+
+        It begins with what is published from then on, or where `since` says: "beginning", with the first event that
+        still exists; a moment (a datetime with a zone), with the first that is not older; positions, behind these.
+        Positions are what `Subscription.positions` was, also read back from JSON; a partition that they leave out is
+        read from its oldest kept event. The subscription asks the engine for events that Redis no longer has, for a
+        moment and for the beginning, for which it needs the rights of a producer.
+
+        With a `name` its positions are kept by the engine, and all who subscribe under that name share its events; see
+        `NamedSubscription`. Then `since` is for a name that is new: a subscription that exists goes on where it was.
+        Its filter must be the same each time. `member` is this process' own name, by which it takes its part up again
+        at once when it was killed; without one, others, or its successor, get that some seconds later. An event is
+        tried `max_tries` times (5 by default), and `in_flight` of them may be handed out and not acknowledged.
+
+        The other arguments are filters. An event is told when it fits each of them, and of several values one: its
+        `kinds` of run ("flow-run", "task-run"), its `run`, the `tree` of runs to which a run belongs, and the types,
+        names and tags that it tells. For a run or a tree one partition's stream alone is read; the rest is tested
+        here, before an event is decoded. Positions pass over what is not told.
+
+        Raises InvalidRequest when an argument is not what it should be.
         """
         self._check_that_it_is_open()
-        positions = None if since is None else positions_from(since, self._partitions)
-        patience = self._settings.answer_timeout
-        subscription = Subscription(self._pool, self._channels, self._read_events, patience)
-        await subscription.begin(range(self._partitions), positions)
-        return subscription
+        start = start_from(since, self._partitions)
+        wanted = requests.event_filter(
+            kinds=kinds, run=run, tree=tree, state_types=state_types, state_names=state_names, tags=tags
+        )
+        if name is None:
+            for argument, given in {"member": member, "max_tries": max_tries}.items():
+                if given is not None:
+                    raise InvalidRequest(argument, "is for a subscription with a name")
+            partitions = wanted.partitions(self._partitions)
+            return Subscription(self._streams(), self._find_position, partitions, start, Sieve(wanted))
+        instance = self._ids.new()
+        return NamedSubscription(
+            requests.open_subscription(name, wanted, max_tries),
+            requests.join_subscription(name, instance.hex if member is None else member, instance),
+            engine=Engine(self._read_events, self._find_position, self._open_subscription, self._send_word),
+            streams=self._streams(),
+            partitions=self._partitions,
+            since=start,
+            in_flight=requests.at_least_one(in_flight, "in_flight"),
+            patience=self._settings.answer_timeout,
+        )
+
+    def read_subscription(self, name: str) -> Sent[SubscriptionStatus | None]:
+        """Read a named subscription: its positions and how far they lag, its members, and its first 100 dead letters;
+        None when there is none."""
+        return self._send_to_subscription(requests.read_subscription(name), lambda reply: reply.subscription)
+
+    async def list_subscriptions(self) -> list[SubscriptionStatus]:
+        """Return all named subscriptions, by name, each without its shares, members and dead letters.
+
+        Many come in several answers, each of which may take `answer_timeout` seconds. Raises what awaiting an answer
+        does.
+        """
+        home = self._check_that_it_is_open()
+        partition = partition_of(self._ids.new(), self._partitions)
+        found: list[SubscriptionStatus] = []
+        after: str | None = ""
+        while after is not None:
+            under_way = self._send(home, requests.read_subscriptions(partition, after), partition)
+            page: SubscriptionsReply = await Sent(under_way, lambda reply: reply)
+            found += page.subscriptions
+            after = page.next
+        return found
+
+    def remove_subscription(self, name: str) -> Sent[SubscriptionStatus | None]:
+        """Remove a named subscription with its positions and dead letters, and return it as it was, None when there was
+        none. Its members are told (SubscriptionNotFound)."""
+        return self._send_to_subscription(requests.remove_subscription(name), lambda reply: reply.subscription)
+
+    async def reset_subscription(self, name: str, since: Since) -> SubscriptionStatus:
+        """Let a named subscription go on elsewhere: `since` is what it is for `subscribe`, and None means behind all
+        that is published. Partitions that positions leave out stay as they are.
+
+        Its members drop what they have not acknowledged. Raises SubscriptionNotFound when there is no such
+        subscription, InvalidRequest when `since` names no position, and what awaiting an answer raises.
+        """
+        self._check_that_it_is_open()
+        start = start_from(since, self._partitions)
+        if isinstance(start, dict):
+            positions = start
+        else:
+            streams = self._streams()()
+            try:
+                positions = await starting_at(start, range(self._partitions), streams, self._find_position)
+            finally:
+                await streams.close()
+        message = requests.reset_subscription(name, positions)
+        return await self._send_to_subscription(message, lambda reply: reply.subscription)
+
+    def retry_dead_letters(self, name: str, letters: Iterable[DeadLetter | UUID | str] | None = None) -> Sent[int]:
+        """Let dead letters of a named subscription be delivered again, all or those of some events; return how many.
+
+        Raises SubscriptionNotFound when there is no such subscription.
+        """
+        message = requests.settle_dead_letters(name, letters, deliver_again=True)
+        return self._send_to_subscription(message, lambda reply: reply.count)
+
+    def drop_dead_letters(self, name: str, letters: Iterable[DeadLetter | UUID | str] | None = None) -> Sent[int]:
+        """Drop dead letters of a named subscription, all or those of some events; return how many there were.
+
+        Raises SubscriptionNotFound when there is no such subscription.
+        """
+        message = requests.settle_dead_letters(name, letters, deliver_again=False)
+        return self._send_to_subscription(message, lambda reply: reply.count)
+
+    async def _open_subscription(self, message: OpenSubscription) -> int:
+        opened: SubscriptionStatus = await self._send_to_subscription(message, lambda reply: reply.subscription)
+        return opened.max_tries
+
+    def _send_word(self, message: SyncSubscription, seconds: float) -> Sent[SyncedReply]:
+        return self._send_to_subscription(message, lambda reply: reply, seconds)
+
+    def _send_to_subscription(
+        self, message: SubscriptionRequest, read: Callable[[Any], Answer], timeout: float | None = None
+    ) -> Sent[Answer]:
+        home = self._check_that_it_is_open()
+        partition = partition_of_subscription(message.name, self._partitions)
+        return Sent(self._send(home, message, partition, timeout=timeout), read)
+
+    def _streams(self) -> Callable[[], EventStreams]:
+        return partial(EventStreams, self._pool, self._channels, self._read_events, self._settings.answer_timeout)
+
+    async def _find_position(self, partition: int, since: datetime | None) -> int:
+        home = self._check_that_it_is_open()
+        under_way = self._send(home, requests.find_position(partition, since), partition)
+        position: int = await Sent(under_way, lambda reply: reply.position)
+        return position
 
     def _send_to_run(
         self,
@@ -590,6 +844,15 @@ def _verdict_of(reply: Any) -> Verdict:
 def _withdrawn_of(reply: Any) -> bool:
     withdrawn: bool = reply.withdrawn
     return withdrawn
+
+
+def _claimed(unclaimed: tuple[bytes, bytes]) -> Verdict | StatewrightError:
+    request_id, body = UUID(unclaimed[0].decode()), unclaimed[1]
+    try:
+        reply = reply_from(body)
+    except ValidationError as error:
+        return UnreadableAnswer(request_id, str(error))
+    return reply.verdict if isinstance(reply, VerdictReply) else error_from(cast("ErrorReply", reply), request_id)
 
 
 def _verdict_or_error(answer: Verdict | BaseException) -> Verdict | StatewrightError:

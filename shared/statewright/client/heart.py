@@ -44,6 +44,8 @@ class Kept:
     beat_at: float = 0.0
     good_until: float = 0.0
     """By the loop's clock: unless a heartbeat that is sent before is answered, the lease has ended then."""
+    awaited: "tuple[asyncio.Task[None], ...]" = ()
+    """What waits for the answers to its heartbeats."""
 
 
 _Lane = tuple[int, str | None]
@@ -65,7 +67,8 @@ class Heart:
         """When the first lease of the lane is to be renewed, or is lost unless there is an answer."""
         self._more = asyncio.Event()
         self._beating: asyncio.Task[None] | None = None
-        self._unanswered: set[asyncio.Task[None]] = set()
+        self._unanswered: dict[asyncio.Task[None], int] = {}
+        """What waits for the answer to a heartbeat, and for how many leases that are still kept."""
         self._problem = ""
 
     def keep(self, kept: Kept, since: float | None = None) -> None:
@@ -90,15 +93,21 @@ class Heart:
             leases.pop(kept, None)
             if not leases:
                 del self._lanes[lane], self._beat_at[lane]
+        for waiting in kept.awaited:
+            if waiting in self._unanswered:
+                self._unanswered[waiting] -= 1
+                if self._unanswered[waiting] == 0:
+                    waiting.cancel()
+        kept.awaited = ()
 
     async def close(self) -> None:
         """Stop; what is still kept is lost, because nobody renews it."""
-        for task in (self._beating, *self._unanswered):
-            if task is not None:
-                await cancel(task)
-        for leases in list(self._lanes.values()):
-            for kept in list(leases):
-                self._lose(kept, LeaseLost.unheard(kept.run_id, "the client was closed"))
+        try:
+            await cancel(*self._unanswered, *(() if self._beating is None else (self._beating,)))
+        finally:
+            for leases in list(self._lanes.values()):
+                for kept in list(leases):
+                    self._lose(kept, LeaseLost.unheard(kept.run_id, "the client was closed"))
 
     async def _beat(self) -> None:
         while True:
@@ -139,8 +148,13 @@ class Heart:
             self._problem = str(error)
             return
         learning = asyncio.create_task(self._learn(sent, leases, now))
-        self._unanswered.add(learning)
-        learning.add_done_callback(self._unanswered.discard)
+        self._unanswered[learning] = len(leases)
+        learning.add_done_callback(self._answered)
+        for kept in leases:
+            kept.awaited = (*(waiting for waiting in kept.awaited if waiting in self._unanswered), learning)
+
+    def _answered(self, waiting: "asyncio.Task[None]") -> None:
+        self._unanswered.pop(waiting, None)
 
     async def _learn(self, sent: Sent[HeartbeatReply], leases: Sequence[Kept], sent_at: float) -> None:
         try:
@@ -150,6 +164,9 @@ class Heart:
             self._problem = str(error)
             return
         self._problem = ""
+        if (waiting := asyncio.current_task()) is not None:
+            # It waits no more, so nobody needs to end it.
+            self._unanswered.pop(waiting, None)
         lost = {run.run_id: run for run in reply.lost}
         renewed = {lease.run_id: lease for lease in reply.leases}
         for kept in leases:

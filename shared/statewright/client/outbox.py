@@ -1,6 +1,7 @@
 """A client's outgoing side: requests leave in the order in which they were made, many to a round trip."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -21,8 +22,10 @@ from statewright.connection import (
     cancel,
     passing,
     persist,
+    unavailable,
 )
-from statewright.errors import Delivery, NoAnswer, Overloaded, RedisUnavailable, StatewrightError
+from statewright.errors import Delivery, NoAnswer, Overloaded, StatewrightError
+from statewright.log import LOG, Outage, in_a_line
 from statewright.protocol.channels import REQUEST_ID
 
 PIPELINE_SIZE: Final = 500
@@ -69,13 +72,16 @@ class Outbox:
     What Redis refuses for good, and what has no room in its partition, is refused alone.
     """
 
-    def __init__(self, pool: ConnectionPool, streams: Sequence[str], bound: Bound, wait_for_room: float) -> None:
+    def __init__(
+        self, pool: ConnectionPool, streams: Sequence[str], bound: Bound, wait_for_room: float, outage: Outage
+    ) -> None:
         """Make an outbox for the event loop that runs; the first request starts it."""
         self._redis = HeldConnection(pool)
         self._loop = asyncio.get_running_loop()
         self._streams = streams
         self._backlogs = [Backlog(bound) for _ in streams]
         self._wait_for_room = wait_for_room
+        self._outage = outage
         self._waiting: deque[_Outgoing] = deque()
         self._held: dict[int, deque[_Held]] = {}
         self._in_hand: list[_Outgoing] = []
@@ -115,18 +121,24 @@ class Outbox:
         is_uncertain = self._uncertain and any(entry.pushed is pushed for entry in self._in_hand)
         return Delivery.UNCONFIRMED if is_uncertain else Delivery.NOT_SENT, self._problem
 
-    async def close(self, timeout: float) -> None:
-        """Stop, once everything is pushed or `timeout` seconds have passed; what may not be pushed then fails."""
+    async def flush(self, timeout: float) -> None:
+        """Wait until everything is pushed, `timeout` seconds at most."""
         if self._running is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._emptied.wait()
-            await cancel(self._running)
-        await self._redis.close()
-        held = (held.entry for held in chain.from_iterable(self._held.values()))
-        for entry in (*self._in_hand, *held, *self._waiting):
-            if not entry.pushed.done():
-                entry.fail(NoAnswer(entry.request_id, None, *self.delivery_of(entry.pushed)))
+
+    async def close(self) -> None:
+        """Stop; what is not pushed yet fails."""
+        try:
+            if self._running is not None:
+                await cancel(self._running)
+        finally:
+            held = (held.entry for held in chain.from_iterable(self._held.values()))
+            for entry in (*self._in_hand, *held, *self._waiting):
+                if not entry.pushed.done():
+                    entry.fail(NoAnswer(entry.request_id, None, *self.delivery_of(entry.pushed)))
+            await self._redis.close()
 
     async def _run(self) -> None:
         while True:
@@ -184,6 +196,7 @@ class Outbox:
 
     def _note(self, error: Exception) -> None:
         self._problem = f"Redis: {error or type(error).__name__}"
+        self._outage.failed(error, self)
 
     # Room: which requests may leave.
 
@@ -225,6 +238,7 @@ class Outbox:
         asked = list(partitions)
         commands = chain.from_iterable(asking(self._streams[partition]) for partition in asked)
         self._learn(asked, await self._redis.exchange(*commands))
+        self._outage.over(self)
 
     def _learn(self, partitions: Sequence[int], answers: Sequence[Any]) -> None:
         if not partitions:
@@ -276,6 +290,8 @@ class Outbox:
         self._uncertain = was_uncertain
         refusals = []
         self._in_hand = []
+        if LOG.isEnabledFor(logging.DEBUG):
+            _tell(entries, answers)
         for entry, answer in zip(entries, answers, strict=True):
             if not isinstance(answer, ResponseError):
                 if not entry.pushed.done():
@@ -283,15 +299,28 @@ class Outbox:
             elif not self._is_over(entry, answer):
                 self._in_hand.append(entry)
                 refusals.append(answer)
+        if self._outage.lasts:
+            self._tell_what_is_over(entries, answers)
         if refusals:
             raise refusals[0]
+        self._outage.over(self)
+
+    def _tell_what_is_over(self, entries: Sequence[_Outgoing], answers: Sequence[Any]) -> None:
+        for entry, answer in zip(entries, answers, strict=True):
+            if not isinstance(answer, ResponseError):
+                self._outage.over((self, entry.partition))
+        if not any(isinstance(answer, ResponseError) and passing(answer) for answer in answers):
+            self._outage.over((self, None))
 
     def _is_over(self, entry: _Outgoing, refusal: ResponseError) -> bool:
         """Fail a refused request, unless it is to be tried again; return whether it failed."""
-        # Somebody must give the server memory or the user rights; that takes longer than a moment.
+        # Somebody must give the server memory or the user rights; that takes longer than a moment. And what waited for
+        # that would be overtaken by what is pushed behind it.
         if passing(refusal) and not isinstance(refusal, OutOfMemoryError | NoPermissionError):
             return False
-        entry.fail(RedisUnavailable(f"{_meaning(refusal)}; {self._effect_of_a_refusal()}: {refusal}"))
+        entry.fail(unavailable(f"{_meaning(refusal)}; {self._effect_of_a_refusal()}", refusal))
+        # What never passes concerns the one stream, as one that is no stream.
+        self._outage.failed(refusal, (self, None if passing(refusal) else entry.partition))
         return True
 
     def _effect_of_a_refusal(self) -> str:
@@ -330,6 +359,12 @@ class Outbox:
     def _command(self, entry: _Outgoing) -> Command:
         fields: Iterator[Argument] = chain.from_iterable(entry.fields.items())
         return ("XADD", self._streams[entry.partition], "*", *fields)
+
+
+def _tell(entries: Sequence[_Outgoing], answers: Sequence[Any]) -> None:
+    for entry, answer in zip(entries, answers, strict=True):
+        became = f"refused: {in_a_line(answer)}" if isinstance(answer, ResponseError) else "sent"
+        LOG.debug("request %s to partition %d, %d bytes: %s", entry.request_id, entry.partition, entry.size, became)
 
 
 def _meaning(refusal: ResponseError) -> str:

@@ -7,7 +7,7 @@ from redis.asyncio import ConnectionPool
 from redis.exceptions import ResponseError
 from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, wait_fixed
 
-from statewright.connection import DROPPED, EXCHANGE_SECONDS, HeldConnection
+from statewright.connection import DROPPED, EXCHANGE_SECONDS, HeldConnection, unavailable
 from statewright.errors import ConfigurationError, PartitionCountMismatch, RedisUnavailable
 from statewright.protocol.channels import Channels
 from statewright.settings import ClientSettings
@@ -19,7 +19,7 @@ async def announced_partitions(pool: ConnectionPool, settings: ClientSettings) -
     """Return how many partitions the deployment has; wait `answer_timeout` seconds at most until a worker says so.
 
     Raises ConfigurationError when none does, PartitionCountMismatch when the settings say another number, and
-    RedisUnavailable when Redis is away or refuses.
+    RedisUnavailable when Redis is away or refuses, which is NotPermitted when the user lacks the right to ask.
     """
     redis = HeldConnection(pool)
     timeout = settings.answer_timeout
@@ -39,7 +39,7 @@ async def announced_partitions(pool: ConnectionPool, settings: ClientSettings) -
     except DROPPED as error:
         raise RedisUnavailable(f"cannot reach Redis (STATEWRIGHT_REDIS_URL): {error}") from error
     except ResponseError as refusal:
-        raise RedisUnavailable(f"Redis refused to tell the number of partitions: {refusal}") from refusal
+        raise unavailable("Redis refused to tell the number of partitions", refusal) from refusal
     finally:
         await redis.close()
     if settings.partitions not in (None, actual):

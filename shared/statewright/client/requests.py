@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from statewright.client.sent import SentRun
+from statewright.client.sent import AboutRun
 from statewright.errors import InvalidRequest, MessageTooLarge
 from statewright.ids import IdSource, id_from_key, partition_of, tree_tag
 from statewright.protocol.requests import (
@@ -18,25 +18,37 @@ from statewright.protocol.requests import (
     CreateFlowRun,
     CreateTaskRun,
     DeleteRun,
+    FindPosition,
     Heartbeat,
+    OpenSubscription,
     Propose,
     PruneRuns,
     ReadEvents,
     ReadLimit,
     ReadLimits,
     ReadRun,
+    ReadSubscription,
+    ReadSubscriptions,
+    ReadVerdict,
+    RemoveSubscription,
     Request,
+    ResetSubscription,
     SetLimit,
+    SettleDeadLetters,
+    SyncSubscription,
     UpdateRun,
     Withdraw,
     encode,
 )
 from statewright.runs import Run, RunPolicy
 from statewright.states import ProposedState, StateDetails
+from statewright.subscription.filters import EventFilter
+from statewright.subscription.positions import pairs_of
+from statewright.subscription.status import DeadLetter
 from statewright.values import MAX_IDEMPOTENCY_KEY_LENGTH, Duration
 from statewright.verdicts import Verdict
 
-RunReference = UUID | str | Run | SentRun[Any]
+RunReference = UUID | str | Run | AboutRun[Any]
 """A run, its id (also as text), or a request about it that is still under way."""
 LeaseReference = RunReference | Verdict
 """A run, or the verdict that let it be RUNNING: then that lease is meant, and no other that the run may have later."""
@@ -51,6 +63,13 @@ HEARTBEAT_BYTES_PER_RUN: Final = 80
 """Two ids, with quotes and commas."""
 
 Message = TypeVar("Message", bound=Request)
+
+
+class Pruned(NamedTuple):
+    """How many trees were deleted, and how many runs these had in all."""
+
+    trees: int
+    runs: int
 
 
 class Proposal(NamedTuple):
@@ -179,6 +198,11 @@ def withdraw(partition: int, proposal_id: UUID) -> Withdraw:
     return Withdraw(partition=partition, proposal_id=proposal_id)
 
 
+def read_verdict(partition: int, proposal_id: UUID) -> ReadVerdict:
+    """Return the request for what is known of a proposal."""
+    return ReadVerdict(partition=partition, proposal_id=proposal_id)
+
+
 def runs_per_heartbeat(max_message_bytes: int) -> int:
     """Return how many runs a heartbeat may name, so that it is no larger than workers accept."""
     named = (max_message_bytes - HEARTBEAT_BYTES) // HEARTBEAT_BYTES_PER_RUN
@@ -192,7 +216,7 @@ def heartbeats(
 
     Raises InvalidRequest.
     """
-    named = [runs] if isinstance(runs, UUID | str | Run | SentRun | Verdict) else list(_each(runs))
+    named = [runs] if isinstance(runs, UUID | str | Run | AboutRun | Verdict) else list(_each(runs))
     by_partition: dict[int, list[tuple[UUID, UUID | None]]] = {}
     for number, run in enumerate(named):
         held = lease_of(run, f"runs.{number}")
@@ -258,6 +282,62 @@ def read_events(partition: int, after: int) -> ReadEvents:
     return ReadEvents(partition=partition, after=after)
 
 
+def find_position(partition: int, since: datetime | None) -> FindPosition:
+    """Return the request for the position before a partition's first change that is not older than a moment."""
+    return FindPosition(partition=partition, since=since)
+
+
+def event_filter(*, run: RunReference | None, tree: RunReference | int | None, **wanted: Any) -> EventFilter:
+    """Return which events are wanted; of a tree, any of its runs may be named, or its tag. Raises InvalidRequest."""
+    return EventFilter(
+        run=None if run is None else id_of_run(run),
+        tree=tree if tree is None or isinstance(tree, int) else tree_tag(id_of_run(tree, "tree")),
+        **wanted,
+    )
+
+
+def open_subscription(name: str, wanted: EventFilter, max_tries: int | None) -> OpenSubscription:
+    """Return the request that a named subscription exist. Raises InvalidRequest."""
+    return _checked(OpenSubscription, name=name, filter=wanted, max_tries=max_tries)
+
+
+def join_subscription(name: str, member: str, instance: UUID) -> SyncSubscription:
+    """Return the first word of a member. Raises InvalidRequest."""
+    return _checked(SyncSubscription, name=name, member=member, instance=instance, joins=True)
+
+
+def read_subscription(name: str) -> ReadSubscription:
+    """Return the request for a named subscription. Raises InvalidRequest."""
+    return _checked(ReadSubscription, name=name)
+
+
+def read_subscriptions(partition: int, after: str) -> ReadSubscriptions:
+    """Return the request for the named subscriptions behind a name."""
+    return ReadSubscriptions(partition=partition, after=after)
+
+
+def remove_subscription(name: str) -> RemoveSubscription:
+    """Return the request that a named subscription be removed. Raises InvalidRequest."""
+    return _checked(RemoveSubscription, name=name)
+
+
+def reset_subscription(name: str, positions: Mapping[int, int]) -> ResetSubscription:
+    """Return the request that a named subscription go on behind these positions. Raises InvalidRequest."""
+    return _checked(ResetSubscription, name=name, positions=pairs_of(positions))
+
+
+def settle_dead_letters(
+    name: str, letters: Iterable[DeadLetter | UUID | str] | None, *, deliver_again: bool
+) -> SettleDeadLetters:
+    """Return the request that dead letters, or all of them, be delivered again or dropped. Raises InvalidRequest."""
+    event_ids = None
+    if letters is not None:
+        event_ids = tuple(
+            letter.event_id if isinstance(letter, DeadLetter) else _uuid_of(letter, "letters") for letter in letters
+        )
+    return _checked(SettleDeadLetters, name=name, deliver_again=deliver_again, event_ids=event_ids)
+
+
 def set_limit(
     tag: str | None,
     concurrency_limit: int | EllipsisType | None,
@@ -319,7 +399,7 @@ def body_of(message: Request, most: int) -> bytes:
 
 def id_of_run(run: RunReference, argument: str = "run") -> UUID:
     """Return the id of the run that is meant. Raises InvalidRequest, naming the argument, where none is."""
-    if isinstance(run, SentRun):
+    if isinstance(run, AboutRun):
         return run.run_id
     return run.id if isinstance(run, Run) else _uuid_of(run, argument)
 
@@ -335,6 +415,13 @@ def seconds_of(timeout: Duration, argument: str = "timeout") -> float:
     if isinstance(seconds, int | float) and seconds >= 0:
         return seconds
     raise InvalidRequest(argument, f"must be 0 seconds or more, not {_shown(timeout)}")
+
+
+def at_least_one(number: int, argument: str) -> int:
+    """Return the number. Raises InvalidRequest, naming the argument, unless it is 1 or more."""
+    if isinstance(number, int) and number >= 1:
+        return number
+    raise InvalidRequest(argument, f"must be 1 or more, not {_shown(number)}")
 
 
 def _leased(state: ProposedState, lease: Duration | None, executor: str | None) -> ProposedState:

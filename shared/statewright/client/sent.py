@@ -4,7 +4,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import suppress
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -23,7 +24,8 @@ ASK_AGAIN_SECONDS_AT_MOST: Final = 600.0
 """How long a client waits for the answer to a parked proposal before it asks whether that is still parked."""
 
 
-class UnderWay(NamedTuple):
+@dataclass(eq=False, slots=True)
+class UnderWay:
     """A request that was handed to the outbox: when Redis holds it, and what answers it within `timeout` seconds.
 
     When Redis refuses it, the reply is that error as well. `delivery_of` tells of `pushed` how far the request has got,
@@ -36,6 +38,19 @@ class UnderWay(NamedTuple):
     timeout: float
     delivery_of: "Callable[[asyncio.Future[StatewrightError | None]], tuple[Delivery, str]]"
     home: Home
+
+
+class AboutRun(Generic[Answer]):
+    """A request about a run, `run_id`, which is known before it exists; sent with an event loop or without one."""
+
+    __slots__ = ()
+
+    run_id: UUID
+
+    @property
+    def request_id(self) -> UUID:
+        """The id of the request."""
+        raise NotImplementedError
 
 
 class Sent(Generic[Answer]):
@@ -53,8 +68,8 @@ class Sent(Generic[Answer]):
     async def pushed(self) -> UUID:
         """Wait until Redis holds the request, and return its id.
 
-        Raises RedisUnavailable if Redis refused it, Overloaded if its partition had no room, and NoAnswer if the client
-        was closed before.
+        Raises RedisUnavailable if Redis refused it, which is NotPermitted if the user lacks the right, Overloaded if
+        its partition had no room, and NoAnswer if the client was closed before.
         """
         _check_that_it_is_here(self._under_way)
         refusal = await asyncio.shield(self._under_way.pushed)
@@ -65,12 +80,16 @@ class Sent(Generic[Answer]):
     def __await__(self) -> Generator[Any, None, Answer]:
         return self.answer().__await__()
 
+    def answer_there(self) -> Answer:
+        """Return the answer that is there. Raises NoAnswer where none is, and what `answer` raises."""
+        return self._read(self._answered())
+
     async def answer(self) -> Answer:
         """Return the answer, as awaiting the request itself does; a task group takes this.
 
         Raises NoAnswer after the timeout, RequestFailed and its subclasses when the engine refuses, RedisUnavailable
-        when Redis does, Overloaded when the partition has no room, UnreadableAnswer when a worker of another version
-        answers, and NotOpen in another event loop or process.
+        when Redis does, which is NotPermitted when its user lacks a right, Overloaded when the partition has no room,
+        UnreadableAnswer when a worker of another version answers, and NotOpen in another event loop or process.
         """
         return self._read(await self._replied())
 
@@ -114,7 +133,7 @@ class Sent(Generic[Answer]):
         self._under_way.reply.add_done_callback(heard)
 
 
-class SentRun(Sent[Answer]):
+class SentRun(Sent[Answer], AboutRun[Answer]):
     """A request about a run, which further requests may name before this one is answered."""
 
     def __init__(self, under_way: UnderWay, read: Callable[[Any], Answer], run_id: UUID) -> None:
@@ -211,12 +230,21 @@ class SentProposal(SentRun[Answer]):
 
 
 async def _first_of(reply: Expected, heard: asyncio.Event, seconds: float) -> None:
-    """Return when there is an answer, when the request was heard of, or after so many seconds."""
+    """Return when there is an answer, when the request was heard of, or after so many seconds.
+
+    Raises NotPermitted when no answer may be heard.
+    """
     hearing = asyncio.ensure_future(heard.wait())
-    waited: set[asyncio.Future[Any]] = {reply, hearing}
+    missing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waited: set[asyncio.Future[Any]] = {reply, hearing, missing}
+    reply.wait(missing)
     try:
         await asyncio.wait(waited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if missing.done():
+            missing.result()
     finally:
+        reply.leave(missing)
+        missing.cancel()
         hearing.cancel()
 
 
@@ -251,6 +279,8 @@ def _up_to(last: State | None, states: Sequence[State]) -> tuple[State, ...]:
 async def _settled(under_way: UnderWay) -> None:
     """Wait for the reply until the timeout; others may await the same reply, and go on waiting.
 
+    Raises NotPermitted when no answer may be heard.
+
     This does what `asyncio.wait` does, in half of the time.
     """
     _check_that_it_is_here(under_way)
@@ -263,10 +293,12 @@ async def _settled(under_way: UnderWay) -> None:
 
     timer = loop.call_later(under_way.timeout, wake)
     reply.add_done_callback(wake)
+    reply.wait(waiter)
     try:
         await waiter
     finally:
         timer.cancel()
+        reply.leave(waiter)
         reply.remove_done_callback(wake)
 
 

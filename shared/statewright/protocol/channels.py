@@ -7,7 +7,8 @@ Keys of one partition share the hash tag `{namespace:p}`, so a Redis Cluster kee
     {ns:p}:events         stream   state changes of partition p, and its eras; an entry's id is `<sequence>-0`
     {ns:p}:dead-letters   stream   requests that could not be carried out; an entry keeps its request's id
     {ns:p}:suspect        string   the request over which holders of partition p have vanished, and how often
-    ns:replies:<client>   stream   answers for one client
+    ns:replies:<client>   stream   answers for one client; an entry with `opened` alone is none: it is the sign of the
+                                   client that has this name from then on
     ns:holders            hash     who drains each partition, and until when; one field per partition
     ns:workers            zset     live workers, scored by the millisecond at which each is given up
     ns:partitions         string   the fixed number of partitions
@@ -40,6 +41,9 @@ REQUEST_REPLY_TO: Final = b"reply_to"
 REQUEST_MESSAGE: Final = b"message"
 WAKE: Final = b"wake"
 """The only field of an entry that is no request: it asks the partition's holder to look at what has come due."""
+OPENED: Final = b"opened"
+"""The only field of an entry of a reply stream that is no answer: a client with a name signs with it when it is opened.
+Its value is the id of the sign, empty where that is the entry's own; the client with the greatest has the name."""
 EVENT_BODY: Final = b"event"
 """The only field of an entry of an event stream: a change of state or the beginning of an era."""
 DEAD_LETTER_REASON: Final = b"reason"

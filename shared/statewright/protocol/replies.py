@@ -9,8 +9,10 @@ from pydantic import Field, TypeAdapter
 
 from statewright.events import AnyEvent
 from statewright.limits import ConcurrencyLimit
+from statewright.protocol.requests import ShareEvent, ShareReference, Trial
 from statewright.runs import FlowRun, RunHistory, TaskRun
 from statewright.states import StateType
+from statewright.subscription.status import SubscriptionStatus
 from statewright.values import (
     Frozen,
     Message,
@@ -31,11 +33,14 @@ class ErrorCode(StrEnum):
     RULE_FAILED = "rule_failed"
     NOT_WRITABLE = "not_writable"
     OVERLOADED = "overloaded"
+    SUBSCRIPTION_NOT_FOUND = "subscription_not_found"
+    SUBSCRIPTION_CONFLICT = "subscription_conflict"
 
 
 class _Reply(Frozen):
     type: str
     v: Literal[1] = 1
+    """The version of the protocol: that of the request."""
 
 
 class VerdictReply(_Reply):
@@ -43,6 +48,7 @@ class VerdictReply(_Reply):
 
     type: Literal["verdict"] = "verdict"
     verdict: Verdict
+    """The one answer that the proposal has for ever."""
 
 
 class ParkedReply(_Reply):
@@ -50,8 +56,11 @@ class ParkedReply(_Reply):
 
     type: Literal["parked"] = "parked"
     proposal_id: UUID
+    """The proposal: the id of the request that made it."""
     run_id: UUID
+    """The run that it is about."""
     since: Moment
+    """Since when it is parked."""
     reason: str | None = None
     """Why it waits; None where that is not known."""
 
@@ -61,6 +70,7 @@ class WithdrawnReply(_Reply):
 
     type: Literal["withdrawn"] = "withdrawn"
     withdrawn: bool
+    """Whether it was parked there until now; false when it is answered already, or unknown."""
 
 
 class RunReply(_Reply):
@@ -68,6 +78,7 @@ class RunReply(_Reply):
 
     type: Literal["run"] = "run"
     run: Annotated[FlowRun | TaskRun, Field(discriminator="kind")]
+    """The run as it is after the request."""
     created: bool = False
     """Whether the run is new: this request has created it just now."""
 
@@ -77,7 +88,9 @@ class DeletedReply(_Reply):
 
     type: Literal["deleted"] = "deleted"
     trees: int
+    """How many trees, or runs that were named."""
     runs: int
+    """How many runs in all."""
 
 
 class HistoryReply(_Reply):
@@ -85,6 +98,7 @@ class HistoryReply(_Reply):
 
     type: Literal["history"] = "history"
     history: RunHistory
+    """The run as it is now, and a page of its states."""
     next: int | None = None
     """The ordinal to read on after; None when no later state exists."""
 
@@ -98,10 +112,20 @@ class EventsReply(_Reply):
 
     type: Literal["events"] = "events"
     events: tuple[Annotated[AnyEvent, Field(union_mode="left_to_right")], ...]
+    """The events, oldest first."""
     up_to: int
+    """The position to read on after."""
     pruned_up_to: int = 0
     """The last number whose event went with its run, which was deleted: what is missing up to there may have gone so.
     What is missing beyond went in another way."""
+
+
+class PositionReply(_Reply):
+    """A position in a partition: events above it are those that were asked about."""
+
+    type: Literal["position"] = "position"
+    position: int
+    """The number of an event, or 0."""
 
 
 class LimitReply(_Reply):
@@ -109,15 +133,20 @@ class LimitReply(_Reply):
 
     type: Literal["limit"] = "limit"
     limit: ConcurrencyLimit | None = None
+    """The limit; None when there is none."""
 
 
 class LostRun(Frozen):
     """A run whose lease is none of the sender's any more, and what it is in now; all None when there is no such run."""
 
     run_id: UUID
+    """The run whose lease is lost."""
     state_type: StateType | None = None
+    """The type of its current state."""
     state_name: Name | None = None
+    """The name of its current state."""
     state_message: Message | None = None
+    """The beginning of the message of its current state."""
     executor: Name | None = None
     """The executor that holds it now, if one does."""
 
@@ -126,8 +155,11 @@ class RenewedLease(Frozen):
     """A lease that was renewed: the state RUNNING that it belongs to, and how long it is good now."""
 
     run_id: UUID
+    """The run."""
     state_id: UUID
+    """Its state RUNNING."""
     seconds: float
+    """For how many seconds from now the lease is good."""
 
 
 class HeartbeatReply(_Reply):
@@ -135,7 +167,9 @@ class HeartbeatReply(_Reply):
 
     type: Literal["heartbeat"] = "heartbeat"
     lost: tuple[LostRun, ...] = ()
+    """The runs whose leases are not the sender's any more."""
     leases: tuple[RenewedLease, ...] = ()
+    """The leases that were renewed; empty unless `tell` asked for them."""
 
 
 class LimitsReply(_Reply):
@@ -143,7 +177,71 @@ class LimitsReply(_Reply):
 
     type: Literal["limits"] = "limits"
     limits: tuple[ConcurrencyLimit, ...]
+    """The limits of the page."""
     next: int | None = None
+    """Where to read on; None when there are no more."""
+
+
+class OwnedShare(ShareReference):
+    """A share that the member is to work on, in this epoch."""
+
+    position: int
+    """Every event of the share up to this number is done with."""
+    trying: int | None = None
+    """The event that was tried in vain before, or that is suspected."""
+    tries: int = 0
+    """How often that has failed."""
+    trial: Trial = Trial.NONE
+    """Whether it is suspected to be one over which members die."""
+    suspect_up_to: int = 0
+    """A member died over one of the next events, none of which is above this number."""
+
+
+class DeliveredAgain(ShareEvent):
+    """A dead letter that is to be delivered again."""
+
+
+class SyncedReply(_Reply):
+    """What a member of a named subscription is to do."""
+
+    type: Literal["synced"] = "synced"
+    generation: int
+    """Changes whenever something has changed that members must hear of."""
+    is_replaced: bool = False
+    """Another process has joined under the member's name: this one is the member no longer."""
+    is_settled: bool = True
+    """Whether every share is where it belongs; otherwise it is worth asking again soon."""
+    shares: tuple[OwnedShare, ...] | None = None
+    """All that are the member's; None when nothing has changed since the generation that it named."""
+    give_back: tuple[ShareReference, ...] = ()
+    """Which of them it is to give back, once what it has begun of them is done."""
+    again: tuple[DeliveredAgain, ...] = ()
+    """Dead letters of its shares that are to be delivered again; told with `shares`."""
+
+
+class SubscriptionReply(_Reply):
+    """A named subscription as it stands; None when there is none."""
+
+    type: Literal["subscription"] = "subscription"
+    subscription: SubscriptionStatus | None = None
+    """The subscription; None when there is none."""
+
+
+class SettledReply(_Reply):
+    """How many dead letters are delivered again, or were dropped."""
+
+    type: Literal["settled"] = "settled"
+    count: int
+    """How many."""
+
+
+class SubscriptionsReply(_Reply):
+    """A page of all named subscriptions."""
+
+    type: Literal["subscriptions"] = "subscriptions"
+    subscriptions: tuple[SubscriptionStatus, ...]
+    """The subscriptions of the page."""
+    next: str | None = None
     """Where to read on; None when there are no more."""
 
 
@@ -154,20 +252,38 @@ class ErrorReply(_Reply):
     code: Annotated[ErrorCode | str, Field(union_mode="left_to_right")]
     """A later engine may have other codes, which are texts here."""
     message: Message
+    """What is wrong, for people."""
     field: Message | None = None
+    """The part of the message, or the rule, that is to blame."""
+
+
+class KnownReply(_Reply):
+    """What is known of a proposal."""
+
+    type: Literal["known"] = "known"
+    proposal_id: UUID
+    """The proposal that was asked about."""
+    reply: Annotated[VerdictReply | ParkedReply | ErrorReply, Field(discriminator="type")] | None = None
+    """The answer that the proposal has, or that it is parked; None when it is unknown."""
 
 
 Reply = (
     VerdictReply
     | ParkedReply
     | WithdrawnReply
+    | KnownReply
     | RunReply
     | DeletedReply
     | HistoryReply
     | EventsReply
+    | PositionReply
     | LimitReply
     | HeartbeatReply
     | LimitsReply
+    | SyncedReply
+    | SubscriptionReply
+    | SubscriptionsReply
+    | SettledReply
     | ErrorReply
 )
 REPLY: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])

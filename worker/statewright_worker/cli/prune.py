@@ -10,7 +10,7 @@ from typing import Annotated, Final, NamedTuple
 import typer
 
 from statewright import Client, ConfigurationError
-from statewright.client.client import Pruned
+from statewright.client.requests import Pruned
 from statewright.values import seconds_said
 from statewright_worker.facts.old_trees import OldTrees
 from statewright_worker.loop import run

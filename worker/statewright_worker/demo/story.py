@@ -92,9 +92,8 @@ class Ending:
 
 async def tell_story(redis_url: str, journal: Journal) -> Ending:
     """Run a flow and listen to its events at the same time, until the last event is heard; return how things stand."""
-    async with Client(redis_url) as client:
-        # It subscribes before anything happens: what is published from here on is heard, however late it is read.
-        subscription = await client.subscribe()
+    # It subscribes before anything happens: what is published from here on is heard, however late it is read.
+    async with Client(redis_url) as client, client.subscribe() as subscription:
         flow_run = await client.create_flow_run("nightly-report", tags=["demo"])
         listening = asyncio.create_task(listen(subscription, flow_run.id, journal))
         try:

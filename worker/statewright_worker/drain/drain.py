@@ -345,9 +345,6 @@ def segments(decoded: Sequence[Decoded]) -> Iterator[Sequence[Decoded]]:
 
 def _publication(answered: Sequence[Answered], late: Sequence[LateAnswer]) -> Publication:
     publication = Publication()
-    for reply_to, request_id, told in late:
-        body = encoded(told)
-        publication.replies.setdefault(reply_to, []).append((str(request_id).encode(), body))
     for one, reply in answered:
         if reply is None or (one.timer is not None and reply.type == "parked"):
             # Whose proposal is parked has heard so.
@@ -358,4 +355,9 @@ def _publication(answered: Sequence[Answered], late: Sequence[LateAnswer]) -> Pu
             publication.replies.setdefault(one.reply_to, []).append((one.entry.fields[REQUEST_ID], body))
         if reply.type == "error" and (one.timer is None or one.timer.kind is TimerKind.PARKED):
             publication.dead_letters.append(DeadLetter(one.entry, reply.message, reply.field))
+    # Behind the others: a proposal that was parked and then answered in one batch has two answers, of which the last
+    # one counts.
+    for reply_to, request_id, told in late:
+        body = encoded(told)
+        publication.replies.setdefault(reply_to, []).append((str(request_id).encode(), body))
     return publication

@@ -13,11 +13,13 @@ from statewright_worker.facts.cache import Cache
 from statewright_worker.facts.changes import Changes
 from statewright_worker.facts.deletions import Deletions
 from statewright_worker.facts.histories import Histories
+from statewright_worker.facts.inquiries import Inquiries
 from statewright_worker.facts.leases import Leases
 from statewright_worker.facts.ledger import KNOWN, Ledger
 from statewright_worker.facts.limits import Limits
 from statewright_worker.facts.parked import Parked
 from statewright_worker.facts.runs import FLOW_RUNS, TASK_RUNS, UNDER_WAY, Runs
+from statewright_worker.facts.subscriptions import Subscriptions
 from statewright_worker.facts.timers import Timers
 from statewright_worker.orchestration.facts import Need
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
@@ -52,6 +54,7 @@ class Asked:
     def __init__(self) -> None:
         self.runs = Runs()
         self.ledger = Ledger()
+        self.inquiries = Inquiries()
         self.limits = Limits()
         self.parked = Parked(self.limits)
         self.below = Below(self.parked)
@@ -61,9 +64,11 @@ class Asked:
         self.changes = Changes()
         self.leases = Leases()
         self.timers = Timers()
+        self.subscriptions = Subscriptions()
         self.subjects: tuple[Subject, ...] = (
             self.runs,
             self.ledger,
+            self.inquiries,
             self.below,
             self.deletions,
             self.parked,
@@ -73,6 +78,7 @@ class Asked:
             self.changes,
             self.leases,
             self.timers,
+            self.subscriptions,
         )
 
     def foretell(self, proposal: Propose, needs: tuple[Need, ...]) -> None:

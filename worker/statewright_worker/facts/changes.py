@@ -1,10 +1,12 @@
 """Changes of state, read back from the histories: an event is made of each."""
 
 from collections.abc import Awaitable
+from datetime import datetime
 from typing import Final
 
 from asyncpg import Connection, Record
 
+from statewright.ids import first_id_at
 from statewright.states import State, StateType
 from statewright_worker.facts.base import PAGE_BYTES, Reading, Subject
 from statewright_worker.facts.runs import tags_from
@@ -47,17 +49,55 @@ READ_CHANGES: Final = f"""
 LOW_WATER: Final = "SELECT coalesce(max(sequence), 0) FROM low_water WHERE partition = $1"
 
 
+def _first_behind(table: str, after: str, up_to: str) -> str:
+    return f"""(
+        SELECT id, sequence FROM {table} WHERE partition = $1 AND sequence > {after} AND sequence <= {up_to}
+        ORDER BY sequence LIMIT 1
+    )"""
+
+
+def _first_change(after: str, up_to: str) -> str:
+    either = " UNION ALL ".join(_first_behind(table, after, up_to) for table in ("flow_run_state", "task_run_state"))
+    return f"SELECT id, sequence FROM ({either}) AS either ORDER BY sequence LIMIT 1"
+
+
+# The ids of states rise with time, and so with their sequence numbers. So the first one that is not below an id is
+# found by halving, with two looks into an index each time, however many other partitions share the table, and however
+# long nothing has happened in this one.
+FIND_POSITION: Final = f"""
+    WITH RECURSIVE search (low, high) AS (
+        SELECT 0::bigint, $3::bigint
+        UNION ALL
+        SELECT CASE WHEN probe.id < $2 THEN probe.sequence ELSE search.low END,
+            CASE WHEN probe.id < $2 THEN search.high ELSE halves.middle END
+        FROM search
+        CROSS JOIN LATERAL (SELECT (search.low + search.high) / 2 AS middle) AS halves
+        LEFT JOIN LATERAL ({_first_change("halves.middle", "search.high")}) AS probe ON true
+        WHERE search.low < search.high
+    ),
+    found AS (SELECT max(low) AS low FROM search)
+    SELECT coalesce(first.sequence - 1, $3) FROM found
+    LEFT JOIN LATERAL ({_first_change("found.low", "$3")}) AS first ON true
+"""
+
+
 class Changes(Subject):
-    """Pages of the partition's changes, read back for subscribers."""
+    """Pages of the partition's changes, read back for subscribers, and positions among them."""
 
     def __init__(self) -> None:
         self.after: set[int] = set()
         """Sequence numbers; a page begins behind each."""
+        self.since: set[datetime | None] = set()
+        """Moments; the position before the first change that is not older is found. None means the first one."""
 
     def load(self, reading: Reading, work: UnitOfWork) -> Awaitable[None] | None:
-        return self._load(reading, work) if self.after else None
+        return self._load(reading, work) if self.after or self.since else None
 
     async def _load(self, reading: Reading, work: UnitOfWork) -> None:
+        for since in self.since:
+            first = first_id_at(0 if since is None else since.timestamp())
+            asked = (reading.partition, first, reading.sequence)
+            work.positions[since] = await reading.driver.fetchval(FIND_POSITION, *asked)
         for after in self.after:
             work.events[after] = await _read(reading.driver, reading.partition, after, reading.sequence)
 

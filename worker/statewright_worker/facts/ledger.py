@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Final
 from uuid import UUID, uuid5
 
-from asyncpg import Record
+from asyncpg import Connection, Record
 
 from statewright.verdicts import SetStateStatus, Verdict
 from statewright_worker.facts.base import Reading, Subject
@@ -68,16 +68,26 @@ class Ledger(Subject):
     async def _load(self, reading: Reading, work: UnitOfWork) -> None:
         known = [row["id"] for row in reading.found[KNOWN.name]]
         if known:
-            for row in await reading.driver.fetch(READ_VERDICTS, known):
-                work.verdicts[row["proposal_id"]] = verdict_from(row), row["digest"]
+            await read_verdicts(reading.driver, known, work)
         if answers := known + [as_created(run_id) for run_id in self.created & work.runs.keys()]:
-            for row in await reading.driver.fetch(READ_ANSWERS, answers):
-                work.answers[row["request_id"]] = Answer(row["request_id"], row["digest"], row["reply"])
+            await read_answers(reading.driver, answers, work)
 
     def parts(self, work: UnitOfWork, sequence: int) -> Iterator[tuple[Part, Sequence[Row]]]:
         yield VERDICTS, [verdict_values(verdict, digest) for verdict, digest in work.new_verdicts]
         answers = work.new_answers
         yield ANSWERS, [(answer.request_id, answer.digest, answer.reply, answer.run_id) for answer in answers]
+
+
+async def read_verdicts(driver: Connection, proposal_ids: Sequence[UUID], work: UnitOfWork) -> None:
+    """Put the verdicts that these proposals have into the unit of work."""
+    for row in await driver.fetch(READ_VERDICTS, proposal_ids):
+        work.verdicts[row["proposal_id"]] = verdict_from(row), row["digest"]
+
+
+async def read_answers(driver: Connection, request_ids: Sequence[UUID], work: UnitOfWork) -> None:
+    """Put the other answers that these requests have into the unit of work."""
+    for row in await driver.fetch(READ_ANSWERS, request_ids):
+        work.answers[row["request_id"]] = Answer(row["request_id"], row["digest"], row["reply"])
 
 
 def first_proposal(run_id: UUID) -> UUID:

@@ -28,12 +28,13 @@ PARKED_COLUMNS: Final[Columns] = (
     ("priority", "integer"),
     ("ticket", "bigint"),
     ("decided", "boolean"),
+    ("reason", "text"),
 )
 PARKED_ADDED: Final = insert("parked", PARKED_COLUMNS, partition="partition")
 PARKED_CHANGED: Final = Part(
-    "UPDATE parked SET reply_to = rows.reply_to, decided = rows.decided FROM {rows}"
+    "UPDATE parked SET reply_to = rows.reply_to, decided = rows.decided, reason = rows.reason FROM {rows}"
     " WHERE parked.proposal_id = rows.proposal_id",
-    (("proposal_id", "uuid"), ("reply_to", "text"), ("decided", "boolean")),
+    (("proposal_id", "uuid"), ("reply_to", "text"), ("decided", "boolean"), ("reason", "text")),
 )
 WAITER_COLUMNS: Final[Columns] = (
     ("limit_id", "bigint"),
@@ -95,7 +96,7 @@ class Parked(Subject):
 def _parts(waiting: Waiting) -> Iterator[tuple[Part, Sequence[Row]]]:
     yield PARKED_ADDED, [parked_values(parked) for parked in waiting.added.values()]
     changed = waiting.changed.values()
-    yield PARKED_CHANGED, [(parked.proposal_id, parked.reply_to, parked.decided) for parked in changed]
+    yield PARKED_CHANGED, [(parked.proposal_id, parked.reply_to, parked.decided, parked.reason) for parked in changed]
     yield (
         WAITERS_ADDED,
         [
@@ -121,6 +122,7 @@ def parked_from(row: Record) -> ParkedProposal:
         priority=row["priority"],
         ticket=row["ticket"],
         decided=row["decided"],
+        reason=row["reason"],
         waits_on=tuple(LimitName(LimitScope(scope), key) for scope, key in row["waits_on"] or ()),
     )
 
@@ -139,4 +141,5 @@ def parked_values(parked: ParkedProposal) -> Row:
         parked.priority,
         parked.ticket,
         parked.decided,
+        parked.reason,
     )

@@ -78,9 +78,16 @@ class Maintenance:
 
     def _worker(self, pool: ConnectionPool) -> Worker:
         return Worker(
+            # The namespace stands in the keys of a job: in the rights of workers, and told from those of others.
             cron_jobs=[
-                cron(_coroutine(self._sweep), name="sweep", second=0, timeout=JOB_SECONDS),
-                cron(_coroutine(self._retain), name="retain", second=10, run_at_startup=True, timeout=60),
+                cron(_coroutine(self._sweep), name=f"{self._channels.namespace}:sweep", second=0, timeout=JOB_SECONDS),
+                cron(
+                    _coroutine(self._retain),
+                    name=f"{self._channels.namespace}:retain",
+                    second=10,
+                    run_at_startup=True,
+                    timeout=60,
+                ),
             ],
             queue_name=self._channels.queue,
             redis_pool=ArqRedis(pool, job_serializer=_to_json, job_deserializer=json.loads),

@@ -368,6 +368,8 @@ class ParkedProposal:
     """Its place among those of the same priority, in every queue."""
     decided: bool = False
     """Whether it has an answer, in the ledger, which may not have been sent yet."""
+    reason: str | None = None
+    """Why it waits; None where nobody has said that."""
     waits_on: tuple[NameOfLimit, ...] = ()
     """The limits in whose queues it stands."""
 

@@ -25,6 +25,7 @@ from statewright_worker.orchestration.records import (
     TimerKind,
     limits_on_tags,
 )
+from statewright_worker.orchestration.subscribing import Subscribing
 from statewright_worker.orchestration.waiting import Waiting, put_back
 
 
@@ -78,6 +79,8 @@ class UnitOfWork:
         """Pages of runs' histories, each by the ordinal behind which it was read: states with their ordinals."""
         self.events: dict[int, ChangePage] = {}
         """Changes of the partition, by the number behind which they were read back."""
+        self.positions: dict[datetime | None, int] = {}
+        """Positions before the partition's first change that is not older than a moment; None: before its first."""
         self.below: dict[UUID, list[UUID]] = {}
         """The first runs below flow runs that have not come to an end."""
         self.limit_pages: dict[int, LimitPage] = {}
@@ -103,6 +106,7 @@ class UnitOfWork:
         """What waits and what comes due."""
         self.leases = Leasing(now, partition, self.waiting, self._undo)
         self.deleting = Deleting()
+        self.subscribing = Subscribing(now)
         self._before: dict[UUID, dict[str, object]] = {}
 
     # -- one proposal ------------------------------------------------------------------------------------------------

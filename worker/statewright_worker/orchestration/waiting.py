@@ -60,6 +60,8 @@ class Waiting:
         self._undo = undo
         self.parked: dict[UUID, ParkedProposal] = {}
         """The parked proposals that this batch has asked for, and those that it parks."""
+        self.seen: dict[UUID, ParkedProposal] = {}
+        """Parked proposals of any partition that the batch is only asked about."""
         self.added: dict[UUID, ParkedProposal] = {}
         self.changed: dict[UUID, ParkedProposal] = {}
         self.removed: set[UUID] = set()

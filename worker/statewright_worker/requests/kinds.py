@@ -8,14 +8,23 @@ from statewright.protocol.requests import (
     CreateFlowRun,
     CreateTaskRun,
     DeleteRun,
+    FindPosition,
     Heartbeat,
+    OpenSubscription,
     Propose,
     PruneRuns,
     ReadEvents,
     ReadLimit,
     ReadLimits,
     ReadRun,
+    ReadSubscription,
+    ReadSubscriptions,
+    ReadVerdict,
+    RemoveSubscription,
+    ResetSubscription,
     SetLimit,
+    SettleDeadLetters,
+    SyncSubscription,
     UpdateRun,
     Withdraw,
 )
@@ -30,8 +39,18 @@ from statewright_worker.requests.limits import ReadLimitKind, ReadLimitsKind, Se
 from statewright_worker.requests.parking import KeepParked, KeepParkedKind, TellParked, TellParkedKind, WithdrawKind
 from statewright_worker.requests.pauses import EndPause, EndPauseKind
 from statewright_worker.requests.propose import ProposeKind
-from statewright_worker.requests.read_events import ReadEventsKind
+from statewright_worker.requests.read_events import FindPositionKind, ReadEventsKind
 from statewright_worker.requests.read_run import ReadRunKind
+from statewright_worker.requests.read_verdict import ReadVerdictKind
+from statewright_worker.requests.subscriptions import (
+    OpenSubscriptionKind,
+    ReadSubscriptionKind,
+    ReadSubscriptionsKind,
+    RemoveSubscriptionKind,
+    ResetSubscriptionKind,
+    SettleDeadLettersKind,
+    SyncSubscriptionKind,
+)
 from statewright_worker.requests.update_run import UpdateRunKind
 
 _CREATE: Final = CreateRunKind()
@@ -44,6 +63,8 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     PruneRuns: PruneRunsKind(),
     ReadRun: ReadRunKind(),
     ReadEvents: ReadEventsKind(),
+    ReadVerdict: ReadVerdictKind(),
+    FindPosition: FindPositionKind(),
     SetLimit: SetLimitKind(),
     ReadLimit: ReadLimitKind(),
     ReadLimits: ReadLimitsKind(),
@@ -53,6 +74,13 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     GoOnDeleting: GoOnDeletingKind(),
     FollowDown: FollowDownKind(),
     EndPause: EndPauseKind(),
+    OpenSubscription: OpenSubscriptionKind(),
+    SyncSubscription: SyncSubscriptionKind(),
+    ReadSubscription: ReadSubscriptionKind(),
+    ReadSubscriptions: ReadSubscriptionsKind(),
+    RemoveSubscription: RemoveSubscriptionKind(),
+    ResetSubscription: ResetSubscriptionKind(),
+    SettleDeadLetters: SettleDeadLettersKind(),
     Heartbeat: HeartbeatKind(),
     EndLease: EndLeaseKind(),
     EndExecutor: EndExecutorKind(),

@@ -125,7 +125,11 @@ def park(request: Propose, incoming: Incoming, batch: InBatch, reason: str | Non
             work.now,
             until,
             request.priority or 0,
+            reason=reason,
         )
+    elif reason != parked.reason:
+        work.waiting.change(parked, reason=reason)
+        parked = work.waiting.parked[incoming.id]
     if parked.until is not None and parked.until <= work.now:
         return None
     work.waiting.park(parked)
@@ -134,7 +138,7 @@ def park(request: Propose, incoming: Incoming, batch: InBatch, reason: str | Non
         work.waiting.set_timer(TimerKind.PARKED, incoming.id, due)
     elif incoming.timer is not None:
         work.waiting.clear_timer(TimerKind.PARKED, incoming.id)
-    return parked_reply(parked, reason)
+    return parked_reply(parked)
 
 
 def withdraw_those_of(run_id: UUID, but: UUID, batch: InBatch) -> None:
@@ -144,9 +148,9 @@ def withdraw_those_of(run_id: UUID, but: UUID, batch: InBatch) -> None:
             withdraw(parked, RUN_CANCELLED, batch)
 
 
-def parked_reply(parked: ParkedProposal, reason: str | None = None) -> ParkedReply:
+def parked_reply(parked: ParkedProposal) -> ParkedReply:
     """Return what is told of a proposal that is still parked."""
-    return ParkedReply(proposal_id=parked.proposal_id, run_id=parked.run_id, since=parked.since, reason=reason)
+    return ParkedReply(proposal_id=parked.proposal_id, run_id=parked.run_id, since=parked.since, reason=parked.reason)
 
 
 def withdraw(parked: ParkedProposal, reason: str, batch: InBatch) -> None:

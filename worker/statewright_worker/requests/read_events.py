@@ -1,6 +1,7 @@
 """Reading events back: a worker makes what a partition's stream no longer holds from the histories."""
 
-from statewright.protocol.requests import PROTOCOL_VERSION, ReadEvents
+from statewright.protocol.replies import PositionReply, Reply
+from statewright.protocol.requests import PROTOCOL_VERSION, FindPosition, ReadEvents
 from statewright_worker.facts.base import PAGE_BYTES
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine
@@ -28,3 +29,16 @@ class ReadEventsKind(Kind[ReadEvents]):
         pruned = b',"pruned_up_to":%d' % page.pruned_up_to if page.pruned_up_to else b""
         body = b'{"type":"events","v":%d,"events":[%b],"up_to":%d%b}' % (PROTOCOL_VERSION, events, up_to, pruned)
         return EncodedReply("events", body)
+
+
+class FindPositionKind(Kind[FindPosition]):
+    """Finds where in a partition a moment is."""
+
+    def place(self, request: FindPosition, partitions: int) -> tuple[str, int]:
+        return "partition", request.partition
+
+    def ask(self, request: FindPosition, asked: Asked, engine: Engine) -> None:
+        asked.changes.since.add(request.since)
+
+    async def carry_out(self, request: FindPosition, incoming: Incoming, batch: InBatch) -> Reply:
+        return PositionReply(position=batch.work.positions[request.since])

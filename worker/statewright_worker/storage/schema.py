@@ -273,6 +273,7 @@ class Parked(Base):
     priority: Mapped[int]
     ticket: Mapped[int] = mapped_column(BigInteger)
     decided: Mapped[bool] = mapped_column(server_default=text("false"))
+    reason: Mapped[str | None]
 
 
 class Waiter(Base):
@@ -323,6 +324,71 @@ class Executor(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     seconds: Mapped[float] = mapped_column(Double)
     ends: Mapped[datetime]
+
+
+class Subscription(Base):
+    """A named subscription, administered in one partition. `generation` rises with what its members must hear of."""
+
+    __tablename__ = "subscription"
+    __table_args__ = RUN_FILLFACTOR
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    filter: Mapped[dict[str, Any]]
+    max_tries: Mapped[int]
+    created: Mapped[datetime]
+    generation: Mapped[int] = mapped_column(BigInteger)
+    is_settled: Mapped[bool]
+
+
+class SubscriptionMember(Base):
+    """A process that works on shares of a subscription, and when it was last heard of."""
+
+    __tablename__ = "subscription_member"
+    __table_args__ = RUN_FILLFACTOR
+
+    subscription: Mapped[str] = mapped_column(ForeignKey(Subscription.name, ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    instance: Mapped[UUID]
+    joined: Mapped[datetime]
+    seen: Mapped[datetime]
+    seconds: Mapped[float] = mapped_column(Double)
+
+
+class SubscriptionShare(Base):
+    """How far a subscription is with a share of a partition's events, and whose share it is: the member's instance.
+
+    Its position moves once a second; no index has it, so that it moves within its page (HOT).
+    """
+
+    __tablename__ = "subscription_share"
+    __table_args__ = RUN_FILLFACTOR
+
+    subscription: Mapped[str] = mapped_column(ForeignKey(Subscription.name, ondelete="CASCADE"), primary_key=True)
+    partition: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    share: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(BigInteger)
+    owner: Mapped[UUID | None]
+    epoch: Mapped[int] = mapped_column(BigInteger)
+    trying: Mapped[int | None] = mapped_column(BigInteger)
+    tries: Mapped[int] = mapped_column(server_default=text("0"))
+    trial: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    suspect_up_to: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+
+
+class SubscriptionDeadLetter(Base):
+    """An event that a subscription has passed over, because it failed as often as is allowed."""
+
+    __tablename__ = "subscription_dead_letter"
+
+    subscription: Mapped[str] = mapped_column(ForeignKey(Subscription.name, ondelete="CASCADE"), primary_key=True)
+    partition: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    share: Mapped[int] = mapped_column(SmallInteger)
+    event_id: Mapped[UUID]
+    error: Mapped[str]
+    tries: Mapped[int]
+    at: Mapped[datetime]
+    again: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class Verdict(Base):

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 from redis.exceptions import ResponseError
 
-from statewright.connection import Argument, Command, HeldConnection, passing
+from statewright.connection import Argument, Command, HeldConnection, passing, permitted
 from statewright.protocol.channels import EVENT_BODY, Channels, sequence_of
 from statewright_worker.streams.bounds import StreamBounds
 from statewright_worker.streams.encoding import EventEncoding
@@ -66,8 +66,11 @@ class Events:
         """Whether the log says already that the key is no stream."""
 
     async def append(self, ends_with: int, events: Sequence[SequencedEvent]) -> Appended:
-        """Append events to a stream that ends with the sequence number `ends_with`, unless it ends with another one."""
-        [answer] = await self._redis.exchange(self.appending(ends_with, events))
+        """Append events to a stream that ends with the sequence number `ends_with`, unless it ends with another one.
+
+        Raises RightMissing when the user may not: publishing them with the answers of a batch does not say so.
+        """
+        [answer] = permitted(await self._redis.exchange(self.appending(ends_with, events)))
         return self.appended(answer, events)
 
     def appending(self, ends_with: int, events: Sequence[SequencedEvent]) -> Command:
@@ -103,11 +106,12 @@ class Events:
         return sequence_of(answer[0][0]) if answer else 0
 
     async def keep_small(self) -> None:
-        """Delete the oldest events when the stream takes more memory than it may."""
-        length, size = await self._redis.exchange(("XLEN", self._key), ("MEMORY", "USAGE", self._key))
+        """Delete the oldest events when the stream takes more memory than it may. Raises RightMissing."""
+        asked = ("XLEN", self._key), ("MEMORY", "USAGE", self._key)
+        length, size = permitted(await self._redis.exchange(*asked))
         if isinstance(length, int) and isinstance(size, int) and size > self._bytes:
             kept = max(length * self._bytes // size, 1)
-            await self._redis.exchange(("XTRIM", self._key, "MAXLEN", "~", kept))
+            permitted(await self._redis.exchange(("XTRIM", self._key, "MAXLEN", "~", kept)))
 
     def _warn(self, refusal: ResponseError) -> None:
         if not self._is_no_stream:

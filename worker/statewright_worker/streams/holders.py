@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from redis import Redis
+from redis.exceptions import ResponseError
 
+from statewright.connection import Argument, user_of, with_its_right
 from statewright.protocol.channels import Channels
 from statewright_worker.streams.scripts import script_command
 
@@ -85,6 +87,7 @@ class Holders:
         self._redis = Redis.from_url(
             redis_url, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS, protocol=2
         )
+        self._user = user_of(self._redis.connection_pool)
         self._channels = channels
         self._partitions = partitions
         self._worker = worker
@@ -106,13 +109,19 @@ class Holders:
 
     def leave(self) -> None:
         """Say that this worker is gone, so that the others share its partitions at once."""
-        self._redis.zrem(self._channels.workers, self._worker)
+        self._ask("ZREM", self._channels.workers, self._worker)
 
     def close(self) -> None:
         """Close the connection."""
         self._redis.close()
 
     def _run(self, script: str, keys: list[str], *arguments: str | int) -> Any:
+        return self._ask(*script_command(script, keys, *arguments))
+
+    def _ask(self, *command: Argument) -> Any:
         # redis-py declares no types for it.
-        run: Any = self._redis.execute_command
-        return run(*script_command(script, keys, *arguments))
+        execute: Any = self._redis.execute_command
+        try:
+            return execute(*command)
+        except ResponseError as refusal:
+            raise with_its_right(refusal, self._user, command) from None

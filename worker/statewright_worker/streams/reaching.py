@@ -48,7 +48,7 @@ async def check_redis(pool: ConnectionPool) -> None:
         async with asyncio.timeout(ANSWER_SECONDS):
             told: dict[str, Any] = await Redis(connection_pool=pool).info("server")
     except NoPermissionError:
-        # A user without the right to ask does without this check; everything else works.
+        # `check_rights` says so, and names the right.
         return
     except (RedisError, *DROPPED, TimeoutError) as error:
         if isinstance(error, _REFUSALS) or any(isinstance(cause, ssl.SSLError) for cause in _chain(error)):
