@@ -30,9 +30,9 @@ from statewright import (
 )
 from statewright.protocol.replies import (
     REPLY,
+    DeletedReply,
     ErrorCode,
     ErrorReply,
-    DeletedReply,
     EventsReply,
     HeartbeatReply,
     HistoryReply,
