@@ -151,21 +151,6 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
             {"type": "update_run", "run_id": FLOW_RUN, "policy": {"retries": 5, "retry_delay": [1, 10, 60]}},
         )
     ],
-    "request.delete_run": [
-        Example("Only what is over.", {"type": "delete_run", "run_id": FLOW_RUN}),
-        Example("Whatever it is in.", {"type": "delete_run", "run_id": FLOW_RUN, "force": True}),
-    ],
-    "request.prune_runs": [
-        Example(
-            "One tree.",
-            {
-                "type": "prune_runs",
-                "partition": PARTITION,
-                "run_ids": [FLOW_RUN],
-                "unchanged_since": "2029-12-02T02:00:00Z",
-            },
-        )
-    ],
     "request.propose": [
         Example("The least.", {"type": "propose", "run_id": FLOW_RUN, "state": {"type": "RUNNING"}}),
         Example(
@@ -271,6 +256,20 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
         Example("Of a deployment.", {"type": "read_limit", "deployment_id": DEPLOYMENT}),
     ],
     "request.read_limits": [Example("From the beginning.", {"type": "read_limits", "partition": 0})],
+    "request.prune_runs": [
+        Example(
+            "One tree, if it is over and has not changed for a month.",
+            {
+                "type": "prune_runs",
+                "partition": PARTITION,
+                "run_ids": [FLOW_RUN],
+                "unchanged_since": "2029-12-02T02:00:00Z",
+            },
+        )
+    ],
+    "request.delete_run": [
+        Example("A task run, whatever it is in.", {"type": "delete_run", "run_id": TASK_RUN, "force": True})
+    ],
     "reply.verdict": [
         Example(
             "Accepted.",
@@ -346,7 +345,10 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
         )
     ],
     "reply.events": [
-        Example("A page: read on after 61.", {"type": "events", "v": 1, "events": [_EVENT, _ERA_BEGAN], "up_to": 61})
+        Example(
+            "A page: read on after 61.",
+            {"type": "events", "v": 1, "events": [_EVENT, _ERA_BEGAN], "up_to": 61, "pruned_up_to": 0},
+        )
     ],
     "reply.position": [Example("Behind event 41.", {"type": "position", "v": 1, "position": 41})],
     "reply.synced": [
