@@ -37,17 +37,17 @@ class Client(OpenedByUse):
 
 OWN_IMPORTS = """
 from typing import cast
-from statewright.sync.blocks import listed
+from statewright.sync.blocks import each, listed
 from statewright.sync.crossing import CrossingClient
 from statewright.sync.leases import Apart, Executor, KeepAlive
 from statewright.sync.opening import OpenedByUse
 from statewright.sync.sent import Sent, SentCreation, SentProposal, SentRun, under_way
-from statewright.sync.subscription import Subscription, subscribed
+from statewright.sync.subscription import NamedSubscription, Subscription, subscribed
 """
 
-SENT = ("Sent[", "SentRun[", "SentCreation[", "SentProposal[")
+SENT = ("Sent", "SentRun", "SentCreation", "SentProposal")
 BLOCKS = ("KeepAlive", "Executor")
-SUBSCRIPTIONS = ("Subscription",)
+SUBSCRIPTIONS = ("Subscription", "NamedSubscription")
 
 PHRASES = {
     "Raises NotOpen before the client was opened.": "Raises NotOpen when the client is closed.",
@@ -59,6 +59,9 @@ PHRASES = {
     " closes at the end of its `with`, by `close()`, or at the end of the interpreter. A thread in the background sends"
     " the requests; while Redis is away, they wait there. Code that has an event loop uses `statewright.Client`.",
     "Awaiting an answer raises": "Waiting for an answer raises",
+    "Awaiting the answer raises": "Waiting for the answer raises",
+    "what awaiting any answer does": "what waiting for any answer does",
+    "that nobody awaits here": "that nobody waits for here",
     "what awaiting an answer raises": "what waiting for an answer raises",
     "what awaiting any request does": "what waiting for any answer does",
     "Raises what awaiting an answer does.": "Raises what waiting for an answer does.",
@@ -80,7 +83,7 @@ def made() -> str:
     [client] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Client"]
     methods = [node for node in client.body if isinstance(node, Method) and not node.name.startswith("_")]
     [init] = [node for node in client.body if isinstance(node, Method) and node.name == "__init__"]
-    words = _Words(sent={method.name for method in methods if _returns(method).startswith(SENT)})
+    words = _Words(sent={method.name for method in methods if _returns(method).startswith("Sent")})
     body = "\n".join(_method(method, words) for method in methods)
     text = HEADER.format(
         imports="{imports}",
@@ -124,26 +127,30 @@ def _method(method: Method, words: "_Words") -> str:
 
 
 def _body(method: Method) -> list[str]:
-    opened = ["opened = self._opened()"]
     call = ", ".join(_arguments(method))
     behind = f", {call}" if call else ""
     named = f"opened.{method.name}"
     returns = _returns(method)
-    if any(ast.unparse(decorator) == "property" for decorator in method.decorator_list):
-        return [f"return self._opened().{method.name}"]
-    if returns.startswith(SENT):
-        if "|" in re.sub(r"\[[^]]*]", "", returns):
-            # One signature of several, each of which has its own type.
-            opened = ["opened: Any = self._opened()"]
-            return [*opened, f"return cast({returns!r}, under_way(self, {named}({call})))"]
-        return [*opened, f"return under_way(self, {named}({call}))"]
-    if returns in SUBSCRIPTIONS:
-        return [*opened, f"return {returns}(self, opened, subscribed(opened, {call}))"]
-    if returns in BLOCKS:
-        return [*opened, f"return {returns}(self, opened.background, opened.background.call({named}{behind}))"]
-    if not isinstance(method, ast.AsyncFunctionDef):
+    first, *others = re.sub(r"\[[^]]*]", "", returns).split(" | ")
+    is_property = any(ast.unparse(decorator) == "property" for decorator in method.decorator_list)
+    # Of several signatures each has its own type, which the body cannot know.
+    opened = "opened: Any = self._opened()" if others else "opened = self._opened()"
+    if is_property:
+        result = named
+    elif first in SENT:
+        result = f"under_way(self, {named}({call}))"
+        result = f"cast({returns!r}, {result})" if others else result
+    elif first in SUBSCRIPTIONS:
+        result = f"subscribed(self, opened, {named}({call}))"
+    elif first in BLOCKS:
+        result = f"{first}(self, opened.background, opened.background.call({named}{behind}))"
+    elif first == "Iterator":
+        result = f"each(opened.background, {named})"
+    elif isinstance(method, ast.AsyncFunctionDef):
+        result = f"opened.background.run({named}{behind})"
+    else:
         raise SystemExit(f"Client.{method.name} returns {returns}, which has no counterpart without a loop")
-    return [*opened, f"return opened.background.run({named}{behind})"]
+    return [opened, f"return {result}"]
 
 
 def _arguments(method: Method) -> Iterator[str]:

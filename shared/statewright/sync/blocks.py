@@ -1,8 +1,9 @@
 """Blocks that an event loop's `async with` keeps, as plain context managers: a task in the loop stands for each."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
+from itertools import chain, islice
 from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel
@@ -11,6 +12,7 @@ from statewright.errors import NotOpen
 from statewright.sync.background import BackgroundLoop
 
 Entered = TypeVar("Entered")
+Item = TypeVar("Item")
 Listed = TypeVar("Listed")
 
 
@@ -95,6 +97,17 @@ class Hosted(Generic[Entered]):
         if task.cancelled() or (error is not None and task.exception() is error):
             return False
         return task.result()
+
+
+def each(background: BackgroundLoop, make: Callable[[], Iterator[Item]]) -> Iterator[Item]:
+    """Return what an iterator of the loop's yields, each once it is asked for."""
+    iterator = background.call(make)
+
+    def step() -> tuple[Item, ...]:
+        return tuple(islice(iterator, 1))
+
+    # Each in the loop, and all until there is none.
+    return chain.from_iterable(iter(lambda: background.call(step), ()))
 
 
 def listed(given: Listed) -> Listed:

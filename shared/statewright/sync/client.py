@@ -3,25 +3,28 @@
 This file is made by `make sync` out of `statewright/client/client.py`, which is where to change it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import EllipsisType
 from typing import Any, Literal, cast, overload
 from uuid import UUID
 
-from statewright.client.client import DEFAULT_LEASE_SECONDS
+from statewright.client.client import DEFAULT_IN_FLIGHT, DEFAULT_LEASE_SECONDS
 from statewright.client.requests import LeaseReference, OnWait, Proposal, RunReference
 from statewright.client.sent import AboutRun
 from statewright.errors import LeaseLost, StatewrightError
 from statewright.ids import IdSource
 from statewright.limits import ConcurrencyLimit
-from statewright.runs import FlowRun, RunHistory, RunPolicy, TaskRun
-from statewright.states import ProposedState
-from statewright.sync.blocks import listed
+from statewright.protocol.replies import ParkedReply
+from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
+from statewright.states import ProposedState, StateType
+from statewright.subscription.positions import Since
+from statewright.subscription.status import DeadLetter, SubscriptionStatus
+from statewright.sync.blocks import each, listed
 from statewright.sync.crossing import CrossingClient
 from statewright.sync.leases import Apart, Executor, KeepAlive
 from statewright.sync.opening import OpenedByUse
 from statewright.sync.sent import Sent, SentCreation, SentProposal, SentRun, under_way
-from statewright.sync.subscription import Subscription, subscribed
+from statewright.sync.subscription import NamedSubscription, Subscription, subscribed
 from statewright.values import Duration
 from statewright.verdicts import Verdict
 
@@ -44,7 +47,7 @@ class Client(OpenedByUse):
     Requests raise `InvalidRequest`, `MessageTooLarge` and `NotOpen` before anything is sent. Waiting for an answer
     raises `NoAnswer` after the timeout, which says how far the request got; `RequestFailed` and its subclasses when
     the engine refuses, of which `Overloaded` says that the request's partition has too many unanswered ones; and
-    `RedisUnavailable` when Redis refuses.
+    `RedisUnavailable` when Redis refuses, of which `NotPermitted` names a right that the Redis user lacks.
     """
 
     def __init__(
@@ -58,9 +61,14 @@ class Client(OpenedByUse):
         max_backlog: int | None = None,
         max_backlog_bytes: int | None = None,
         wait_for_room: Duration | None = None,
+        name: str | None = None,
         ids: IdSource | None = None,
     ) -> None:
         """Take what is given, and the rest from `STATEWRIGHT_*`; raises ConfigurationError on a wrong setting.
+
+        With a `name` (the setting `client_name`), the answers that come while the client is away are there when it is
+        opened again, also by another process: see `unclaimed`. One client at a time has a name: the one that was opened
+        last. One that was opened before, and is open still, gets no answers from then on, and its calls raise NotOpen.
 
         Where more than `max_backlog` requests of a partition are unanswered, or where they take more than
         `max_backlog_bytes`, a request waits for room, `wait_for_room` seconds at most, and is refused with `Overloaded`
@@ -76,6 +84,7 @@ class Client(OpenedByUse):
                 max_backlog=max_backlog,
                 max_backlog_bytes=max_backlog_bytes,
                 wait_for_room=wait_for_room,
+                name=name,
                 ids=ids,
             )
         )
@@ -83,7 +92,8 @@ class Client(OpenedByUse):
     @property
     def partitions(self) -> int:
         """The number of partitions of the deployment. Raises NotOpen when the client is closed."""
-        return self._opened().partitions
+        opened = self._opened()
+        return opened.partitions
 
     def create_flow_run(
         self,
@@ -240,6 +250,37 @@ class Client(OpenedByUse):
         opened = self._opened()
         return opened.background.run(opened.withdraw, proposal)
 
+    def verdict(
+        self, proposal_id: UUID | str, *, run: RunReference | None = None, timeout: Duration | None = None
+    ) -> Sent[Verdict | ParkedReply | None]:
+        """Ask what became of a proposal whose answer was missed; return its verdict.
+
+        Return a `ParkedReply`, which says since when and why, while the proposal is parked, and None when the engine
+        does not know it. Asking changes nothing: a proposal that comes later is decided as usual. Waiting for the
+        answer raises the RequestFailed with which the proposal itself was refused, under the proposal's id; and what
+        waiting for any answer does.
+
+        Name the proposal's `run`, and the engine looks after everything that was pushed to its tree before. Otherwise
+        any partition looks into the ledger at once, and does not know of a proposal that is still under way. `timeout`
+        is as in `propose`.
+        """
+        opened = self._opened()
+        return under_way(self, opened.verdict(proposal_id, run=run, timeout=timeout))
+
+    def unclaimed(self) -> Iterator[Verdict | StatewrightError]:
+        """Yield the answers to proposals that nobody waits for here, oldest first: a verdict, or the error of a
+        refusal.
+
+        They are those that came while the client of this name was away, or for which nobody has waited long enough.
+        Those that are asked for again, by `verdict` or under the same `proposal_id`, are not among them. Each is
+        forgotten when the next one is taken. What an earlier process has received, but not deleted before it died, is
+        told again: know it by its `proposal_id` (`request_id` of an error). A client without a name keeps none.
+
+        The newest 10,000 are kept, 16 MiB at most; what Redis or the client no longer keeps, `verdict` still finds.
+        """
+        opened = self._opened()
+        return each(opened.background, opened.unclaimed)
+
     def propose_many(
         self,
         proposals: Iterable[Proposal | tuple[RunReference, ProposedState]],
@@ -378,12 +419,137 @@ class Client(OpenedByUse):
         opened = self._opened()
         return opened.background.run(opened.list_limits)
 
-    def subscribe(self, *, since: Mapping[int, int] | Mapping[str, int] | None = None) -> Subscription:
-        """Return a subscription to all events from now on, or after the sequence numbers `since` per partition.
+    @overload
+    def subscribe(
+        self,
+        name: None = None,
+        *,
+        since: Since = None,
+        kinds: RunKind | str | Iterable[RunKind | str] | None = None,
+        run: RunReference | None = None,
+        tree: RunReference | int | None = None,
+        state_types: StateType | str | Iterable[StateType | str] | None = None,
+        state_names: str | Iterable[str] | None = None,
+        tags: str | Iterable[str] | None = None,
+    ) -> Subscription: ...
 
-        `since` is what `Subscription.positions` was, also read back from JSON. The subscription asks the engine for
-        events that Redis no longer has, for which it needs the rights of a producer. A partition that `since` leaves
-        out is read from its oldest kept event. Raises InvalidRequest when `since` names no partition or no position.
+    @overload
+    def subscribe(
+        self,
+        name: str,
+        *,
+        member: str | None = None,
+        since: Since = None,
+        kinds: RunKind | str | Iterable[RunKind | str] | None = None,
+        run: RunReference | None = None,
+        tree: RunReference | int | None = None,
+        state_types: StateType | str | Iterable[StateType | str] | None = None,
+        state_names: str | Iterable[str] | None = None,
+        tags: str | Iterable[str] | None = None,
+        max_tries: int | None = None,
+        in_flight: int = DEFAULT_IN_FLIGHT,
+    ) -> NamedSubscription: ...
+
+    def subscribe(
+        self,
+        name: str | None = None,
+        *,
+        member: str | None = None,
+        since: Since = None,
+        kinds: RunKind | str | Iterable[RunKind | str] | None = None,
+        run: RunReference | None = None,
+        tree: RunReference | int | None = None,
+        state_types: StateType | str | Iterable[StateType | str] | None = None,
+        state_names: str | Iterable[str] | None = None,
+        tags: str | Iterable[str] | None = None,
+        max_tries: int | None = None,
+        in_flight: int = DEFAULT_IN_FLIGHT,
+    ) -> Subscription | NamedSubscription:
+        """Return a subscription to events; use it within `with`, which is when it begins.
+
+        It begins with what is published from then on, or where `since` says: "beginning", with the first event that
+        still exists; a moment (a datetime with a zone), with the first that is not older; positions, behind these.
+        Positions are what `Subscription.positions` was, also read back from JSON; a partition that they leave out is
+        read from its oldest kept event. The subscription asks the engine for events that Redis no longer has, for a
+        moment and for the beginning, for which it needs the rights of a producer.
+
+        With a `name` its positions are kept by the engine, and all who subscribe under that name share its events; see
+        `NamedSubscription`. Then `since` is for a name that is new: a subscription that exists goes on where it was.
+        Its filter must be the same each time. `member` is this process' own name, by which it takes its part up again
+        at once when it was killed; without one, others, or its successor, get that some seconds later. An event is
+        tried `max_tries` times (5 by default), and `in_flight` of them may be handed out and not acknowledged.
+
+        The other arguments are filters. An event is told when it fits each of them, and of several values one: its
+        `kinds` of run ("flow-run", "task-run"), its `run`, the `tree` of runs to which a run belongs, and the types,
+        names and tags that it tells. For a run or a tree one partition's stream alone is read; the rest is tested
+        here, before an event is decoded. Positions pass over what is not told.
+
+        Raises InvalidRequest when an argument is not what it should be.
+        """
+        opened: Any = self._opened()
+        return subscribed(
+            self,
+            opened,
+            opened.subscribe(
+                name,
+                member=member,
+                since=since,
+                kinds=kinds,
+                run=run,
+                tree=tree,
+                state_types=state_types,
+                state_names=state_names,
+                tags=tags,
+                max_tries=max_tries,
+                in_flight=in_flight,
+            ),
+        )
+
+    def read_subscription(self, name: str) -> Sent[SubscriptionStatus | None]:
+        """Read a named subscription: its positions and how far they lag, its members, and its first 100 dead letters;
+        None when there is none.
         """
         opened = self._opened()
-        return Subscription(self, opened, subscribed(opened, since=since))
+        return under_way(self, opened.read_subscription(name))
+
+    def list_subscriptions(self) -> list[SubscriptionStatus]:
+        """Return all named subscriptions, by name, each without its shares, members and dead letters.
+
+        Many come in several answers, each of which may take `answer_timeout` seconds. Raises what waiting for an
+        answer does.
+        """
+        opened = self._opened()
+        return opened.background.run(opened.list_subscriptions)
+
+    def remove_subscription(self, name: str) -> Sent[SubscriptionStatus | None]:
+        """Remove a named subscription with its positions and dead letters, and return it as it was, None when there was
+        none. Its members are told (SubscriptionNotFound).
+        """
+        opened = self._opened()
+        return under_way(self, opened.remove_subscription(name))
+
+    def reset_subscription(self, name: str, since: Since) -> SubscriptionStatus:
+        """Let a named subscription go on elsewhere: `since` is what it is for `subscribe`, and None means behind all
+        that is published. Partitions that positions leave out stay as they are.
+
+        Its members drop what they have not acknowledged. Raises SubscriptionNotFound when there is no such
+        subscription, InvalidRequest when `since` names no position, and what waiting for an answer raises.
+        """
+        opened = self._opened()
+        return opened.background.run(opened.reset_subscription, name, since)
+
+    def retry_dead_letters(self, name: str, letters: Iterable[DeadLetter | UUID | str] | None = None) -> Sent[int]:
+        """Let dead letters of a named subscription be delivered again, all or those of some events; return how many.
+
+        Raises SubscriptionNotFound when there is no such subscription.
+        """
+        opened = self._opened()
+        return under_way(self, opened.retry_dead_letters(name, letters))
+
+    def drop_dead_letters(self, name: str, letters: Iterable[DeadLetter | UUID | str] | None = None) -> Sent[int]:
+        """Drop dead letters of a named subscription, all or those of some events; return how many there were.
+
+        Raises SubscriptionNotFound when there is no such subscription.
+        """
+        opened = self._opened()
+        return under_way(self, opened.drop_dead_letters(name, letters))

@@ -1,19 +1,33 @@
 """Going through what comes, without an event loop: a plain iterator that another thread, or a timeout, can end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Protocol, Self, TypeVar, cast
 
 from statewright.client.requests import seconds_of
 from statewright.errors import NotOpen
+from statewright.sync.background import BackgroundLoop
 from statewright.sync.blocks import Hosted
 from statewright.sync.crossing import CrossingClient
 from statewright.values import Duration
 
 Item = TypeVar("Item")
-Source = TypeVar("Source", bound=AsyncIterator[object])
+
+
+class Iterated(Protocol):
+    """What is gone through within its `async with`."""
+
+    async def __aenter__(self) -> Any: ...
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None: ...
+
+    async def __anext__(self) -> Any: ...
+
+
+Source = TypeVar("Source", bound=Iterated)
 
 _NOTHING: Final = object()
 """What came when nothing came in time."""
@@ -24,20 +38,20 @@ _THE_END: Final = object()
 class Iteration(Generic[Source, Item]):
     """What comes of a source: within its `with`, until it is closed, which any thread may do."""
 
-    def __init__(
-        self, owner: object, client: CrossingClient, manager: AbstractAsyncContextManager[Source, bool | None]
-    ) -> None:
-        """Take what is entered in the client's loop; the owner lives at least as long."""
+    def __init__(self, owner: object, client: CrossingClient, manager: Source) -> None:
+        """Take what is entered, and gone through, in the client's loop; the owner lives at least as long."""
         self._owner = owner
         self._client = client
+        self._manager = manager
         self._block = Hosted(client.background, manager)
-        self._source: Source | None = None
+        self._has_begun = False
         self._waiting: set[asyncio.Task[object]] = set()
         self._is_closed = False
 
     def __enter__(self) -> Self:
         """Begin. Raises what beginning raises."""
-        self._source = self._block.enter()
+        self._block.enter()
+        self._has_begun = True
         self._client.end_with_it(self)
         return self
 
@@ -50,7 +64,7 @@ class Iteration(Generic[Source, Item]):
 
     def close(self) -> None:
         """End it, whichever thread waits in it for something: its iteration ends, as if all had come."""
-        if self._source is not None:
+        if self._has_begun:
             self._close(None)
 
     def __iter__(self) -> Iterator[Item]:
@@ -79,20 +93,23 @@ class Iteration(Generic[Source, Item]):
         self._block.leave(error)
 
     def _next(self, seconds: float | None) -> object:
-        background = self._client.background
-        source = self._source
-        if source is None:
-            raise NotOpen("nothing comes before it has begun: use it within its `with`")
+        background = self._begun()
         if self._is_closed:
             return _THE_END
         try:
-            return background.run(self._next_of, source, seconds)
+            return background.run(self._next_here, seconds)
         except NotOpen:
             if self._is_closed or background.has_ended:
                 return _THE_END
             raise
 
-    async def _next_of(self, source: Source, seconds: float | None) -> object:
+    def _begun(self) -> BackgroundLoop:
+        """Return the loop in which it is gone through. Raises NotOpen before it has begun."""
+        if not self._has_begun:
+            raise NotOpen("it has not begun yet: use it within its `with`")
+        return self._client.background
+
+    async def _next_here(self, seconds: float | None) -> object:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  # a coroutine that awaits runs in a task
         if self._is_closed:
@@ -100,7 +117,7 @@ class Iteration(Generic[Source, Item]):
         self._waiting.add(task)
         try:
             async with asyncio.timeout(seconds):
-                return await anext(source)
+                return cast("object", await anext(self._manager))
         except TimeoutError:
             return _NOTHING
         finally:

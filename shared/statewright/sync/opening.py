@@ -35,12 +35,14 @@ if hasattr(os, "register_at_fork"):
 class Opening:
     """What a client is in one process: not open yet, open, or closed."""
 
-    def __init__(self, *, is_closed: bool = False) -> None:
+    def __init__(self, *, is_closed: bool = False, is_the_parents: bool = False) -> None:
         self.forks = forks()
         self.lock = Lock()
         """Held while it is opened or closed."""
         self.client: CrossingClient | None = None
         self.is_closed = is_closed
+        self.is_the_parents = is_the_parents
+        """Whether the process of which this one was forked off has it open, under a name."""
         self.failures = 0
         """How often opening it has failed."""
         self.failure: BaseException | None = None
@@ -108,6 +110,11 @@ class OpenedByUse:
         with here.lock:
             if here.is_closed:
                 raise NotOpen("the client is closed: use it within its `with`, or open it again")
+            if here.client is None and here.is_the_parents:
+                raise NotOpen(
+                    f"the process of which this one was forked off has client {self._template.name!r} open, and one"
+                    " client at a time has a name: give each process its own"
+                )
             if here.failure is not None and here.failures > failures:
                 # It failed while this thread waited for its turn.
                 raise here.failure
@@ -119,7 +126,10 @@ class OpenedByUse:
                 # Its loop's thread has not come along. What it leaves must not be cleared away here: the connections
                 # are the parent's.
                 _left_behind.append(self._here)
-                self._here = Opening(is_closed=self._here.is_closed)
+                is_named = self._template.name is not None
+                self._here = Opening(
+                    is_closed=self._here.is_closed, is_the_parents=is_named and self._here.client is not None
+                )
             return self._here
 
     def _open(self, here: Opening) -> CrossingClient:

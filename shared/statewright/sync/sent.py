@@ -47,9 +47,10 @@ class Sent(Generic[Answer]):
         """Return the answer; wait for it if need be, in any number of threads, and as often as you like.
 
         `timeout` (seconds or a duration) is for how long; the default is that of the request. Raises NoAnswer after the
-        timeout, RequestFailed and its subclasses when the engine refuses, RedisUnavailable when Redis does, Overloaded
-        when the partition has no room, UnreadableAnswer when a worker of another version answers, and NotOpen in
-        another process, or when the client was closed before the request was sent.
+        timeout, RequestFailed and its subclasses when the engine refuses, RedisUnavailable when Redis does (of which
+        NotPermitted names a right that the Redis user lacks), Overloaded when the partition has no room,
+        UnreadableAnswer when a worker of another version answers, and NotOpen in another process, when the client was
+        closed before the request was sent, or when another client has taken its name over.
         """
         seconds = self._seconds(timeout)
         if not self._crossed.is_done:
@@ -62,7 +63,10 @@ class Sent(Generic[Answer]):
     def _wait(self, seconds: float) -> None:
         background = self._crossed.client.background
         background.check_that_one_may_wait()
+        self._crossed.missed = None
         if not self._crossed.wait(seconds):
+            if self._crossed.missed is not None:
+                raise self._crossed.missed
             background.call(self._tell_that_there_is_none, seconds)
 
     def _tell_that_there_is_none(self, seconds: float) -> None:

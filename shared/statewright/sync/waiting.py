@@ -32,6 +32,10 @@ class Waited:
     def end(self) -> None:
         """Wake all who wait; nobody waits from now on."""
         self.is_done = True  # type: ignore[misc]  # the subclass has the slot
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake all who wait now."""
         if self.wakes and not _is_over:
             with suppress(IndexError):
                 while True:
