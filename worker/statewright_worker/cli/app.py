@@ -7,6 +7,7 @@ from statewright_worker.cli.demo import demo
 from statewright_worker.cli.dev import dev
 from statewright_worker.cli.limits import limits
 from statewright_worker.cli.migrate import migrate
+from statewright_worker.cli.prune import prune
 from statewright_worker.cli.worker import worker
 
 app = typer.Typer(
@@ -17,6 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # In the order in which the help lists them.
-for command in (worker, migrate, dev, demo, bench):
+for command in (worker, migrate, prune, dev, demo, bench):
     app.command()(command)
 app.add_typer(limits, name="limits")
