@@ -37,7 +37,7 @@ _ONCE: Final = (*_ANY, ErrorCode.PROPOSAL_CONFLICT)
 """The errors of a request that changes something, and so has one answer for ever."""
 _ASKED: Final = (ErrorCode.INVALID_MESSAGE, ErrorCode.QUERY_FAILED)
 _LOOKED_FOR: Final = (*_ASKED, ErrorCode.QUERY_TOO_SLOW)
-_NO_RUN: Final = (ErrorCode.RUN_NOT_FOUND, ErrorCode.PRUNED)
+_NO_RUN: Final = (ErrorCode.RUN_NOT_FOUND, ErrorCode.RUN_PRUNED)
 
 
 class Conversation(NamedTuple):
@@ -49,10 +49,10 @@ class Conversation(NamedTuple):
 
 CONVERSATIONS: Final[dict[str, Conversation]] = {
     "create_flow_run": Conversation(
-        ("run",), (*_ONCE, ErrorCode.PRUNED, ErrorCode.RUN_CONFLICT, ErrorCode.RULE_FAILED)
+        ("run",), (*_ONCE, ErrorCode.RUN_PRUNED, ErrorCode.RUN_CONFLICT, ErrorCode.RULE_FAILED)
     ),
     "create_task_run": Conversation(
-        ("run",), (*_ONCE, ErrorCode.PRUNED, ErrorCode.RUN_CONFLICT, ErrorCode.RULE_FAILED)
+        ("run",), (*_ONCE, ErrorCode.RUN_PRUNED, ErrorCode.RUN_CONFLICT, ErrorCode.RULE_FAILED)
     ),
     "update_run": Conversation(("run",), (*_ONCE, *_NO_RUN, ErrorCode.RUN_CONFLICT)),
     "delete_run": Conversation(("deleted",), (*_ONCE, *_NO_RUN, ErrorCode.RUN_CONFLICT)),
@@ -103,7 +103,7 @@ ADVICE: Final[dict[ErrorCode, Advice]] = {
         "Create the run first, and wait for the answer or push both in this order. Then send the request under a new"
         " id: for a request that changes something, this refusal stays the answer of the old one.",
     ),
-    ErrorCode.PRUNED: Advice(
+    ErrorCode.RUN_PRUNED: Advice(
         "The run, or the one below which a run is to be created, was deleted: on purpose, or because it was older than"
         " the deployment keeps runs. That is remembered for some time; later it is `run_not_found`.",
         "Nothing brings it back. The idempotency key of a deleted run makes a new one, under a new request id.",

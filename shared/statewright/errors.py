@@ -364,7 +364,7 @@ def _in_words(seconds: float) -> str:
 _BY_CODE: Final[dict[str, type[RequestFailed]]] = {
     "invalid_message": InvalidMessage,
     "run_not_found": RunNotFound,
-    "pruned": RunPruned,
+    "run_pruned": RunPruned,
     "run_conflict": RunConflict,
     "proposal_conflict": ProposalConflict,
     "rule_failed": RuleFailed,

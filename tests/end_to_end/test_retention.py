@@ -92,7 +92,7 @@ async def test_a_tree_goes_with_everything_that_belongs_to_it(deployment: Deploy
                 await client.update_run(run, name="other")
         with pytest.raises(RunPruned) as refused:
             await client.create_task_run("late", flow_run=flow)
-        assert (refused.value.code, refused.value.field) == ("pruned", "flow_run_id")
+        assert (refused.value.code, refused.value.field) == ("run_pruned", "flow_run_id")
         with pytest.raises(RunPruned):
             await client.delete_run(flow)
         with pytest.raises(RunNotFound) as unknown:

@@ -28,7 +28,7 @@ class ErrorCode(StrEnum):
 
     INVALID_MESSAGE = "invalid_message"
     RUN_NOT_FOUND = "run_not_found"
-    PRUNED = "pruned"
+    RUN_PRUNED = "run_pruned"
     RUN_CONFLICT = "run_conflict"
     PROPOSAL_CONFLICT = "proposal_conflict"
     RULE_FAILED = "rule_failed"

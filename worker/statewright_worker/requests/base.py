@@ -200,7 +200,7 @@ def no_run(run_id: UUID, work: UnitOfWork) -> ErrorReply:
 
 def deleted(run_id: UUID) -> ErrorReply:
     """Return the answer to a request about a run that was deleted."""
-    return refusal(ErrorCode.PRUNED, "run_id", f"the run {run_id} was deleted, on purpose or because it was old")
+    return refusal(ErrorCode.RUN_PRUNED, "run_id", f"the run {run_id} was deleted, on purpose or because it was old")
 
 
 def failure(error: OrchestrationError | NotWritable, work: UnitOfWork) -> ErrorReply:

@@ -96,7 +96,7 @@ def _being_deleted(request: CreateRun, work: UnitOfWork) -> ErrorReply | None:
     if request.run_id not in work.deleting.hidden:
         return None
     message = f"the run {request.run_id} is being deleted, which may take some seconds; create it again after that"
-    return refusal(ErrorCode.PRUNED, "run_id", message)
+    return refusal(ErrorCode.RUN_PRUNED, "run_id", message)
 
 
 def _missing_parent(request: CreateRun, work: UnitOfWork) -> ErrorReply | None:
@@ -105,7 +105,7 @@ def _missing_parent(request: CreateRun, work: UnitOfWork) -> ErrorReply | None:
     if parent_id is None or (parent is not None and parent.kind is kind):
         return None
     if parent_id in work.deleting.gone:
-        return refusal(ErrorCode.PRUNED, field, f"{field}: the {kind} {parent_id} was deleted")
+        return refusal(ErrorCode.RUN_PRUNED, field, f"{field}: the {kind} {parent_id} was deleted")
     return refusal(ErrorCode.RUN_CONFLICT, field, f"there is no {kind} {parent_id}; create it first")
 
 
