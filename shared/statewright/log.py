@@ -50,6 +50,10 @@ class Outage:
             LOG.warning("Redis at %s %s: %s", self._where, what, in_a_line(error))
         self._troubled.add(by)
 
+    def forget(self, by: object) -> None:
+        """Note that `by` asks for nothing any more."""
+        self._troubled.discard(by)
+
     def over(self, by: object) -> None:
         """Note that Redis does what `by` asks."""
         if by in self._troubled:

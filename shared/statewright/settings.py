@@ -26,9 +26,6 @@ class ClientSettings(BaseSettings):
 
     redis_url: SecretStr = SecretStr(DEFAULT_REDIS_URL)
     namespace: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "statewright"
-    client_name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
-    """Under which a client that is opened again finds the answers that have come meanwhile; None is a new name each
-    time."""
     partitions: Annotated[int, Field(ge=1, le=MAX_PARTITIONS)] | None = None
     """Only checked: the number is fixed when the first worker starts, and clients learn it from Redis."""
     max_message_bytes: Annotated[int, Field(ge=1_024, le=100_000_000)] = 1_048_576

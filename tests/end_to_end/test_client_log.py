@@ -1,5 +1,6 @@
 """What a client logs: nothing above DEBUG while all is well, one line for each end of an outage, no secrets ever."""
 
+import asyncio
 import logging
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from statewright.log import LOG, without_secrets
 from tests.deployment import HANGS_SECONDS, Deployment, until
 from tests.end_to_end.hand_worker import announce, answer
 from tests.end_to_end.own_redis import own_redis
-from tests.end_to_end.test_access import PASSWORD, users
+from tests.end_to_end.test_access import PASSWORD, user_of, users
 from tests.end_to_end.test_client_faults import answers_arrive
 from tests.end_to_end.test_connections import blocked
 
@@ -136,3 +137,39 @@ assert LOG.name == "statewright" and LOG.level == logging.NOTSET
 )
 def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
     assert without_secrets(url) == shown
+
+
+async def test_a_subscriber_that_loses_its_connection_says_so_once_and_its_end_once(
+    deployment: Deployment, log: pytest.LogCaptureFixture
+) -> None:
+    async with own_redis(deployment) as own:
+        await announce(own.redis, deployment)
+        async with deployment.client() as client, client.subscribe() as events:
+            told = asyncio.create_task(anext(events))
+            await until(lambda: blocked(own.redis, "xread"))
+            await own.demote()
+            await until(lambda: is_warned(log))
+            await own.promote()
+            await until(lambda: is_over(log))
+            told.cancel()
+    assert [level for level, _ in lines(log)] == ["WARNING", "INFO"]
+
+
+async def is_warned(log: pytest.LogCaptureFixture) -> bool:
+    return bool(lines(log))
+
+
+async def test_who_may_not_ask_for_room_reads_in_the_log_that_there_is_no_bound(
+    deployment: Deployment, log: pytest.LogCaptureFixture
+) -> None:
+    async with users(deployment) as urls, deployment.redis() as redis:
+        await announce(redis, deployment)
+        user = user_of(urls["producer"])
+        await redis.execute_command("ACL", "SETUSER", user, "-xlen", "-memory")  # type: ignore[no-untyped-call]
+        async with Client(urls["producer"], namespace=deployment.namespace, max_backlog=1) as client:
+            for _ in range(3):
+                await client.read_limit("tag").pushed()
+    [(level, line)] = lines(log)
+    assert level == "WARNING"
+    assert "without a bound" in line
+    assert "may not run XLEN" in line

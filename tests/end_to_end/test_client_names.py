@@ -10,8 +10,8 @@ from redis.asyncio import Redis
 
 from statewright import (
     Client,
-    ConfigurationError,
     Delivery,
+    InvalidRequest,
     NoAnswer,
     NotOpen,
     RedisUnavailable,
@@ -249,12 +249,19 @@ async def test_a_producer_with_the_least_rights_may_have_a_name(deployment: Depl
                 pass
 
 
-async def test_a_client_may_be_named_by_a_setting(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_setting_names_a_client_so_that_commands_beside_it_do_not_take_its_name(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("STATEWRIGHT_CLIENT_NAME", NAME)
     async with deployment.redis() as redis:
         await announce(redis, deployment)
-        async with deployment.client():
-            assert await redis.exists(deployment.channels.replies(NAME))
-        monkeypatch.setenv("STATEWRIGHT_CLIENT_NAME", "no name")
-        with pytest.raises(ConfigurationError, match="STATEWRIGHT_CLIENT_NAME"):
-            deployment.client()
+        async with deployment.client() as client:
+            await client.read_limit("tag").pushed()
+            assert not await redis.exists(deployment.channels.replies(NAME))
+
+
+@pytest.mark.parametrize("name", ["", "no name", "x" * 65, "a:b", "trailing\n", 7])
+def test_a_wrong_name_is_refused(name: Any) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        Client(name=name)
+    assert raised.value.field == "name"

@@ -109,9 +109,11 @@ class Client:
     ) -> None:
         """Take what is given, and the rest from `STATEWRIGHT_*`; raises ConfigurationError on a wrong setting.
 
-        With a `name` (the setting `client_name`), the answers that come while the client is away are there when it is
-        opened again, also by another process: see `unclaimed`. One client at a time has a name: the one that was opened
-        last. One that was opened before, and is open still, gets no answers from then on, and its calls raise NotOpen.
+        With a `name` (1 to 64 letters, digits, '_', '.' or '-'), the answers that come while the client is away are
+        there when it is opened again, also by another process: see `unclaimed`. One client at a time has a name: the
+        one that was opened last. One that was opened before, and is open still, gets no answers from then on, and its
+        calls raise NotOpen. So no setting names a client: all clients of a process would have the same name, and
+        commands that are run beside it too. Raises InvalidRequest for a wrong name.
 
         Where more than `max_backlog` requests of a partition are unanswered, or where they take more than
         `max_backlog_bytes`, a request waits for room, `wait_for_room` seconds at most, and is refused with `Overloaded`
@@ -126,8 +128,8 @@ class Client:
             max_backlog=max_backlog,
             max_backlog_bytes=max_backlog_bytes,
             wait_for_room=wait_for_room,
-            client_name=name,
         )
+        self._name = None if name is None else requests.name_of_client(name)
         self._ids = ids or IdSource()
         self._channels = Channels(self._settings.namespace)
         self._partitions = 0
@@ -149,13 +151,13 @@ class Client:
             self._pool = pool = connection_pool(url)
             stack.push_async_callback(pool.aclose)
             self._partitions = await announced_partitions(pool, self._settings)
-            outage, name = Outage(url), self._settings.client_name
+            self._outage = outage = Outage(url)
             # Only now: a process that was forked off before must not read the same answers.
-            reply_to = name or self._ids.new().hex
+            reply_to = self._name or self._ids.new().hex
             self._reply_to = reply_to.encode()
-            self._inbox = Inbox(pool, self._channels.replies(reply_to), outage, name)
+            self._inbox = Inbox(pool, self._channels.replies(reply_to), outage, self._name)
             stack.push_async_callback(self._inbox.close)
-            if name is not None:
+            if self._name is not None:
                 await self._inbox.take_over()
             streams = [self._channels.proposals(partition) for partition in range(self._partitions)]
             streams.append(self._channels.queries)
@@ -790,7 +792,8 @@ class Client:
         return Sent(self._send(home, message, partition, timeout=timeout), read)
 
     def _streams(self) -> Callable[[], EventStreams]:
-        return partial(EventStreams, self._pool, self._channels, self._read_events, self._settings.answer_timeout)
+        patience = self._settings.answer_timeout
+        return partial(EventStreams, self._pool, self._channels, self._read_events, patience, self._outage)
 
     async def _find_position(self, partition: int, since: datetime | None) -> int:
         home = self._check_that_it_is_open()

@@ -19,6 +19,7 @@ from statewright.connection import (
     Argument,
     Command,
     HeldConnection,
+    RightMissing,
     cancel,
     passing,
     persist,
@@ -87,6 +88,8 @@ class Outbox:
         self._backlogs = [Backlog(bound) for _ in streams]
         self._wait_for_room = wait_for_room
         self._outage = outage
+        self._is_unbounded = False
+        """Whether the log says already that the user may not ask how much is unanswered."""
         self._waiting: deque[_Outgoing] = deque()
         self._held: dict[int, deque[_Held]] = {}
         self._in_hand: list[_Outgoing] = []
@@ -251,6 +254,12 @@ class Outbox:
         now = self._loop.time()
         for number, partition in enumerate(partitions):
             self._backlogs[partition].learn(answers[2 * number : 2 * number + 2], now)
+        if not self._is_unbounded:
+            for answer in answers:
+                if isinstance(answer, RightMissing):
+                    self._is_unbounded = True
+                    LOG.warning("requests are sent without a bound: %s", answer)
+                    break
 
     def _let_in(self, partition: int) -> Iterator[_Outgoing]:
         held, backlog = self._held[partition], self._backlogs[partition]

@@ -1,5 +1,6 @@
 """What a client sends: arguments are checked and become messages. No IO."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import EllipsisType
@@ -56,6 +57,7 @@ LeaseReference = RunReference | Verdict
 OnWait = Literal["answer", "park"]
 """What becomes of a proposal where the verdict would be WAIT."""
 
+_NAME_OF_CLIENT: Final = re.compile(r"^[A-Za-z0-9_.-]{1,64}\Z")
 MAX_TEXT_SHOWN: Final = 100
 HEARTBEAT_BYTES: Final = 1_500
 """A heartbeat without runs is no larger than that, however long its executor's name."""
@@ -406,6 +408,13 @@ def id_of_run(run: RunReference, argument: str = "run") -> UUID:
     if isinstance(run, AboutRun):
         return run.run_id
     return run.id if isinstance(run, Run) else _uuid_of(run, argument)
+
+
+def name_of_client(name: str) -> str:
+    """Return the name of a client. Raises InvalidRequest for what is none."""
+    if isinstance(name, str) and _NAME_OF_CLIENT.match(name):
+        return name
+    raise InvalidRequest("name", f"must be 1 to 64 letters, digits, '_', '.' or '-', not {_shown(name)}")
 
 
 def id_of_proposal(proposal_id: UUID | str) -> UUID:

@@ -12,6 +12,7 @@ from redis.asyncio import ConnectionPool
 from redis.exceptions import ResponseError
 
 from statewright.connection import (
+    DROPPED_OR_REFUSED,
     EXCHANGE_SECONDS,
     Argument,
     Command,
@@ -31,6 +32,7 @@ from statewright.errors import (
     StatewrightError,
 )
 from statewright.events import ERA_BEGAN, AnyEvent, Era, event_from
+from statewright.log import Outage
 from statewright.protocol.channels import EVENT_BODY, Channels, sequence_of
 from statewright.protocol.replies import EventsReply
 from statewright.subscription.positions import BEGINNING, Start
@@ -136,9 +138,12 @@ class _Place:
 class EventStreams:
     """The streams of some partitions, read together from a place in each."""
 
-    def __init__(self, pool: ConnectionPool, channels: Channels, read_events: ReadEvents, patience: float) -> None:
+    def __init__(
+        self, pool: ConnectionPool, channels: Channels, read_events: ReadEvents, patience: float, outage: Outage
+    ) -> None:
         """Read nothing yet. `patience` is for how many seconds a refusal of Redis' may take to pass."""
         self._redis = HeldConnection(pool)
+        self._outage = outage
         self._channels = channels
         self._read_events = read_events
         self._patience = patience
@@ -198,6 +203,7 @@ class EventStreams:
 
     async def close(self) -> None:
         """Give the connection back."""
+        self._outage.forget(self)
         await self._redis.close()
 
     def _has_news_of(self, place: _Place) -> bool:
@@ -303,16 +309,25 @@ class EventStreams:
 
         Raises RedisUnavailable when Redis refuses for good, which is NotPermitted when the user lacks a right.
         """
-        exchange = partial(self._redis.exchange, *commands, seconds=seconds)
+        attempt = partial(self._attempt, commands, seconds)
         refused_at: float | None = None
         while True:
             try:
-                return accepted(await persist(exchange))
+                return await persist(attempt)
             except ResponseError as refusal:
                 refused_at = refused_at or self._clock()
                 if self._clock() - refused_at >= patience_with(refusal, self._patience):
                     raise unavailable("Redis refuses to tell events", refusal) from refusal
             await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _attempt(self, commands: Sequence[Command], seconds: float) -> list[Any]:
+        try:
+            answers = accepted(await self._redis.exchange(*commands, seconds=seconds))
+        except DROPPED_OR_REFUSED as error:
+            self._outage.failed(error, self)
+            raise
+        self._outage.over(self)
+        return answers
 
 
 async def starting_at(
