@@ -69,9 +69,11 @@ class Client(OpenedByUse):
     ) -> None:
         """Take what is given, and the rest from `STATEWRIGHT_*`; raises ConfigurationError on a wrong setting.
 
-        With a `name` (the setting `client_name`), the answers that come while the client is away are there when it is
-        opened again, also by another process: see `unclaimed`. One client at a time has a name: the one that was opened
-        last. One that was opened before, and is open still, gets no answers from then on, and its calls raise NotOpen.
+        With a `name` (1 to 64 letters, digits, '_', '.' or '-'), the answers that come while the client is away are
+        there when it is opened again, also by another process: see `unclaimed`. One client at a time has a name: the
+        one that was opened last. One that was opened before, and is open still, gets no answers from then on, and its
+        calls raise NotOpen. So no setting names a client: all clients of a process would have the same name, and
+        commands that are run beside it too. Raises InvalidRequest for a wrong name.
 
         Where more than `max_backlog` requests of a partition are unanswered, or where they take more than
         `max_backlog_bytes`, a request waits for room, `wait_for_room` seconds at most, and is refused with `Overloaded`

@@ -37,7 +37,7 @@ class CrossingClient(Client):
     @property
     def name(self) -> str | None:
         """The name that one client at a time has; most have none."""
-        return self._settings.client_name
+        return self._name
 
     async def begin(self, background: BackgroundLoop) -> None:
         """Open it in the loop that runs. Raises what opening raises."""
