@@ -50,6 +50,7 @@ class BackgroundLoop:
         self._has_ended = False
         self._calls: set[Call[Any]] = set()
         """Calls under way, which the loop's end ends."""
+        self._kept: set[asyncio.Task[Any]] = set()
 
     def start(self) -> None:
         """Begin to run."""
@@ -130,6 +131,11 @@ class BackgroundLoop:
             raise NotOpen("this was begun in another process, of which this one was forked off: begin it anew here")
         if self.is_here:
             raise NotOpen("nothing can be waited for in the client's own background thread: use another thread")
+
+    def keep(self, task: asyncio.Task[Any]) -> None:
+        """Keep a task until it is done, or the loop ends: an event loop alone keeps none that waits for something."""
+        self._kept.add(task)
+        task.add_done_callback(self._kept.discard)
 
     def stop(self, *, wait: bool = True) -> None:
         """End the loop, with everything that is still under way in it; wait a few seconds for that."""
