@@ -145,7 +145,7 @@ def _body(method: Method) -> list[str]:
     elif first in BLOCKS:
         result = f"{first}(self, opened.background, opened.background.call({named}{behind}))"
     elif first == "Iterator":
-        result = f"each(opened.background, {named})"
+        result = f"each(self, opened.background, {named})"
     elif isinstance(method, ast.AsyncFunctionDef):
         result = f"opened.background.run({named}{behind})"
     else:

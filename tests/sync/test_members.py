@@ -10,7 +10,7 @@ import pytest
 
 from statewright import Event, NotOpen, NotPermitted, RunNotFound, State, SubscriptionNotFound, Verdict
 from statewright.ids import IdSource
-from statewright.sync import Client
+from statewright.sync import Client, NamedSubscription
 from tests.deployment import HANGS_SECONDS, Deployment
 from tests.end_to_end.test_access import user_of, users
 from tests.end_to_end.test_client_use import in_a_child
@@ -81,6 +81,104 @@ async def test_what_a_member_refuses_comes_again_and_goes_to_the_dead_letters(de
     await used(deployment, use, partitions=1)
 
 
+async def test_whoever_closes_says_what_was_acknowledged_and_leaves(deployment: Deployment) -> None:
+    def use() -> None:
+        for number, closes_client in enumerate((False, True)):
+            with deployment.sync_client() as client, ThreadPoolExecutor(3) as pool:
+                name = f"billing-{number}"
+                with client.subscribe(name) as events:
+                    client.propose(client.create_flow_run("handled"), State.pending()).answer()
+                    client.propose(client.create_flow_run("in hand"), State.pending()).answer()
+                    first, second = next(events), next(events)
+                    handled, in_hand = (first, second) if first.data.resource.name == "handled" else (second, first)
+                    assert events.acknowledge(handled)
+                    waiting = [pool.submit(list, events) for _ in range(3)]
+                    (client if closes_client else events).close()
+                    assert [one.result(HANGS_SECONDS) for one in waiting] == [[], [], []]
+                    assert not events.acknowledge(in_hand)
+                    assert not events.refuse(in_hand, "too late")
+                    with pytest.raises(NotOpen):
+                        events.flush()
+                    with pytest.raises(NotOpen, match="closed"):
+                        events.next()
+            with deployment.sync_client() as client:
+                status = client.read_subscription(name).answer()
+                assert status is not None
+                assert (status.lag, status.member_count) == (1, 0)
+                with client.subscribe(name) as events:
+                    again = events.next(timeout=HANGS_SECONDS)
+                    assert again is not None
+                    assert again.id == in_hand.id
+                    assert events.acknowledge(again)
+
+    async with deployment.worker(partitions=2):
+        await asyncio.to_thread(use)
+
+
+async def test_what_is_acknowledged_while_a_member_is_closed_counts_or_is_said_not_to(deployment: Deployment) -> None:
+    def handle(events: NamedSubscription, begun: threading.Event) -> tuple[list[UUID], list[UUID]]:
+        counted: list[UUID] = []
+        not_counted: list[UUID] = []
+        for event in events:
+            (counted if events.acknowledge(event) else not_counted).append(event.id)
+            if len(counted) == 20:
+                begun.set()
+        return counted, not_counted
+
+    def use(client: Client) -> None:
+        sent = [client.propose(client.create_flow_run(f"run {n}"), State.pending()) for n in range(400)]
+        published = {one.answer().state.id for one in sent}  # type: ignore[union-attr]
+        with ThreadPoolExecutor(1) as pool, client.subscribe("billing", since="beginning") as events:
+            begun = threading.Event()
+            handling = pool.submit(handle, events, begun)
+            assert begun.wait(HANGS_SECONDS)
+            events.close()
+            counted, _ = handling.result(HANGS_SECONDS)
+        left = published - set(counted)
+        status = client.read_subscription("billing").answer()
+        assert status is not None
+        assert status.lag >= len(left)
+        with client.subscribe("billing") as events:
+            again: set[UUID] = set()
+            while left - again:
+                event = events.next(timeout=HANGS_SECONDS)
+                assert event is not None
+                assert events.acknowledge(event)
+                again.add(event.id)
+            # Nothing that counted comes again.
+            assert again == left
+
+    await used(deployment, use)
+
+
+async def test_a_child_is_no_member_but_may_become_one(deployment: Deployment) -> None:
+    def child_says(client: Client, events: NamedSubscription, event: Event) -> str:
+        for do in (events.next, lambda: events.acknowledge(event), events.flush):
+            with pytest.raises(NotOpen, match="begin it anew here"):
+                do()
+        # It is the parent's to leave.
+        events.close()
+        events.__exit__(None, None, None)
+        with client.subscribe("billing", member="child") as own:
+            said = own.member
+        client.close()
+        return said
+
+    def use(client: Client) -> None:
+        with client.subscribe("billing", member="parent") as events:
+            client.propose(client.create_flow_run("watched"), State.pending()).answer()
+            event = next(events)
+            assert in_a_child(lambda: child_says(client, events, event)) == "child"
+            assert events.acknowledge(event)
+            events.flush()
+            status = client.read_subscription("billing").answer()
+            assert status is not None
+            assert [member.name for member in status.members] == ["parent"]
+            assert status.lag == 0
+
+    await used(deployment, use)
+
+
 async def test_answers_that_nobody_has_are_told_to_the_next_client_of_the_name(deployment: Deployment) -> None:
     def proposed(client: Client, run_id: UUID) -> UUID:
         # Whoever drops the request drops its answer.
@@ -102,6 +200,8 @@ async def test_answers_that_nobody_has_are_told_to_the_next_client_of_the_name(d
             answers = client.unclaimed()
             assert [answer.proposal_id for answer in answers if isinstance(answer, Verdict)] == more
             assert list(client.unclaimed()) == []
+        # Its client lives as long as it is gone through.
+        assert list(deployment.sync_client(name="billing-1").unclaimed()) == []
 
     async with deployment.worker(partitions=1):
         await asyncio.to_thread(use)

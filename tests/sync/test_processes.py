@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from asyncio.subprocess import PIPE
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from statewright import NotOpen, State, Verdict
 from statewright.sync import Client, KeepAlive, Sent
 from tests.deployment import HANGS_SECONDS, Deployment
+from tests.end_to_end.black_hole import black_hole
 from tests.end_to_end.test_client_use import in_a_child
 
 
@@ -124,6 +126,14 @@ threading.Thread(target=sent.answer, daemon=True).start()
 other = Client()
 other.partitions
 """
+AWAY = """
+from statewright.sync import Client
+client = Client()
+client.create_flow_run("first").pushed()
+print("opened", flush=True)
+input()
+client.create_flow_run("nobody hears of it")
+"""
 FORKED = """
 import os
 from statewright.sync import Client
@@ -158,6 +168,26 @@ async def test_blocks_that_are_open_at_the_end_do_no_harm(deployment: Deployment
         done, seconds = await script(deployment, SUBSCRIBED)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ACCEPT\n", "")
     assert seconds < 20
+
+
+async def test_the_end_waits_some_seconds_for_a_redis_that_is_away(deployment: Deployment) -> None:
+    async with deployment.redis() as redis, black_hole(deployment.redis_url) as hole:
+        await redis.set(deployment.channels.partitions, 1)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-W", "default", "-c", AWAY),
+            env={**os.environ, **deployment.variables, "STATEWRIGHT_REDIS_URL": hole.url},
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+        )
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"opened\n"
+        hole.swallow()
+        began = time.monotonic()
+        async with asyncio.timeout(HANGS_SECONDS):
+            said = await process.communicate(b"\n")
+        assert (process.returncode, *said) == (0, b"", b"")
+    assert 4 < time.monotonic() - began < 25
 
 
 async def test_parent_and_child_end_in_silence(deployment: Deployment) -> None:

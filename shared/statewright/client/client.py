@@ -403,10 +403,13 @@ class Client:
         if not isinstance(reply, VerdictReply | ErrorReply):
             return reply
         # Its own answer may have come meanwhile.
-        self._inbox.claim(str(proposal_id).encode())
+        self._claim(proposal_id)
         if isinstance(reply, ErrorReply):
             raise error_from(reply, proposal_id)
         return reply.verdict
+
+    def _claim(self, proposal_id: UUID) -> None:
+        self._inbox.claim(str(proposal_id).encode())
 
     def unclaimed(self) -> Iterator[Verdict | StatewrightError]:
         """Yield the answers to proposals that nobody awaits here, oldest first: a verdict, or the error of a refusal.

@@ -200,7 +200,7 @@ class NamedSubscription:
         """Take note that events were handled; the engine hears of it within a second, or when the block ends.
 
         Returns whether all of that counts. It does not where the share was lost meanwhile, because this process did not
-        run for too long: then another member gets the event again.
+        run for too long, or where the subscription was left: then another member gets the event again.
         """
         await self._be_sure()
         if self._over is not None:
@@ -365,6 +365,8 @@ class NamedSubscription:
         while word.failed and self._over is None:
             await self._sync(word)
             word = self._word()
+        # What another task acknowledges from now on is told to nobody, so it does not count.
+        self._end(NotOpen("the subscription was left"))
         await self._engine.sync(word.replaced(leaves=True), LEAVING_SECONDS)
 
     async def _sync(self, word: SyncSubscription) -> bool:

@@ -47,6 +47,7 @@ class BackgroundLoop:
         """Whether somebody has woken the loop, which has not looked yet."""
         self.told = 0
         """How many answers threads were told that have not come with anything since, as far as that is known."""
+        self._is_ending = False
         self._has_ended = False
         self._calls: set[Call[Any]] = set()
         """Calls under way, which the loop's end ends."""
@@ -62,9 +63,9 @@ class BackgroundLoop:
         return self._forks == forks()
 
     @property
-    def has_ended(self) -> bool:
-        """Whether it was stopped, and has ended."""
-        return self._has_ended
+    def is_ending(self) -> bool:
+        """Whether it was stopped: it ends, or has ended."""
+        return self._is_ending
 
     @property
     def is_here(self) -> bool:
@@ -172,6 +173,7 @@ class BackgroundLoop:
         try:
             self.loop.run_forever()
         finally:
+            self._is_ending = True
             try:
                 self._cancel_all()
             finally:

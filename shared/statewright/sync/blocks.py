@@ -47,7 +47,7 @@ class Hosted(Generic[Entered]):
         try:
             return self._background.run(self._end, error)
         except NotOpen:
-            if not self._background.has_ended:
+            if not self._background.is_ending:
                 raise
             # The client was closed, which has ended the block.
             return False
@@ -100,15 +100,18 @@ class Hosted(Generic[Entered]):
         return task.result()
 
 
-def each(background: BackgroundLoop, make: Callable[[], Iterator[Item]]) -> Iterator[Item]:
-    """Return what an iterator of the loop's yields, each once it is asked for."""
+def each(owner: object, background: BackgroundLoop, make: Callable[[], Iterator[Item]]) -> Iterator[Item]:
+    """Return what an iterator of the loop's yields, each once it is asked for; the owner lives as long.
+
+    Going through it raises NotOpen when the client was closed meanwhile.
+    """
     iterator = background.call(make)
 
-    def step() -> tuple[Item, ...]:
+    def step(_owner: object) -> tuple[Item, ...]:
         return tuple(islice(iterator, 1))
 
     # Each in the loop, and all until there is none.
-    return chain.from_iterable(iter(lambda: background.call(step), ()))
+    return chain.from_iterable(iter(lambda: background.call(step, owner), ()))
 
 
 def listed(given: Listed) -> Listed:

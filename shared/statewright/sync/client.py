@@ -307,7 +307,7 @@ class Client(OpenedByUse):
         The newest 10,000 are kept, 16 MiB at most; what Redis or the client no longer keeps, `verdict` still finds.
         """
         opened = self._opened()
-        return each(opened.background, opened.unclaimed)
+        return each(self, opened.background, opened.unclaimed)
 
     def propose_many(
         self,

@@ -1,9 +1,9 @@
 """Requests that cross from the thread that makes them to the background loop that sends them."""
 
 import asyncio
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 from uuid import UUID
-from weakref import WeakSet, ref
+from weakref import ref
 
 from statewright.client import requests
 from statewright.client.client import Client
@@ -11,18 +11,17 @@ from statewright.client.expected import Expected
 from statewright.client.home import Home
 from statewright.client.sent import UnderWay
 from statewright.errors import NotOpen
-from statewright.protocol.replies import ParkedReply
+from statewright.log import LOG, in_a_line
 from statewright.protocol.requests import Request
 from statewright.sync.background import BackgroundLoop
 from statewright.sync.waiting import Waited, Wake
-from statewright.verdicts import Verdict
 
 
 class Ends(Protocol):
     """What ends with the client."""
 
-    def end_here(self) -> None:
-        """End, in the loop."""
+    async def end(self) -> None:
+        """End, in the loop, within some seconds."""
 
 
 class CrossingClient(Client):
@@ -32,7 +31,8 @@ class CrossingClient(Client):
     """
 
     background: BackgroundLoop
-    _ends: "WeakSet[Ends]"
+    ends: set[Ends]
+    """What ends with it; only the loop looks at it."""
 
     @property
     def name(self) -> str | None:
@@ -42,18 +42,14 @@ class CrossingClient(Client):
     async def begin(self, background: BackgroundLoop) -> None:
         """Open it in the loop that runs. Raises what opening raises."""
         self.background = background
-        self._ends = WeakSet()
+        self.ends = set()
         await self.__aenter__()
 
-    def end_with_it(self, what: "Ends") -> None:
-        """Let this end when the client does, as long as it lives."""
-        self._ends.add(what)
-
     async def end(self) -> None:
-        """Close it, and what ends with it."""
+        """Close it, after what ends with it."""
+        # What fails at its end is told to whoever ends it himself.
+        await asyncio.gather(*(what.end() for what in self.ends), return_exceptions=True)
         if self._home is not None:
-            for what in list(self._ends):
-                what.end_here()
             await self.__aexit__(None, None, None)
 
     def take_in(self, crossed: "Crossed", body: bytes, partition: int) -> None:
@@ -71,11 +67,13 @@ class CrossingClient(Client):
         # It is told what a waiter of the loop's is told.
         crossed.reply.wait(cast("asyncio.Future[None]", listener))
 
-    def _known_of(self, proposal_id: UUID, known: Any) -> Verdict | ParkedReply | None:
-        # What nobody has claimed is the loop's, and who reads the answer is any thread.
-        if self.background.is_here or self.background.has_ended:
-            return super()._known_of(proposal_id, known)
-        return self.background.call(super()._known_of, proposal_id, known)
+    def _claim(self, proposal_id: UUID) -> None:
+        # What nobody has claimed is the loop's, and who reads the answer is any thread, in a child of a fork as well.
+        async def claim() -> None:
+            super(CrossingClient, self)._claim(proposal_id)
+
+        if self.background.is_of_this_process:
+            self.background.begin(claim)
 
     def _send(
         self, home: Home, message: Request, partition: int, request_id: UUID | None = None, timeout: float | None = None
@@ -150,10 +148,14 @@ class _Listener:
     def __init__(self, crossed: Crossed) -> None:
         self._crossed = ref(crossed)
 
-    def __call__(self, _reply: object) -> None:
+    def __call__(self, reply: "asyncio.Future[bytes]") -> None:
+        # Asked for here, so that asyncio does not speak of it when the interpreter ends.
+        error = None if reply.cancelled() else reply.exception()
         crossed = self._crossed()
         if crossed is not None:
             crossed.take_answer()
+        elif error is not None:
+            LOG.warning("a request whose answer nobody waits for has failed: %s", in_a_line(error))
 
     def done(self) -> bool:
         crossed = self._crossed()

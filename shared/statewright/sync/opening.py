@@ -158,6 +158,7 @@ _open_ones: WeakSet[CrossingClient] = WeakSet()
 def _abandon(client: CrossingClient) -> None:
     background = client.background
     if not background.is_of_this_process:
+        _left_behind.append(client)
         return
 
     async def end() -> None:

@@ -63,10 +63,11 @@ class Sent(Generic[Answer]):
     def _wait(self, seconds: float) -> None:
         background = self._crossed.client.background
         background.check_that_one_may_wait()
-        self._crossed.missed = None
+        told_before = self._crossed.missed
         if not self._crossed.wait(seconds):
-            if self._crossed.missed is not None:
-                raise self._crossed.missed
+            missed = self._crossed.missed
+            if missed is not None and missed is not told_before:
+                raise missed
             background.call(self._tell_that_there_is_none, seconds)
 
     def _tell_that_there_is_none(self, seconds: float) -> None:

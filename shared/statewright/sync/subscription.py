@@ -1,10 +1,16 @@
 """Subscribing without an event loop."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
+from statewright.errors import NotOpen
 from statewright.events import Event
 from statewright.subscription import groups, unnamed
 from statewright.subscription.hand import ShareName
 from statewright.sync.crossing import CrossingClient
 from statewright.sync.iteration import Iteration
+
+Result = TypeVar("Result")
 
 
 class Subscription(Iteration[unnamed.Subscription, Event]):
@@ -29,7 +35,7 @@ class Subscription(Iteration[unnamed.Subscription, Event]):
     @property
     def positions(self) -> dict[int, int]:
         """The sequence number of the last event handed out per partition; none before it has begun."""
-        return dict(self._manager.positions)
+        return dict(self._source.positions)
 
 
 class NamedSubscription(Iteration[groups.NamedSubscription, Event]):
@@ -50,31 +56,32 @@ class NamedSubscription(Iteration[groups.NamedSubscription, Event]):
     is asked for. It raises `SubscriptionNotFound` when the subscription was removed, and `MemberReplaced` when another
     process has joined under the member's name.
 
-    `close`, in any thread, ends the iteration, and `next` takes a timeout.
+    `close`, in any thread, ends the iteration, says what was acknowledged and leaves; closing the client does as well.
+    `next` takes a timeout.
     """
 
     @property
     def name(self) -> str:
         """The subscription's name."""
-        return self._manager.name
+        return self._source.name
 
     @property
     def member(self) -> str:
         """The member's name."""
-        return self._manager.member
+        return self._source.member
 
     @property
     def shares(self) -> list[ShareName]:
         """The shares that the member has, each a partition and a number within it."""
-        return self._client.background.call(lambda: self._manager.shares)
+        return self._unless_it_has_ended(lambda: self._background.call(lambda: self._source.shares), [])
 
     def acknowledge(self, *events: Event) -> bool:
         """Take note that events were handled; the engine hears of it within a second, or when the block ends.
 
         Returns whether all of that counts. It does not where the share was lost meanwhile, because this process did not
-        run for too long: then another member gets the event again.
+        run for too long, or where the subscription was left: then another member gets the event again.
         """
-        return self._begun().run(self._manager.acknowledge, *events)
+        return self._unless_it_has_ended(lambda: self._begun().run(self._source.acknowledge, *events), False)
 
     def refuse(self, event: Event, error: BaseException | str) -> bool:
         """Take note that an event could not be handled: it is handed out again after a pause, and before all later ones
@@ -83,7 +90,7 @@ class NamedSubscription(Iteration[groups.NamedSubscription, Event]):
 
         Returns whether that counts, as `acknowledge` does.
         """
-        return self._begun().run(self._manager.refuse, event, error)
+        return self._unless_it_has_ended(lambda: self._begun().run(self._source.refuse, event, error), False)
 
     def flush(self) -> None:
         """Return once the engine knows what was acknowledged until now.
@@ -91,7 +98,16 @@ class NamedSubscription(Iteration[groups.NamedSubscription, Event]):
         Raises what keeps the engine from answering for longer than the client's `answer_timeout`, and what has ended
         the subscription.
         """
-        self._begun().run(self._manager.flush)
+        self._begun().run(self._source.flush)
+
+    def _unless_it_has_ended(self, ask: Callable[[], Result], otherwise: Result) -> Result:
+        """Return what `ask` returns, and `otherwise` where nobody answers because this was closed meanwhile."""
+        try:
+            return ask()
+        except NotOpen:
+            if self._has_ended():
+                return otherwise
+            raise
 
 
 def subscribed(
