@@ -193,7 +193,7 @@ INDEXES: dict[str | Part, set[str]] = {
     deletions.FLOW_RUNS_DELETED: {"pk_partition", "pk_flow_run"},
     deletions.TASK_RUNS_DELETED: {"pk_partition", "pk_task_run"},
     deletions.TIMERS_DELETED: {"pk_partition", "pk_timer"},
-    old_trees.ROOTS[0]: {"ix_flow_run__created"},
+    old_trees.ROOTS[0]: {"ix_flow_run__created_id"},
     old_trees.ROOTS[1]: {"ix_task_run__created"},
     old_trees.FORGET: {"ix_pruned__pruned", "pk_pruned"},
     old_trees.FORGET_ANSWERS: {"ix_answer__answered", "pk_answer", "pk_flow_run", "pk_task_run"},

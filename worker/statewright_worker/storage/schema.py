@@ -161,8 +161,6 @@ class FlowRun(_RunColumns, Base):
         Index(None, "flow_id", "created", "id", postgresql_where=text("flow_id IS NOT NULL")),
         Index(None, "deployment_id", "created", "id", postgresql_where=text("deployment_id IS NOT NULL")),
         *_found_by("flow_run"),
-        # What retention finds old trees by: it never changes, so transitions stay HOT.
-        Index("ix_flow_run__created", "created", postgresql_where=text("parent_task_run_id IS NULL")),
         {"postgresql_with": {"fillfactor": 70, **DELETED_FROM}},
     )
 
@@ -178,6 +176,7 @@ class TaskRun(_RunColumns, Base):
     __table_args__ = (
         Index(None, "flow_run_id"),
         *_found_by("task_run"),
+        # Most task runs belong to a flow run; retention looks for those that do not.
         Index("ix_task_run__created", "created", postgresql_where=text("flow_run_id IS NULL")),
         {"postgresql_with": {"fillfactor": 70, **DELETED_FROM}},
     )

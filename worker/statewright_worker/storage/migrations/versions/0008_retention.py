@@ -46,13 +46,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("partition", name=op.f("pk_low_water")),
     )
     op.create_index(
-        op.f("ix_flow_run__created"),
-        "flow_run",
-        ["created"],
-        unique=False,
-        postgresql_where=sa.text("parent_task_run_id IS NULL"),
-    )
-    op.create_index(
         op.f("ix_task_run__created"),
         "task_run",
         ["created"],
@@ -83,6 +76,5 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_task_run_state_cache__task_run_state_id"), table_name="task_run_state_cache")
     op.drop_index(op.f("ix_verdict__run_id"), table_name="verdict")
     op.drop_index(op.f("ix_task_run__created"), table_name="task_run")
-    op.drop_index(op.f("ix_flow_run__created"), table_name="flow_run")
     op.drop_table("low_water")
     op.drop_table("pruned")
