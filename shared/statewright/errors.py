@@ -23,6 +23,7 @@ StatewrightError
     ├── NotWritable
     ├── SubscriptionNotFound
     ├── SubscriptionConflict
+    ├── Forbidden               the deployment does not let producers do that
     └── Overloaded              too many requests of its partition are unanswered
 """
 
@@ -288,6 +289,10 @@ class SubscriptionConflict(RequestFailed):
     """A subscription of this name has another filter, or other terms; `field` says which."""
 
 
+class Forbidden(RequestFailed):
+    """The deployment does not let producers do that (its workers' setting STATEWRIGHT_FORBID); `field` says what."""
+
+
 class Overloaded(RequestFailed):
     """Too many requests of the partition are unanswered, in number or in bytes; nothing was written for this one.
 
@@ -336,6 +341,7 @@ _BY_CODE: Final[dict[str, type[RequestFailed]]] = {
     _OVERLOADED: Overloaded,
     "subscription_not_found": SubscriptionNotFound,
     "subscription_conflict": SubscriptionConflict,
+    "forbidden": Forbidden,
 }
 
 

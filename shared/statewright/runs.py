@@ -137,3 +137,9 @@ class RunHistory(Frozen):
     """The run as it is now."""
     states: tuple[State, ...]
     """Its states, oldest first."""
+    actors: Annotated[dict[UUID, str], Field(exclude_if=lambda actors: not actors)] = Field(default_factory=dict)
+    """Who has caused them, by the states' ids: whoever has made the proposal, where they have said who they are."""
+
+    def __hash__(self) -> int:
+        # Actors have no hash, and they go with the states.
+        return hash((self.run, self.states))

@@ -27,7 +27,7 @@ from statewright.errors import InvalidRequest, LeaseLost, NotOpen, StatewrightEr
 from statewright.ids import IdSource, partition_of, partition_of_subscription
 from statewright.limits import ConcurrencyLimit
 from statewright.log import LOG, Outage, without_secrets
-from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
+from statewright.protocol.channels import REQUEST_ACTOR, REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
 from statewright.protocol.replies import (
     ErrorReply,
     EventsReply,
@@ -99,6 +99,7 @@ class Client:
         max_backlog_bytes: int | None = None,
         wait_for_room: Duration | None = None,
         name: str | None = None,
+        actor: str | None = None,
         ids: IdSource | None = None,
     ) -> None:
         """Take what is given, and the rest from `STATEWRIGHT_*`; raises ConfigurationError on a wrong setting.
@@ -106,6 +107,9 @@ class Client:
         With a `name` (the setting `client_name`), the answers that come while the client is away are there when it is
         opened again, also by another process: see `unclaimed`. One client at a time has a name: the one that was opened
         last. One that was opened before, and is open still, gets no answers from then on, and its calls raise NotOpen.
+
+        An `actor` says who asks: it is kept with the verdicts on the client's proposals, and told with the states that
+        they cause. It is 1 to 128 printable characters, and nobody checks whether it is true.
 
         Where more than `max_backlog` requests of a partition are unanswered, or where they take more than
         `max_backlog_bytes`, a request waits for room, `wait_for_room` seconds at most, and is refused with `Overloaded`
@@ -121,7 +125,10 @@ class Client:
             max_backlog_bytes=max_backlog_bytes,
             wait_for_room=wait_for_room,
             client_name=name,
+            actor=actor,
         )
+        # It goes with every request: telling those apart that change something would take longer.
+        self._signature = {} if self._settings.actor is None else {REQUEST_ACTOR: self._settings.actor.encode()}
         self._ids = ids or IdSource()
         self._channels = Channels(self._settings.namespace)
         self._partitions = 0
@@ -764,7 +771,7 @@ class Client:
     def _put(
         self, partition: int, request_id: bytes, body: bytes, reply: "asyncio.Future[bytes]"
     ) -> "asyncio.Future[StatewrightError | None]":
-        fields = {REQUEST_ID: request_id, REQUEST_REPLY_TO: self._reply_to, REQUEST_MESSAGE: body}
+        fields = {REQUEST_ID: request_id, REQUEST_REPLY_TO: self._reply_to, **self._signature, REQUEST_MESSAGE: body}
         return self._outbox.put(partition, fields, len(body), reply)
 
     def _ask_again(self, message: Propose, request_id: UUID) -> None:

@@ -34,6 +34,7 @@ class ErrorCode(StrEnum):
     OVERLOADED = "overloaded"
     SUBSCRIPTION_NOT_FOUND = "subscription_not_found"
     SUBSCRIPTION_CONFLICT = "subscription_conflict"
+    FORBIDDEN = "forbidden"
 
 
 class _Reply(Frozen):

@@ -5,7 +5,7 @@ A request is one stream entry with the fields of `channels.REQUEST_*`; its JSON 
 
 import json
 from enum import IntEnum
-from typing import Annotated, Final, Literal, Self, TypeVar
+from typing import Annotated, Final, Literal, Self, TypeVar, get_args
 from uuid import UUID
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
@@ -484,6 +484,11 @@ Request = Annotated[
 ]
 REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Request)
 MESSAGE: Final[TypeAdapter[str]] = TypeAdapter(Message)
+FORCE: Final = "force"
+CAN_BE_FORBIDDEN: Final = frozenset(
+    {FORCE, *(model.model_fields["type"].default for model in get_args(get_args(Request)[0]))}
+)
+"""What a deployment may keep its producers from: any type of request, and FORCE, which is to propose with `force`."""
 
 
 def encode(request: Request) -> bytes:

@@ -10,16 +10,17 @@ from uuid import UUID
 import orjson
 from pydantic import ValidationError
 
-from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, WAKE
+from statewright.protocol.channels import REQUEST_ACTOR, REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, WAKE
 from statewright.protocol.replies import ErrorCode, ErrorReply
 from statewright.protocol.requests import PROTOCOL_VERSION, VERSIONS_READ, Request, request_from
+from statewright.values import checked_actor
 from statewright_worker.requests.base import Incoming
 from statewright_worker.requests.kinds import kind_of
 from statewright_worker.streams.proposals import Entry
 
 _REPLY_TO: Final = re.compile(rb"^[A-Za-z0-9_.-]{1,64}\Z")
 _PLAIN: Final = re.compile(rb"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
-_KNOWN: Final = frozenset({REQUEST_ID, REQUEST_REPLY_TO, REQUEST_MESSAGE})
+_KNOWN: Final = frozenset({REQUEST_ID, REQUEST_REPLY_TO, REQUEST_ACTOR, REQUEST_MESSAGE})
 _NUDGE: Final = frozenset({WAKE})
 
 
@@ -61,7 +62,8 @@ def decode(entry: Entry, place: Place) -> Incoming | Malformed:
         request_id = _request_id(entry)
         request = _request(entry, place.max_message_bytes)
         _check_place(request, place)
-        return Incoming(entry, request_id, reply_to, request, digest_of(entry.fields[REQUEST_MESSAGE]))
+        actor = _actor(entry)
+        return Incoming(entry, request_id, reply_to, request, digest_of(entry.fields[REQUEST_MESSAGE]), actor)
     except _BadEntry as bad:
         return Malformed(entry, request_id, reply_to, bad.problem)
 
@@ -85,6 +87,21 @@ def _client(named: bytes) -> str:
     if not _REPLY_TO.match(named):
         raise _BadEntry("reply_to", "reply_to must be 1 to 64 letters, digits, '_', '.' or '-'")
     return named.decode()
+
+
+def _actor(entry: Entry) -> str | None:
+    named = entry.fields.get(REQUEST_ACTOR)
+    return None if named is None else _named_actor(named)
+
+
+@lru_cache(maxsize=4_096)
+def _named_actor(named: bytes) -> str:
+    try:
+        return checked_actor(named.decode())
+    except UnicodeDecodeError:
+        raise _BadEntry("actor", "actor must be UTF-8") from None
+    except ValueError as error:
+        raise _BadEntry("actor", f"actor {error}") from None
 
 
 def _request_id(entry: Entry) -> UUID:

@@ -45,12 +45,12 @@ async def decide(proposal: Proposal, incoming: Incoming, batch: InBatch) -> Erro
     Raises what `govern` does.
     """
     work = batch.work
-    work.begin()
+    work.begin(incoming.actor)
     verdict = await govern(proposal, incoming, batch)
     if isinstance(verdict, ErrorReply):
         return verdict
     work.commit()
-    work.record_verdict(verdict)
+    work.record_verdict(verdict, actor=incoming.actor, trace=work.trace)
     return None
 
 
@@ -83,7 +83,7 @@ class ProposeKind(OfRun[Propose]):
             request.priority or 0,
         )
         work = batch.work
-        work.begin()
+        work.begin(incoming.actor)
         verdict = await govern(proposal, incoming, batch)
         if isinstance(verdict, ErrorReply):
             return verdict
@@ -93,7 +93,7 @@ class ProposeKind(OfRun[Propose]):
                 work.commit()
                 return parked
         work.commit()
-        work.record_verdict(verdict, incoming.digest)
+        work.record_verdict(verdict, incoming.digest, incoming.actor, work.trace)
         if verdict.state is not None and verdict.state.is_cancelled():
             withdraw_those_of(request.run_id, incoming.id, batch)
         if request.cascade and verdict.accepted and request.state.type in LEAD_DOWN:

@@ -255,6 +255,8 @@ class Parked(Base):
     ticket: Mapped[int] = mapped_column(BigInteger)
     decided: Mapped[bool] = mapped_column(server_default=text("false"))
     reason: Mapped[str | None]
+    actor: Mapped[str | None]
+    trace: Mapped[dict[str, Any] | None]
 
 
 class Waiter(Base):
@@ -374,9 +376,14 @@ class SubscriptionDeadLetter(Base):
 
 class Verdict(Base):
     """The ledger of proposals: the one verdict of each. `state_id` is a row of the run's history; `digest` shows
-    whether a request that comes again asks for the same."""
+    whether a request that comes again asks for the same.
+
+    `actor` is who has made the proposal. `trace` is what the rules saw and decided when they did not accept it.
+    """
 
     __tablename__ = "verdict"
+    # What was accepted is found through the states that it caused, so that it costs no index.
+    __table_args__ = (Index(None, "run_id", "decided", postgresql_where=text("status <> 'ACCEPT'")),)
 
     proposal_id: Mapped[UUID] = mapped_column(primary_key=True)
     run_id: Mapped[UUID]
@@ -388,6 +395,8 @@ class Verdict(Base):
     finalization_signature: Mapped[str]
     decided: Mapped[datetime]
     digest: Mapped[int | None] = mapped_column(BigInteger)
+    actor: Mapped[str | None]
+    trace: Mapped[dict[str, Any] | None]
 
 
 class Answer(Base):
@@ -399,3 +408,4 @@ class Answer(Base):
     digest: Mapped[int] = mapped_column(BigInteger)
     reply: Mapped[str]
     answered: Mapped[datetime]
+    actor: Mapped[str | None]
