@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 NODE_FOLDERS := protocol/checks examples/node
 NODE_INSTALLED := $(NODE_FOLDERS:%=%/node_modules/.installed)
 
-.PHONY: install node protocol demo dev test check matrix matrix-short bench bench-compare conformance-engine format lint types contracts lock clean
+.PHONY: install sync node protocol demo dev test check matrix matrix-short bench bench-compare conformance-engine format lint types contracts lock clean
 
 install: $(INSTALLED)
 
@@ -30,6 +30,10 @@ node: $(NODE_INSTALLED)
 # The AsyncAPI document and the JSON Schemas, anew from the message models.
 protocol: install
 	$(BIN)/python -m protocol.generator
+
+# The client without an event loop, out of the one for event loops.
+sync: install
+	$(BIN)/python -m tests.sync.making
 
 demo: install
 	$(BIN)/statewright demo

@@ -20,6 +20,7 @@ from statewright import Client, RequestFailed
 from statewright.connection import connection_pool
 from statewright.ids import IdSource
 from statewright.protocol.channels import Channels
+from statewright.sync import Client as SyncClient
 from statewright_worker.embedded import Servers, embedded_servers
 from statewright_worker.logging import configure_logging
 from statewright_worker.replica import run_replica
@@ -72,6 +73,10 @@ class Deployment:
     def client(self, **changes: Any) -> Client:
         own = {"redis_url": self.redis_url, "namespace": self.namespace, "answer_timeout": HANGS_SECONDS}
         return Client(**{**own, **changes})
+
+    def sync_client(self, **changes: Any) -> SyncClient:
+        own = {"redis_url": self.redis_url, "namespace": self.namespace, "answer_timeout": HANGS_SECONDS}
+        return SyncClient(**{**own, **changes})
 
     @asynccontextmanager
     async def worker(self, **changes: Any) -> AsyncIterator[None]:

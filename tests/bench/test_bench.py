@@ -54,6 +54,15 @@ async def test_a_closed_loop_is_answered_without_errors(deployment: Deployment, 
     assert await deployment.fetch("SELECT * FROM concurrency_limit") == []
 
 
+@pytest.mark.parametrize("mix", [Mix.FULL, Mix.PARK])
+async def test_threads_share_a_closed_loop(deployment: Deployment, mix: Mix) -> None:
+    arguments = ("--client", "sync", "--threads", "3", "--concurrency", "20", "--prepare", "30")
+    told = await measured_in_json(deployment, "--mix", mix, *arguments)
+    assert told["errors"] == {}
+    assert (told["client"], told["threads"], told["loop"]) == ("sync", 3, "closed")
+    assert 0 < told["transitions_per_second"] <= told["requests_per_second"]
+
+
 async def test_an_open_loop_sends_at_its_rate_from_every_producer(deployment: Deployment, tmp_path: Path) -> None:
     picture = tmp_path / "bench.png"
     told = await measured_in_json(deployment, "--rate", "200", "--producers", "2", "--plot", str(picture))
@@ -74,6 +83,8 @@ async def test_the_table_says_what_json_says(deployment: Deployment) -> None:
     ("arguments", "settings", "told"),
     [
         (["--rate", "5", "--concurrency", "5"], {}, "give one of them"),
+        (["--rate", "5", "--client", "sync"], {}, "which only the async client has"),
+        (["--threads", "5"], {}, "give --client sync as well"),
         (["--mix", "wild"], {}, "'wild' is not one of"),
         (["--concurrency", "0"], {}, "greater than or equal to 1"),
         (["--workers", "2"], {"STATEWRIGHT_REDIS_URL": "redis://127.0.0.1:1"}, "--workers is for the embedded"),

@@ -25,7 +25,7 @@ class Accepting:
 class NewRuns:
     """Makes a new task run each time."""
 
-    def make(self) -> Made:
+    def make(self) -> Made[Any]:
         run: Any = SimpleNamespace(run_id=IDS.new())
         return Made(run, Task(states(None, fails=False, on_cached=print)), requests=1)
 

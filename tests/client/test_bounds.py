@@ -9,6 +9,7 @@ from statewright import ConfigurationError
 from statewright.events import TRUNCATE_MESSAGES_AT
 from statewright.protocol.requests import (
     MAX_CONCURRENCY_LIMIT,
+    MAX_DEAD_LETTERS,
     MAX_PARK_SECONDS,
     MAX_PERIOD_SECONDS,
     MAX_PRIORITY,
@@ -17,6 +18,8 @@ from statewright.protocol.requests import (
 from statewright.runs import MAX_NAMED_LIMITS, MAX_PAUSE_KEYS, MAX_RETRIES, MAX_RETRY_DELAY_SECONDS, MAX_RETRY_DELAYS
 from statewright.settings import ClientSettings
 from statewright.states import MAX_LEASE_SECONDS
+from statewright.subscription.filters import MAX_WANTED
+from statewright.subscription.shares import ERROR_CHARACTERS, WAITING_AT_MOST
 from statewright.values import (
     MAX_CACHE_KEY_LENGTH,
     MAX_IDEMPOTENCY_KEY_LENGTH,
@@ -32,6 +35,7 @@ from statewright.values import (
     MAX_TAGS,
 )
 from statewright.verdicts import MAX_DELAY_SECONDS
+from statewright_worker.requests.subscriptions import MAX_MEMBERS
 
 README = Path(__file__).parents[2] / "README.md"
 NAMESPACE_LENGTH = 64
@@ -60,6 +64,11 @@ BOUNDS = {
     "the priority of a proposal": MAX_PRIORITY,
     "a lease": MAX_LEASE_SECONDS,
     "runs that a heartbeat names": MAX_RUNS_OF_HEARTBEAT,
+    "values of one kind in a filter": MAX_WANTED,
+    "members of a named subscription": MAX_MEMBERS,
+    "dead letters of a named subscription": MAX_DEAD_LETTERS,
+    "what a dead letter says of its error": ERROR_CHARACTERS,
+    "events of a share that wait in a member's memory": WAITING_AT_MOST,
     "partitions": MAX_PARTITIONS,
     "the number of an event in its partition": MAX_POSITION,
     "a namespace, a reply stream's name": NAMESPACE_LENGTH,

@@ -175,6 +175,27 @@ async def test_each_user_can_do_its_work(deployment: Deployment, monkeypatch: py
         assert await refusals(redis, urls) == []
 
 
+async def test_a_client_with_a_name_needs_its_own_reply_stream_alone(deployment: Deployment) -> None:
+    async with users(deployment) as urls, deployment.redis() as redis:
+        name, own, all_of_them = user_of(urls["producer"]), "replies:billing", "replies:*"
+        [line] = [line for line in await lines(redis) if "statewright-producer" in line]
+        rights = line.replace("statewright:", f"{deployment.namespace}:").replace(all_of_them, own).split(" ")[2:]
+        unchanged = [right for right in rights if not right.startswith("#")]
+        await redis.execute_command("ACL", "SETUSER", name, *await without_selectors(redis), *unchanged)  # type: ignore[no-untyped-call]
+        billing = Client(urls["producer"], namespace=deployment.namespace, name="billing")
+        async with deployment.worker(partitions=1), billing as client:
+            assert (await client.propose(client.create_task_run("load"), State.pending())).accepted
+        async with connected(urls["producer"]) as producer:
+            others = deployment.channels.replies("somebody")
+            asked = [within(deployment.namespace, COMMANDS[name], others) for name in ("XADD", "XREAD", "XTRIM")]
+            assert not any(await allowed(producer, asked))
+
+
+async def without_selectors(redis: Redis) -> list[str]:
+    """Return what takes selectors away, where the server knows any."""
+    return ["clearselectors"] if await grants_by_key(redis) else []
+
+
 async def refusals(redis: Redis, urls: dict[str, str]) -> list[Any]:
     """Return what the users were refused, but for the name and version of redis-py, which servers can do without."""
     names = {user_of(url) for url in urls.values()}
@@ -199,10 +220,14 @@ async def test_a_member_reads_events_and_proposes_and_an_operator_looks_after_al
                 deployment.worker(partitions=1),
                 Client(urls[role], namespace=deployment.namespace) as client,
                 client.subscribe() as events,
+                client.subscribe(f"of-{role}") as shared,
             ):
                 assert (await client.propose(client.create_task_run("load"), State.pending())).accepted
                 await client.set_limit("database", 1)
                 assert (await anext(events)).data.resource.state_name == "Pending"
+                event = await anext(shared)
+                await shared.acknowledge(event)
+                assert event.data.resource.state_name == "Pending"
         await redis.xadd(channels.dead_letters(0), {"a": "b"}, id="7-1")
         async with connected(urls["operator"]) as operator, deployment.worker(partitions=1):
             asked = await operator.exchange(

@@ -149,7 +149,8 @@ def test_requests_ask_for_runs_histories_events_and_limits() -> None:
     assert (wanted.limits.to_remove, wanted.limits.pages) == (set(), {5})
     assert wanted.inquiries.proposal_ids == {OTHER}
     assert (wanted.subscriptions.whole, wanted.subscriptions.settling) == ({"billing"}, {"billing"})
-    assert wanted.subscriptions.syncs == {"billing": [EVERY[13]]}
+    [syncing] = [request for request in EVERY if request.type == "sync_subscription"]
+    assert wanted.subscriptions.syncs == {"billing": [syncing]}
     assert wanted.subscriptions.pages == {""}
     removing = asked(incoming(SetLimit(tag="database", concurrency_limit=None)))
     assert (removing.limits.read, removing.limits.to_set) == ({LIMIT}, {})

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from statewright import Event, EventFilter, InvalidRequest, RunKind, StateType
 from statewright.events import RelatedResource
 from statewright.ids import partition_of, tree_tag
-from statewright.subscription.filters import MAX_WANTED, Sieve, event_of, tree_of
+from statewright.subscription.filters import MAX_WANTED, Sieve
+from statewright.subscription.told import event_of, tree_of
 from tests.events import entered
 
 EXAMPLES = settings(max_examples=200, deadline=None, database=None, derandomize=True)

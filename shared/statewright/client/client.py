@@ -21,7 +21,7 @@ from statewright.client.outbox import Outbox
 from statewright.client.partitions import announced_partitions
 from statewright.client.requests import Identity, LeaseReference, OnWait, Proposal, RunReference
 from statewright.client.room import Bound
-from statewright.client.sent import Answer, Sent, SentCreation, SentHistory, SentProposal, SentRun, UnderWay
+from statewright.client.sent import AboutRun, Answer, Sent, SentCreation, SentHistory, SentProposal, SentRun, UnderWay
 from statewright.connection import connection_pool
 from statewright.errors import InvalidRequest, LeaseLost, NotOpen, StatewrightError, UnreadableAnswer, error_from
 from statewright.ids import IdSource, partition_of, partition_of_subscription
@@ -57,8 +57,8 @@ from statewright.subscription.filters import Sieve
 from statewright.subscription.groups import Engine, NamedSubscription
 from statewright.subscription.positions import Since, start_from
 from statewright.subscription.status import DeadLetter, SubscriptionStatus
-from statewright.subscription.stream import EventStreams
-from statewright.subscription.unnamed import Subscription, starting_at
+from statewright.subscription.stream import EventStreams, starting_at
+from statewright.subscription.unnamed import Subscription
 from statewright.values import Duration
 from statewright.verdicts import Verdict
 
@@ -337,12 +337,12 @@ class Client:
             sent.may_be_parked(partial(self._ask_again, message, under_way.request_id), seconds)
         return sent
 
-    async def withdraw(self, proposal: SentRun[Verdict] | UUID | str) -> bool:
+    async def withdraw(self, proposal: AboutRun[Verdict] | UUID | str) -> bool:
         """Withdraw a parked proposal, which is answered with ABORT; return False when it is not parked (any more).
 
         Where only its id is known, every partition is asked. Raises what awaiting an answer raises.
         """
-        if isinstance(proposal, SentRun):
+        if isinstance(proposal, AboutRun):
             proposal_id, partitions = proposal.request_id, [partition_of(proposal.run_id, self.partitions)]
         else:
             proposal_id, partitions = requests.id_of_proposal(proposal), list(range(self.partitions))

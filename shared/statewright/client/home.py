@@ -17,6 +17,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_count_fork)
 
 
+def forks() -> int:
+    """Return a number that differs between this process and any that it is forked off, or that is forked off it."""
+    return _forks
+
+
 class Home:
     """The event loop that ran when this was made.
 

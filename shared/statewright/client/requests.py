@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from statewright.client.sent import SentRun
+from statewright.client.sent import AboutRun
 from statewright.errors import InvalidRequest, MessageTooLarge
 from statewright.ids import IdSource, id_from_key, partition_of, tree_tag
 from statewright.protocol.requests import (
@@ -45,7 +45,7 @@ from statewright.subscription.status import DeadLetter
 from statewright.values import MAX_IDEMPOTENCY_KEY_LENGTH, Duration
 from statewright.verdicts import Verdict
 
-RunReference = UUID | str | Run | SentRun[Any]
+RunReference = UUID | str | Run | AboutRun[Any]
 """A run, its id (also as text), or a request about it that is still under way."""
 LeaseReference = RunReference | Verdict
 """A run, or the verdict that let it be RUNNING: then that lease is meant, and no other that the run may have later."""
@@ -206,7 +206,7 @@ def heartbeats(
 
     Raises InvalidRequest.
     """
-    named = [runs] if isinstance(runs, UUID | str | Run | SentRun | Verdict) else list(_each(runs))
+    named = [runs] if isinstance(runs, UUID | str | Run | AboutRun | Verdict) else list(_each(runs))
     by_partition: dict[int, list[tuple[UUID, UUID | None]]] = {}
     for number, run in enumerate(named):
         held = lease_of(run, f"runs.{number}")
@@ -361,7 +361,7 @@ def body_of(message: Request, most: int) -> bytes:
 
 def id_of_run(run: RunReference, argument: str = "run") -> UUID:
     """Return the id of the run that is meant. Raises InvalidRequest, naming the argument, where none is."""
-    if isinstance(run, SentRun):
+    if isinstance(run, AboutRun):
         return run.run_id
     return run.id if isinstance(run, Run) else _uuid_of(run, argument)
 

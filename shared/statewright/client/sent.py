@@ -4,7 +4,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import suppress
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -23,7 +24,8 @@ ASK_AGAIN_SECONDS_AT_MOST: Final = 600.0
 """How long a client waits for the answer to a parked proposal before it asks whether that is still parked."""
 
 
-class UnderWay(NamedTuple):
+@dataclass(eq=False, slots=True)
+class UnderWay:
     """A request that was handed to the outbox: when Redis holds it, and what answers it within `timeout` seconds.
 
     When Redis refuses it, the reply is that error as well. `delivery_of` tells of `pushed` how far the request has got,
@@ -36,6 +38,19 @@ class UnderWay(NamedTuple):
     timeout: float
     delivery_of: "Callable[[asyncio.Future[StatewrightError | None]], tuple[Delivery, str]]"
     home: Home
+
+
+class AboutRun(Generic[Answer]):
+    """A request about a run, `run_id`, which is known before it exists; sent with an event loop or without one."""
+
+    __slots__ = ()
+
+    run_id: UUID
+
+    @property
+    def request_id(self) -> UUID:
+        """The id of the request."""
+        raise NotImplementedError
 
 
 class Sent(Generic[Answer]):
@@ -64,6 +79,10 @@ class Sent(Generic[Answer]):
 
     def __await__(self) -> Generator[Any, None, Answer]:
         return self.answer().__await__()
+
+    def answer_there(self) -> Answer:
+        """Return the answer that is there. Raises NoAnswer where none is, and what `answer` raises."""
+        return self._read(self._answered())
 
     async def answer(self) -> Answer:
         """Return the answer, as awaiting the request itself does; a task group takes this.
@@ -114,7 +133,7 @@ class Sent(Generic[Answer]):
         self._under_way.reply.add_done_callback(heard)
 
 
-class SentRun(Sent[Answer]):
+class SentRun(Sent[Answer], AboutRun[Answer]):
     """A request about a run, which further requests may name before this one is answered."""
 
     def __init__(self, under_way: UnderWay, read: Callable[[Any], Answer], run_id: UUID) -> None:

@@ -135,16 +135,3 @@ class Sieve:
             and (self._names is None or state_name in self._names)
             and (self._tags is None or any(tag in self._tags for tag in tags))
         )
-
-
-def event_of(told: bytes | Event) -> Event:
-    """Return the event that stands in a stream as JSON, or came as a value."""
-    return told if isinstance(told, Event) else Event.model_validate_json(told, extra="ignore")
-
-
-def tree_of(told: bytes | Event) -> int:
-    """Return the tag of the tree whose run an event is about."""
-    if isinstance(told, Event):
-        return told.tree
-    tree: int = from_json(told)["tree"]
-    return tree

@@ -3,11 +3,10 @@
 from collections import deque
 from typing import Final
 
-from statewright.errors import EraBegan, EventsMissed
 from statewright.events import Event
 from statewright.protocol.replies import OwnedShare
 from statewright.protocol.requests import AcknowledgedShare, FailedEvent, ShareEvent, ShareReference, Trial
-from statewright.subscription.filters import event_of
+from statewright.subscription.told import What, event_of
 from statewright.values import truncated
 
 WAITING_AT_MOST: Final = 100
@@ -20,8 +19,6 @@ BACKOFF_SECONDS: Final = 0.5
 BACKOFF_SECONDS_AT_MOST: Final = 30.0
 """How long a refused event waits for its next try: twice as long each time."""
 ERROR_CHARACTERS: Final = 2_000
-
-What = bytes | Event | EventsMissed | EraBegan
 
 
 class Item:

@@ -3,8 +3,9 @@ longer has them. What is handed on is in order within a partition, without gaps 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from pydantic_core import from_json
 from redis.asyncio import ConnectionPool
@@ -28,9 +29,11 @@ from statewright.errors import (
     Overloaded,
     StatewrightError,
 )
-from statewright.events import ERA_BEGAN, AnyEvent, Era, Event, event_from
+from statewright.events import ERA_BEGAN, AnyEvent, Era, event_from
 from statewright.protocol.channels import EVENT_BODY, Channels, sequence_of
 from statewright.protocol.replies import EventsReply
+from statewright.subscription.positions import BEGINNING, Start
+from statewright.subscription.told import Stretch, Told
 
 EVENTS_PER_READ: Final = 500
 BYTES_PER_READ: Final = 16 * 1024 * 1024
@@ -43,28 +46,11 @@ _ERA_BEGAN: Final = ERA_BEGAN.encode()
 PAUSE_SECONDS: Final = 0.2
 """Between a refusal that passes and the next try."""
 
+FindPosition = Callable[[int, datetime | None], Awaitable[int]]
+"""Asks the engine for the position before a partition's first change that is not older than a moment, or before its
+first one."""
 ReadEvents = Callable[[int, int, float | None], Awaitable[EventsReply]]
 """Asks the engine for the events of a partition after a position, and waits so many seconds for the answer."""
-
-
-class Told(NamedTuple):
-    """What stands at one place of a partition's stream.
-
-    It is an event, as JSON where it comes from the stream, or what must be told in place of some: `sequence` is then
-    the place behind which reading goes on, which may lie before.
-    """
-
-    sequence: int
-    what: bytes | Event | EventsMissed | EraBegan
-
-
-class Stretch(NamedTuple):
-    """A stretch of a partition's stream: everything in it behind `after` and up to `up_to`."""
-
-    partition: int
-    after: int
-    told: Sequence[Told]
-    up_to: int
 
 
 class _Place:
@@ -302,6 +288,26 @@ class EventStreams:
                 if self._clock() - refused_at >= patience_with(refusal, self._patience):
                     raise unavailable("Redis refuses to tell events", refusal) from refusal
             await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def starting_at(
+    since: Start, partitions: Sequence[int], streams: EventStreams, find_position: FindPosition
+) -> dict[int, int]:
+    """Return the positions to begin with: behind everything published, or where `since` says.
+
+    A partition that positions leave out begins with the oldest event that its stream keeps. Raises what reading the
+    streams and asking the engine raise.
+    """
+    if since is None:
+        newest = await streams.newest(partitions)
+        return {partition: newest.get(partition, 0) for partition in partitions}
+    if isinstance(since, dict):
+        oldest = await streams.oldest([partition for partition in partitions if partition not in since])
+        found: dict[int, Any] = {partition: sequence - 1 for partition, sequence in oldest.items()}
+        return {partition: since.get(partition, found.get(partition, 0)) for partition in partitions}
+    moment = None if since == BEGINNING else since
+    asked = [find_position(partition, moment) for partition in partitions]
+    return dict(zip(partitions, await asyncio.gather(*asked), strict=True))
 
 
 def _decoded(flat: Sequence[bytes]) -> bytes | AnyEvent:

@@ -2,22 +2,18 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import datetime
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from statewright.errors import EraBegan, EventsMissed, NotOpen
 from statewright.events import Event
-from statewright.subscription.filters import Sieve, event_of
-from statewright.subscription.positions import BEGINNING, Start
-from statewright.subscription.stream import EventStreams, Told
+from statewright.subscription.filters import Sieve
+from statewright.subscription.positions import Start
+from statewright.subscription.stream import EventStreams, FindPosition, starting_at
+from statewright.subscription.told import Told, event_of, wanted
 
 BLOCK_MILLISECONDS: Final = 5_000
-
-FindPosition = Callable[[int, datetime | None], Awaitable[int]]
-"""Asks the engine for the position before a partition's first change that is not older than a moment, or before its
-first one."""
 
 
 class Subscription:
@@ -109,31 +105,3 @@ class Subscription:
         self.positions.update(streams.places())
         for stretch in await streams.read(BLOCK_MILLISECONDS):
             self._buffer += [(stretch.partition, told) for told in stretch.told if wanted(told, self._sieve)]
-
-
-def wanted(told: Told, sieve: Sieve) -> bool:
-    """Return whether it is to be handed out."""
-    what = told.what
-    if isinstance(what, bytes):
-        return sieve.passes(what)
-    return sieve.lets_pass(what) if isinstance(what, Event) else True
-
-
-async def starting_at(
-    since: Start, partitions: Sequence[int], streams: EventStreams, find_position: FindPosition
-) -> dict[int, int]:
-    """Return the positions to begin with: behind everything published, or where `since` says.
-
-    A partition that positions leave out begins with the oldest event that its stream keeps. Raises what reading the
-    streams and asking the engine raise.
-    """
-    if since is None:
-        newest = await streams.newest(partitions)
-        return {partition: newest.get(partition, 0) for partition in partitions}
-    if isinstance(since, dict):
-        oldest = await streams.oldest([partition for partition in partitions if partition not in since])
-        found: dict[int, Any] = {partition: sequence - 1 for partition, sequence in oldest.items()}
-        return {partition: since.get(partition, found.get(partition, 0)) for partition in partitions}
-    moment = None if since == BEGINNING else since
-    asked = [find_position(partition, moment) for partition in partitions]
-    return dict(zip(partitions, await asyncio.gather(*asked), strict=True))

@@ -3,27 +3,15 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
-from uuid import UUID
+from typing import Any, Final
 
-from statewright import Client, ProposedState, StatewrightError
-from statewright.client.requests import OnWait
-from statewright_worker.bench.mixes import Runs, States
+from statewright import Client, StatewrightError
+from statewright_worker.bench.mixes import Runs
 from statewright_worker.bench.options import Load
 from statewright_worker.bench.samples import Journal
+from statewright_worker.bench.steps import Step, first_step, following
 
 TICK_SECONDS: Final = 0.001
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The state that is to be proposed next for a task run."""
-
-    run_id: UUID
-    state: ProposedState
-    states: States
-    on_wait: OnWait
 
 
 class Loops:
@@ -32,7 +20,7 @@ class Loops:
     def __init__(
         self,
         client: Client,
-        runs: Runs,
+        runs: Runs[Any],
         load: Load,
         journal: Journal,
         *,
@@ -98,9 +86,7 @@ class Loops:
             self._ready.append(following)
 
     def _first_step(self) -> Step:
-        made = self._runs.make()
-        self._journal.created(made.requests)
-        return Step(made.run.run_id, next(made.task.states), made.task.states, made.task.on_wait)
+        return first_step(self._runs, self._journal)
 
     async def _propose(self, step: Step, asked: float) -> Step | None:
         """Propose, take down the answer, and return the task run's next step, or None when it has none."""
@@ -110,7 +96,4 @@ class Loops:
             self._journal.failed(asked, error)
             return None
         self._journal.answered(asked, verdict.status)
-        try:
-            return Step(step.run_id, step.states.send(verdict), step.states, step.on_wait)
-        except StopIteration:
-            return None
+        return following(step, verdict)

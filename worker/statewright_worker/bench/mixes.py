@@ -1,15 +1,15 @@
 """The mixes: which task runs a benchmark makes, and what it proposes for each of them."""
 
-import asyncio
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
-from statewright import Client, ProposedState, RunPolicy, SentRun, State, TaskRun, Verdict
+from statewright import ProposedState, RunPolicy, State, TaskRun, Verdict
 from statewright.client.requests import OnWait
+from statewright.client.sent import AboutRun
 from statewright.ids import IdSource
 from statewright_worker.bench.options import Load, Mix
 
@@ -41,13 +41,13 @@ class Task:
 class Mixer:
     """Draws the task runs of a mix."""
 
-    def __init__(self, mix: Mix) -> None:
+    def __init__(self, mix: Mix, seed: int = 0) -> None:
         self._has_limits = mix in (Mix.LIMITS, Mix.FULL, Mix.PARK)
         self._on_wait: OnWait = "park" if mix is Mix.PARK else "answer"
         self._lease = LEASE_SECONDS if mix is Mix.LEASE else None
         self._caching = {Mix.CACHE: 1.0, Mix.FULL: 0.5}.get(mix, 0.0)
         self._failing = {Mix.FULL: 0.3}.get(mix, 0.0)
-        self._random = Random(0)
+        self._random = Random(seed)
         self._ids = IdSource()
         self._keys: deque[str] = deque(maxlen=KEYS_REMEMBERED)
 
@@ -89,40 +89,54 @@ def states(
         on_cached(cache_key)
 
 
+Creation = TypeVar("Creation", bound=AboutRun[TaskRun])
+Created_co = TypeVar("Created_co", bound=AboutRun[TaskRun], covariant=True)
+
+
+class Creates(Protocol[Created_co]):
+    """A client, as far as it makes runs; what comes of a task run depends on which client it is."""
+
+    def create_flow_run(self, name: str) -> AboutRun[Any]:
+        """Make a flow run."""
+
+    def create_task_run(self, name: str, *, flow_run: UUID, tags: Sequence[str], policy: RunPolicy) -> Created_co:
+        """Make a task run."""
+
+
 @dataclass(frozen=True, slots=True)
-class Made:
+class Made(Generic[Creation]):
     """A task run, what will be proposed for it, and how many requests were sent just now in order to make it."""
 
-    run: SentRun[TaskRun]
+    run: Creation
     task: Task
     requests: int
 
 
-class Runs:
+class Runs(Generic[Creation]):
     """Makes the runs of a mix: flow runs with several task runs each."""
 
-    def __init__(self, client: Client, mixer: Mixer) -> None:
+    def __init__(self, client: Creates[Creation], mixer: Mixer) -> None:
         self._client = client
         self._mixer = mixer
         self._flow_run: UUID | None = None
         self._tasks_left = 0
-        self._prepared: deque[Made] = deque()
+        self._prepared: deque[Made[Creation]] = deque()
 
-    async def prepare(self, count: int) -> None:
-        """Create `count` task runs before the measurement, and wait until they exist."""
+    def prepare(self, count: int) -> Iterator[list[Creation]]:
+        """Create `count` task runs before the measurement, and yield some at a time for the caller to wait for."""
         while len(self._prepared) < count:
             made = [self._send() for _ in range(min(count - len(self._prepared), PREPARED_AT_A_TIME))]
-            await asyncio.gather(*[one.run for one in made])
+            yield [one.run for one in made]
             self._prepared.extend(replace(one, requests=0) for one in made)
 
-    def make(self) -> Made:
+    def make(self) -> Made[Creation]:
         """Return a task run that was prepared, or else send the requests that make one.
 
         Their answers are not awaited: the first verdict comes after them anyway.
         """
         return self._prepared.popleft() if self._prepared else self._send()
 
-    def _send(self) -> Made:
+    def _send(self) -> Made[Creation]:
         requests = 1
         if self._flow_run is None or self._tasks_left == 0:
             self._flow_run, self._tasks_left = self._client.create_flow_run("bench").run_id, TASKS_PER_FLOW

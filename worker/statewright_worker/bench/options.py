@@ -7,6 +7,7 @@ from typing import Final
 
 DEFAULT_CONCURRENCY: Final = 500
 DEFAULT_WORKERS: Final = 1
+DEFAULT_THREADS: Final = 8
 
 
 class Mix(StrEnum):
@@ -18,6 +19,13 @@ class Mix(StrEnum):
     FULL = "full"
     PARK = "park"
     LEASE = "lease"
+
+
+class ClientKind(StrEnum):
+    """Which client the producers use."""
+
+    ASYNC = "async"
+    SYNC = "sync"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +40,23 @@ class Load:
     rate: float | None = None
     prepared: int = 0
     """So many task runs are made before the load begins; until they are used up, it consists of transitions alone."""
+    threads: int | None = None
+    """In how many threads a producer uses the client without an event loop; None for the client with one."""
 
     @property
     def description(self) -> str:
         """The load in a few words."""
         loop = f"closed loop, {self.concurrency} in flight" if self.rate is None else f"open loop, {self.rate:g}/s"
-        return f"mix {self.mix}, {loop}, {self.seconds:g} s"
+        client = "" if self.threads is None else f", sync client in {self.threads} threads"
+        return f"mix {self.mix}, {loop}{client}, {self.seconds:g} s"
+
+    @property
+    def client(self) -> ClientKind:
+        """The client that the producers use."""
+        return ClientKind.ASYNC if self.threads is None else ClientKind.SYNC
 
     def shared_by(self, producers: int) -> list["Load"]:
-        """Return the part of each producer; together they make this load."""
+        """Return the part of each producer, or of each thread; together they make this load."""
         whole, rest = divmod(self.concurrency, producers)
         rate = None if self.rate is None else self.rate / producers
         prepared = -(-self.prepared // producers)

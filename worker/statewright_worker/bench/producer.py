@@ -9,10 +9,12 @@ from multiprocessing.connection import Connection
 from typing import Final
 
 from statewright import Client, StatewrightError
+from statewright.sync import Client as SyncClient
 from statewright_worker.bench.loops import Loops
 from statewright_worker.bench.mixes import Mixer, Runs
 from statewright_worker.bench.options import Load
 from statewright_worker.bench.samples import Journal, Samples
+from statewright_worker.bench.threads import Threads
 from statewright_worker.garbage import collect_rarely
 from statewright_worker.loop import run
 
@@ -52,7 +54,10 @@ def produce(load: Load, redis_url: str, parent: "Connection[Told, float]") -> No
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     collect_rarely()
     try:
-        parent.send(run(_produce(load, redis_url, parent)))
+        if load.threads is None:
+            parent.send(run(_produce(load, redis_url, parent)))
+        else:
+            parent.send(_produce_in_threads(load, load.threads, redis_url, parent))
     except StatewrightError as error:
         parent.send(Failed(str(error)))
 
@@ -60,7 +65,8 @@ def produce(load: Load, redis_url: str, parent: "Connection[Told, float]") -> No
 async def _produce(load: Load, redis_url: str, parent: "Connection[Told, float]") -> Samples:
     async with Client(redis_url) as client:
         runs = Runs(client, Mixer(load.mix))
-        await runs.prepare(load.prepared)
+        for created in runs.prepare(load.prepared):
+            await asyncio.gather(*created)
         parent.send(Ready(os.getpid()))
         begins = await asyncio.to_thread(parent.recv)
         opens = begins + load.warm_up
@@ -69,6 +75,15 @@ async def _produce(load: Load, redis_url: str, parent: "Connection[Told, float]"
         await Loops(client, runs, load, journal, clock=clock, begins=begins, ends=opens + load.seconds).run()
         telling.cancel()
         return journal.samples
+
+
+def _produce_in_threads(load: Load, threads: int, redis_url: str, parent: "Connection[Told, float]") -> Samples:
+    with SyncClient(redis_url) as client:
+        loops = Threads(client, load, threads)
+        loops.prepare()
+        parent.send(Ready(os.getpid()))
+        begins = parent.recv()
+        return loops.run(clock, begins, lambda answered: parent.send(Progress(answered)), PROGRESS_SECONDS)
 
 
 async def _tell_progress(samples: Samples, parent: "Connection[Told, float]") -> None:

@@ -56,6 +56,8 @@ def as_json(load: Load, measurement: Measurement) -> dict[str, Any]:
         "loop": "closed" if load.rate is None else "open",
         "concurrency": load.concurrency if load.rate is None else None,
         "rate": load.rate,
+        "client": load.client,
+        "threads": load.threads,
         "seconds": load.seconds,
         "warm_up": load.warm_up,
         "transitions": transitions,
