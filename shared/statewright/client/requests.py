@@ -16,6 +16,7 @@ from statewright.protocol.requests import (
     ONE_OF_THREE,
     CreateFlowRun,
     CreateTaskRun,
+    Explain,
     FindPosition,
     Heartbeat,
     OpenSubscription,
@@ -26,6 +27,7 @@ from statewright.protocol.requests import (
     ReadRun,
     ReadSubscription,
     ReadSubscriptions,
+    ReadTimeline,
     ReadVerdict,
     RemoveSubscription,
     Request,
@@ -33,7 +35,9 @@ from statewright.protocol.requests import (
     SetLimit,
     SettleDeadLetters,
     SyncSubscription,
+    TimelineCursor,
     UpdateRun,
+    WhatIf,
     Withdraw,
     encode,
 )
@@ -237,6 +241,34 @@ def lease_seconds(lease: Duration) -> float:
 def read_run(run: RunReference, *, after: int = 0, history: bool = True) -> ReadRun:
     """Return the request for a run, and for its history behind an ordinal. Raises InvalidRequest."""
     return _checked(ReadRun, run_id=id_of_run(run), after=after, history=history)
+
+
+def what_if(
+    run: RunReference,
+    state: ProposedState,
+    *,
+    force: bool,
+    api_version: str | None,
+    lease: Duration | None,
+    executor: str | None,
+    priority: int,
+) -> WhatIf:
+    """Return the question which verdict a proposal would get. Raises InvalidRequest."""
+    if lease is not None or executor is not None:
+        state = _leased(state, lease, executor)
+    return _checked(
+        WhatIf, run_id=id_of_run(run), state=state, force=force, api_version=api_version, priority=priority or None
+    )
+
+
+def explain(partition: int, proposal_id: UUID) -> Explain:
+    """Return the question why a proposal was decided as it was."""
+    return Explain(partition=partition, proposal_id=proposal_id)
+
+
+def read_timeline(run: RunReference, after: TimelineCursor | None = None) -> ReadTimeline:
+    """Return the request for what happened to a run, behind a place. Raises InvalidRequest."""
+    return ReadTimeline(run_id=id_of_run(run), after=TimelineCursor() if after is None else after)
 
 
 def read_events(partition: int, after: int) -> ReadEvents:

@@ -98,10 +98,7 @@ class CreateTaskRun(_CreateRun):
     """A name of the producer's own for what the task does; no rule reads it."""
 
 
-class Propose(_Request):
-    """Propose that a run enter a state; answered with a verdict."""
-
-    type: Literal["propose"] = "propose"
+class _Proposing(_Request):
     run_id: UUID
     """The run that is to enter the state."""
     state: ProposedState
@@ -110,14 +107,26 @@ class Propose(_Request):
     """Whether it is entered whatever the rules say; bookkeeping goes with it all the same."""
     api_version: ApiVersion | None = None
     """For producers that were made for an earlier version of the documented engine's interface; otherwise left out."""
-    on_wait: Literal["answer", "park"] | None = None
-    """What becomes of it where the verdict would be WAIT: it is answered so, or kept until it can be decided."""
     priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     """Which of the parked proposals that wait for the same limit goes first: the greatest; None is 0."""
+
+
+class Propose(_Proposing):
+    """Propose that a run enter a state; answered with a verdict."""
+
+    type: Literal["propose"] = "propose"
+    on_wait: Literal["answer", "park"] | None = None
+    """What becomes of it where the verdict would be WAIT: it is answered so, or kept until it can be decided."""
     cascade: bool | None = None
     """Whether the runs below a flow run follow it when this lets it be CANCELLED or CRASHED."""
     park_seconds: ParkSeconds | None = None
     """How long it may be parked; then it is answered WAIT after all. None means for ever."""
+
+
+class WhatIf(_Proposing):
+    """Ask which verdict a proposal would get now, behind everything pushed before, and why. It has no effect."""
+
+    type: Literal["what_if"] = "what_if"
 
 
 class UpdateRun(_Request):
@@ -148,6 +157,27 @@ class ReadRun(_Request):
     """The ordinal behind which the page begins: 0, or `next` of the page before."""
     history: Annotated[bool, Field(exclude_if=lambda history: history)] = True
     """Whether the answer has the history, or the run alone."""
+
+
+class TimelineCursor(Frozen):
+    """Where a page of a timeline begins."""
+
+    ordinal: Position = 0
+    """Behind the state of this ordinal."""
+    decided: Moment | None = None
+    """Behind what was decided at this moment, and not accepted: None means from the beginning."""
+    proposal_id: UUID | None = None
+    """Of several of that moment, behind this one."""
+
+
+class ReadTimeline(_Request):
+    """Read what happened to a run, as it is after everything pushed before, a page at a time."""
+
+    type: Literal["read_timeline"] = "read_timeline"
+    run_id: UUID
+    """The run that is to be read."""
+    after: TimelineCursor = TimelineCursor()
+    """Where the page begins: left out, or `next` of the page before."""
 
 
 class ReadEvents(_Request):
@@ -191,6 +221,19 @@ class ReadVerdict(_Request):
     """
 
     type: Literal["read_verdict"] = "read_verdict"
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    """Any partition; that of the proposal's run also knows what was pushed to it before."""
+    proposal_id: UUID
+    """The proposal: the id of the request that made it."""
+
+
+class Explain(_Request):
+    """Ask why a proposal was decided as it was, or why it is parked.
+
+    Any partition answers, as for `read_verdict`.
+    """
+
+    type: Literal["explain"] = "explain"
     partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
     """Any partition; that of the proposal's run also knows what was pushed to it before."""
     proposal_id: UUID
@@ -454,7 +497,7 @@ class ReadSubscriptions(_Request):
 
 
 CreateRun = CreateFlowRun | CreateTaskRun
-RunRequest = CreateFlowRun | CreateTaskRun | UpdateRun | Propose | ReadRun
+RunRequest = CreateFlowRun | CreateTaskRun | UpdateRun | Propose | WhatIf | ReadRun | ReadTimeline
 LimitRequest = SetLimit | ReadLimit
 SubscriptionRequest = (
     OpenSubscription | SyncSubscription | ReadSubscription | RemoveSubscription | ResetSubscription | SettleDeadLetters
@@ -466,8 +509,11 @@ Request = Annotated[
     | Propose
     | Withdraw
     | ReadVerdict
+    | WhatIf
+    | Explain
     | Heartbeat
     | ReadRun
+    | ReadTimeline
     | ReadEvents
     | FindPosition
     | SetLimit

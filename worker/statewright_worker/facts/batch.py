@@ -11,6 +11,7 @@ from statewright_worker.facts.base import Reading, Subject
 from statewright_worker.facts.below import Below
 from statewright_worker.facts.cache import Cache
 from statewright_worker.facts.changes import Changes
+from statewright_worker.facts.explained import Explained
 from statewright_worker.facts.histories import Histories
 from statewright_worker.facts.inquiries import Inquiries
 from statewright_worker.facts.leases import Leases
@@ -19,6 +20,7 @@ from statewright_worker.facts.limits import Limits
 from statewright_worker.facts.parked import Parked
 from statewright_worker.facts.runs import FLOW_RUNS, TASK_RUNS, Runs
 from statewright_worker.facts.subscriptions import Subscriptions
+from statewright_worker.facts.timelines import Timelines
 from statewright_worker.facts.timers import Timers
 from statewright_worker.orchestration.facts import Need
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
@@ -54,11 +56,13 @@ class Asked:
         self.runs = Runs()
         self.ledger = Ledger()
         self.inquiries = Inquiries()
+        self.explained = Explained()
         self.limits = Limits()
         self.parked = Parked(self.limits)
         self.below = Below(self.parked)
         self.cache = Cache()
         self.histories = Histories()
+        self.timelines = Timelines(self.histories)
         self.changes = Changes()
         self.leases = Leases()
         self.timers = Timers()
@@ -67,11 +71,13 @@ class Asked:
             self.runs,
             self.ledger,
             self.inquiries,
+            self.explained,
             self.below,
             self.parked,
             self.limits,
             self.cache,
             self.histories,
+            self.timelines,
             self.changes,
             self.leases,
             self.timers,

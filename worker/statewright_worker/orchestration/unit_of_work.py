@@ -10,6 +10,7 @@ from statewright.limits import ConcurrencyLimit, LimitName, SlotHolder
 from statewright.runs import RunKind
 from statewright.states import State, StateType
 from statewright.verdicts import Verdict
+from statewright_worker.orchestration.explaining import Explaining
 from statewright_worker.orchestration.leasing import Leasing
 from statewright_worker.orchestration.records import (
     Answer,
@@ -103,6 +104,7 @@ class UnitOfWork:
         """What waits and what comes due."""
         self.leases = Leasing(now, partition, self.waiting, self._undo)
         self.subscribing = Subscribing(now)
+        self.explaining = Explaining()
         self._before: dict[UUID, dict[str, object]] = {}
         self.actor: str | None = None
         """Who has made the proposal that is decided, where they have said so."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from statewright.protocol.replies import ErrorCode, ErrorReply
-from statewright.protocol.requests import FORCE, Request
+from statewright.protocol.requests import FORCE, Propose, Request
 from statewright_worker.requests.base import Incoming, refusal
 
 
@@ -22,7 +22,7 @@ def refusals(requests: Iterable[Incoming], forbidden: frozenset[str]) -> dict[st
 def _problem(request: Request, forbidden: frozenset[str]) -> ErrorReply | None:
     if request.type in forbidden:
         return _refusal("type", request.type)
-    if FORCE in forbidden and getattr(request, FORCE, False):
+    if FORCE in forbidden and isinstance(request, Propose) and request.force:
         return _refusal(FORCE, FORCE)
     return None
 

@@ -18,6 +18,7 @@ from statewright.verdicts import SetStateStatus, Verdict
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine
 from statewright_worker.orchestration.records import ParkedProposal, TimerKind
+from statewright_worker.orchestration.trace import with_parking
 from statewright_worker.requests.base import InBatch, Incoming, Kind, LateAnswer, WhenDue, known_reply, verdict_reply
 
 WITHDRAWN: Final = "The proposal was withdrawn."
@@ -166,7 +167,7 @@ def withdraw(parked: ParkedProposal, reason: str, batch: InBatch) -> None:
         reason=reason,
         state=None if run is None else run.state,
     )
-    work.record_verdict(verdict, parked.digest, parked.actor)
+    work.record_verdict(verdict, parked.digest, parked.actor, with_parking(None, parked, work.actor))
     work.waiting.answer(parked)
     if parked.reply_to is not None:
         batch.late.append(LateAnswer(parked.reply_to, parked.proposal_id, verdict_reply(verdict)))
