@@ -1,4 +1,4 @@
-"""Explaining: what a batch has read to explain proposals and to tell what happened to runs. A part of the unit of work."""
+"""Explaining: what a batch has read to explain proposals and tell timelines. A part of the unit of work."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
