@@ -126,9 +126,7 @@ _TRACE: Final = {
             "fizzled": False,
             "decisions": [{"verb": "wait", "reason": _FULL, "delay_seconds": 30}],
             "saw": {
-                "limits": [
-                    {"on": "tag", "key": "database", "concurrency_limit": 3, "held": 3, "free": 0, "before": 2}
-                ]
+                "limits": [{"on": "tag", "key": "database", "concurrency_limit": 3, "held": 3, "free": 0, "before": 2}]
             },
         },
         {"rule": "RenameReruns", "entered": False, "fizzled": False, "decisions": [], "saw": {}},

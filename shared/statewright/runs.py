@@ -137,9 +137,6 @@ class RunHistory(Frozen):
     """The run as it is now."""
     states: tuple[State, ...]
     """Its states, oldest first."""
-    actors: Annotated[dict[UUID, str], Field(exclude_if=lambda actors: not actors)] = Field(default_factory=dict)
-    """Who has caused them, by the states' ids: whoever has made the proposal, where they have said who they are."""
-
-    def __hash__(self) -> int:
-        # Actors have no hash, and they go with the states.
-        return hash((self.run, self.states))
+    actors: Annotated[tuple[str | None, ...], Field(exclude_if=lambda actors: not actors)] = ()
+    """Who has caused each of them: whoever has made the proposal, None where they have not said who they are. It is
+    empty where nobody has said that of any."""

@@ -265,11 +265,13 @@ class SentHistory(SentRun[RunHistory]):
         """
         page: Any = await self._replied()
         history = self._read(page)
-        states = list(history.states)
+        states, actors = list(history.states), list(_actors_of(history))
         while page.next is not None:
             page = await self._read_on(page.next)
             states += page.history.states
-        return history.replaced(states=_up_to(history.run.state, states))
+            actors += _actors_of(page.history)
+        told = _up_to(history.run.state, states)
+        return history.replaced(states=told, actors=tuple(actors[: len(told)]) if any(actors) else ())
 
 
 class SentTimeline(SentRun[Timeline]):
@@ -294,6 +296,10 @@ class SentTimeline(SentRun[Timeline]):
             entries += page.timeline.entries
         timeline: Timeline = page.timeline
         return timeline.replaced(entries=in_order(entries))
+
+
+def _actors_of(page: RunHistory) -> tuple[str | None, ...]:
+    return page.actors or (None,) * len(page.states)
 
 
 def _up_to(last: State | None, states: Sequence[State]) -> tuple[State, ...]:

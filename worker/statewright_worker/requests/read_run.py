@@ -33,6 +33,6 @@ class ReadRunKind(OfRun[ReadRun]):
         history = RunHistory(
             run=run.as_run(work.labels[run.id]),
             states=tuple(past.state for past in states),
-            actors={past.state.id: past.actor for past in states if past.actor is not None},
+            actors=tuple(past.actor for past in states) if any(past.actor for past in states) else (),
         )
         return HistoryReply(history=history, next=last if states and last < run.state_count else None)
