@@ -32,6 +32,7 @@ from statewright.errors import (
     UnreadableAnswer,
 )
 from statewright.events import Event
+from statewright.explanations import Explanation, Timeline
 from statewright.limits import ConcurrencyLimit, LimitScope, SlotHolder, Waiter
 from statewright.protocol.replies import ParkedReply
 from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
@@ -54,6 +55,7 @@ __all__ = [
     "EventFilter",
     "EventsMissed",
     "Executor",
+    "Explanation",
     "FlowRun",
     "Forbidden",
     "InvalidMessage",
@@ -99,6 +101,7 @@ __all__ = [
     "SubscriptionNotFound",
     "SubscriptionStatus",
     "TaskRun",
+    "Timeline",
     "UnreadableAnswer",
     "Verdict",
     "Waiter",
