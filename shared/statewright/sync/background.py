@@ -50,6 +50,7 @@ class BackgroundLoop:
         self._has_ended = False
         self._calls: set[Call[Any]] = set()
         """Calls under way, which the loop's end ends."""
+        self._kept: set[asyncio.Task[Any]] = set()
 
     def start(self) -> None:
         """Begin to run."""
@@ -117,6 +118,11 @@ class BackgroundLoop:
             return do(*arguments, **named)
 
         return self.run(awaited)
+
+    def keep(self, task: asyncio.Task[Any]) -> None:
+        """Keep a task of the loop until it ends, also when nobody else does: the loop itself would not."""
+        self._kept.add(task)
+        task.add_done_callback(self._kept.discard)
 
     def soon(self, do: Callable[[], object]) -> None:
         """Call `do` in the loop, unless that has ended."""

@@ -61,6 +61,7 @@ class Hosted(Generic[Entered]):
         entered: asyncio.Future[Entered] = loop.create_future()
         self._leave = loop.create_future()
         self._task = asyncio.create_task(self._stand_for_the_block(entered, self._leave))
+        self._background.keep(self._task)
         # Nobody may be there to leave the block.
         self._task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         both: tuple[asyncio.Future[Any], ...] = (entered, self._task)
