@@ -7,6 +7,7 @@ from protocol.generator.messages import ADVICE, CONVERSATIONS, MESSAGES, QUERIES
 from protocol.generator.schemas import SENT, Json, schema_of, with_references
 from statewright.protocol.channels import Channels
 from statewright.protocol.requests import PROTOCOL_VERSION
+from statewright.values import ENGINE_ITSELF, MAX_ACTOR_LENGTH
 
 ASYNCAPI: Final = "3.0.0"
 REPLY_TO: Final = "^[A-Za-z0-9_.-]{1,64}$"
@@ -65,6 +66,15 @@ _ENTRY_OF_REQUEST: Final = {
             "pattern": REPLY_TO,
             "description": "The client whose reply stream gets the answer; left out when nobody waits for one.",
         },
+        "actor": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MAX_ACTOR_LENGTH,
+            "description": (
+                "Who asks, in printable characters; left out, nobody is told. It is no part of the message: whoever"
+                f" sends that again asks for the same. `{ENGINE_ITSELF}` is the engine itself, and refused."
+            ),
+        },
     },
 }
 _ENTRY_OF_REPLY: Final = {
@@ -92,6 +102,7 @@ _DEAD_LETTER: Final = {
     "properties": {
         "id": {"type": "string", "description": "As the request had it; perhaps it was no id."},
         "reply_to": {"type": "string", "description": "As the request had it."},
+        "actor": {"type": "string", "description": "As the request had it."},
         "reason": {"type": "string", "description": "What was wrong: the message of the error."},
         "field": {"type": "string", "description": "The field that was to blame; empty where none was."},
         "size": {"type": "string", "description": "How many bytes the message had, where it was cut."},

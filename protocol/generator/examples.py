@@ -120,6 +120,34 @@ _ERA_BEGAN: Final = {
 }
 
 
+_FULL: Final = "Concurrency limit for the database tag has been reached"
+_WAITS: Final = {
+    "proposal_id": PROPOSAL,
+    "run_id": TASK_RUN,
+    "status": "WAIT",
+    "reason": _FULL,
+    "delay_seconds": 30,
+    "rule_signature": ["SecureTaskConcurrencySlots"],
+    "finalization_signature": [],
+}
+_TRACE: Final = {
+    "initial": {"type": "PENDING", "name": "Pending"},
+    "intended": {"type": "RUNNING", "name": "Running"},
+    "rules": [
+        {
+            "rule": "SecureTaskConcurrencySlots",
+            "entered": True,
+            "fizzled": False,
+            "decisions": [{"verb": "wait", "reason": _FULL, "delay_seconds": 30}],
+            "saw": {
+                "limits": [{"on": "tag", "key": "database", "concurrency_limit": 3, "held": 3, "free": 0, "before": 2}]
+            },
+        },
+        {"rule": "RenameReruns", "entered": False, "fizzled": False, "decisions": [], "saw": {}},
+    ],
+}
+
+
 class Example(NamedTuple):
     """What a message looks like, and when."""
 
@@ -192,6 +220,23 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
     ],
     "request.read_verdict": [
         Example("Of any proposal.", {"type": "read_verdict", "partition": PARTITION, "proposal_id": PROPOSAL})
+    ],
+    "request.what_if": [
+        Example("What would become of it now.", {"type": "what_if", "run_id": TASK_RUN, "state": {"type": "RUNNING"}})
+    ],
+    "request.explain": [
+        Example("Of any proposal.", {"type": "explain", "partition": PARTITION, "proposal_id": PROPOSAL})
+    ],
+    "request.read_timeline": [
+        Example("From the beginning.", {"type": "read_timeline", "run_id": FLOW_RUN}),
+        Example(
+            "The next page.",
+            {
+                "type": "read_timeline",
+                "run_id": FLOW_RUN,
+                "after": {"ordinal": 100, "decided": "2030-01-01T02:00:00.131Z", "proposal_id": PROPOSAL},
+            },
+        ),
     ],
     "request.heartbeat": [
         Example(
@@ -579,6 +624,83 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
                         "partitions": [PARTITION],
                     }
                 ],
+            },
+        )
+    ],
+    "reply.explanation": [
+        Example(
+            "It was told to wait.",
+            {
+                "type": "explanation",
+                "v": 1,
+                "proposal_id": PROPOSAL,
+                "explanation": {
+                    "proposal_id": PROPOSAL,
+                    "run_id": TASK_RUN,
+                    "source": "recorded",
+                    "actor": "scheduler-3",
+                    "verdict": _WAITS,
+                    "decided": "2030-01-01T02:00:00.131Z",
+                    "trace": {**_TRACE, "is_cut": False},
+                    "reason": _FULL,
+                    "waits_for": [],
+                },
+            },
+        ),
+        Example(
+            "It is parked, behind two others.",
+            {
+                "type": "explanation",
+                "v": 1,
+                "proposal_id": PROPOSAL,
+                "explanation": {
+                    "proposal_id": PROPOSAL,
+                    "run_id": TASK_RUN,
+                    "source": "recorded",
+                    "trace": {**_TRACE, "is_cut": False},
+                    "parked_since": "2030-01-01T02:00:00.131Z",
+                    "reason": _FULL,
+                    "waits_for": [
+                        {
+                            "limit": {**_LIMIT, "free": 0, "held": 3, "holders": [], "waiting": 0, "waiters": []},
+                            "before": 2,
+                        }
+                    ],
+                },
+            },
+        ),
+    ],
+    "reply.timeline": [
+        Example(
+            "A page that is not the last one.",
+            {
+                "type": "timeline",
+                "v": 1,
+                "timeline": {
+                    "run": _FLOW_RUN,
+                    "now": "2030-01-01T02:00:05Z",
+                    "entries": [
+                        {
+                            "at": "2030-01-01T02:00:00.125Z",
+                            "kind": "verdict",
+                            "proposal_id": PROPOSAL,
+                            "status": "ACCEPT",
+                            "actor": "scheduler-3",
+                        },
+                        {
+                            "at": "2030-01-01T02:00:00.125Z",
+                            "kind": "state",
+                            "state_id": STATE,
+                            "ordinal": 2,
+                            "type": "RUNNING",
+                            "name": "Running",
+                            "timestamp": "2030-01-01T02:00:00.125Z",
+                            "proposal_id": PROPOSAL,
+                            "actor": "scheduler-3",
+                        },
+                    ],
+                },
+                "next": {"ordinal": 2, "decided": "2030-01-01T02:00:00.125Z", "proposal_id": PROPOSAL},
             },
         )
     ],

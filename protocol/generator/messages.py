@@ -32,7 +32,7 @@ MESSAGES: Final[dict[str, Model]] = {
 }
 """All of them. A request and a reply may be of one type, so their names say which they are."""
 
-_ANY: Final = (ErrorCode.INVALID_MESSAGE, ErrorCode.NOT_WRITABLE, ErrorCode.OVERLOADED)
+_ANY: Final = (ErrorCode.INVALID_MESSAGE, ErrorCode.NOT_WRITABLE, ErrorCode.OVERLOADED, ErrorCode.FORBIDDEN)
 _ONCE: Final = (*_ANY, ErrorCode.PROPOSAL_CONFLICT)
 """The errors of a request that changes something, and so has one answer for ever."""
 _ASKED: Final = (ErrorCode.INVALID_MESSAGE, ErrorCode.QUERY_FAILED)
@@ -62,6 +62,9 @@ CONVERSATIONS: Final[dict[str, Conversation]] = {
     "read_verdict": Conversation(("known",), _ANY),
     "heartbeat": Conversation(("heartbeat",), _ANY),
     "read_run": Conversation(("history", "run"), (*_ANY, *_NO_RUN)),
+    "what_if": Conversation(("explanation",), (*_ANY, *_NO_RUN, ErrorCode.RULE_FAILED)),
+    "explain": Conversation(("explanation",), _ANY),
+    "read_timeline": Conversation(("timeline",), (*_ANY, *_NO_RUN)),
     "read_events": Conversation(("events",), _ANY),
     "find_position": Conversation(("position",), _ANY),
     "open_subscription": Conversation(("subscription",), (*_ONCE, ErrorCode.SUBSCRIPTION_CONFLICT)),
@@ -138,6 +141,12 @@ ADVICE: Final[dict[ErrorCode, Advice]] = {
         "A subscription of this name exists with another filter or another `max_tries`, or it has as many members as it"
         " takes. `field` says which.",
         "Ask for the same, take another name, or remove the subscription first; its positions go with it.",
+    ),
+    ErrorCode.FORBIDDEN: Advice(
+        "The deployment does not let producers do this: its workers' setting `STATEWRIGHT_FORBID` names the type of the"
+        " request, or `force`. `field` is `type` or `force`.",
+        "Do without it, or ask whoever runs the deployment. Once it is allowed, send the request under a new id: for a"
+        " request that changes something, the refusal stays the answer of the old one.",
     ),
     ErrorCode.OVERLOADED: Advice(
         "Too many requests of the partition are unanswered. This one was deleted, was not carried out, and is not"

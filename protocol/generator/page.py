@@ -131,7 +131,7 @@ def _object(field: Json) -> str:
     most = f", {field['maxProperties']:,} at most" if "maxProperties" in field else ""
     keys = field.get("propertyNames")
     named = f" under names ({_is({'type': 'string', **keys})})" if keys else ""
-    [values] = field["patternProperties"].values()
+    [values] = [*field.get("patternProperties", {}).values()] or [field["additionalProperties"]]
     return f"object: {_is(values)}{named}{most}"
 
 

@@ -10,6 +10,7 @@ from statewright.errors import (
     EraBegan,
     EventsMissed,
     EventsPruned,
+    Forbidden,
     InvalidMessage,
     InvalidRequest,
     LeaseLost,
@@ -36,6 +37,7 @@ from statewright.errors import (
     UnreadableAnswer,
 )
 from statewright.events import Event
+from statewright.explanations import Explanation, Timeline
 from statewright.limits import ConcurrencyLimit, LimitScope, SlotHolder, Waiter
 from statewright.overview import PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
 from statewright.protocol.replies import ParkedReply
@@ -60,7 +62,9 @@ __all__ = [
     "EventsMissed",
     "EventsPruned",
     "Executor",
+    "Explanation",
     "FlowRun",
+    "Forbidden",
     "InvalidMessage",
     "InvalidRequest",
     "KeepAlive",
@@ -113,6 +117,7 @@ __all__ = [
     "SubscriptionNotFound",
     "SubscriptionStatus",
     "TaskRun",
+    "Timeline",
     "UnreadableAnswer",
     "Verdict",
     "Waiter",

@@ -26,6 +26,7 @@ StatewrightError
     ├── SubscriptionNotFound
     ├── SubscriptionConflict
     ├── Overloaded              too many requests of its partition, or too many queries, are unanswered
+    ├── Forbidden               the deployment does not let producers do that
     ├── QueryTooSlow            a query took longer than it may; says which filter would help
     └── QueryFailed             the engine could not look: PostgreSQL is away, or refuses
 """
@@ -313,6 +314,10 @@ class SubscriptionConflict(RequestFailed):
     """A subscription of this name has another filter, or other terms; `field` says which."""
 
 
+class Forbidden(RequestFailed):
+    """The deployment does not let producers do that (its workers' setting STATEWRIGHT_FORBID); `field` says what."""
+
+
 class QueryTooSlow(RequestFailed):
     """A query took longer than it may; the text says which filter would help. Proposals were not held up."""
 
@@ -374,6 +379,7 @@ _BY_CODE: Final[dict[str, type[RequestFailed]]] = {
     "query_failed": QueryFailed,
     "subscription_not_found": SubscriptionNotFound,
     "subscription_conflict": SubscriptionConflict,
+    "forbidden": Forbidden,
 }
 
 

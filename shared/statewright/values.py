@@ -32,11 +32,15 @@ MAX_LABELS = 50
 MAX_LABEL_KEY_LENGTH = 100
 MAX_LABEL_LENGTH = 255
 MAX_IDEMPOTENCY_KEY_LENGTH = 2_000
+MAX_ACTOR_LENGTH = 128
 MAX_JSON_DEPTH = 100
 MAX_INTEGER_BITS = 1_024
 MAX_PARTITIONS = 1_024
 MAX_POSITION = 2**63 - 1
 """The greatest number of an event within its partition, and more than a run can have states."""
+
+ENGINE_ITSELF = "statewright"
+"""The actor of what the engine does by itself: it ends leases and pauses, and lets runs follow their flow run."""
 
 _ROOM_FOR_THE_NOTE = 40
 _NO_NUL = r"^[^\x00]*$"
@@ -171,6 +175,15 @@ def _sayable(message: Any) -> Any:
     return truncated(message, MAX_MESSAGE_LENGTH)
 
 
+def checked_actor(actor: str) -> str:
+    """Return the name of an actor as it is. Raises ValueError when a producer may not have it."""
+    if not (0 < len(actor) <= MAX_ACTOR_LENGTH and actor.isprintable()):
+        raise ValueError(f"must be 1 to {MAX_ACTOR_LENGTH} printable characters")
+    if actor == ENGINE_ITSELF:
+        raise ValueError(f"{ENGINE_ITSELF!r} is the engine itself; take another name")
+    return actor
+
+
 Duration = float | timedelta
 """A number of seconds, or a duration of the standard library's or of pendulum's, whose class is derived from it."""
 
@@ -216,6 +229,8 @@ Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 """A point in time with its zone, kept in UTC. A naive datetime is refused: nobody can know what it means."""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH, pattern=_NO_NUL)]
+Actor = Annotated[str, AfterValidator(checked_actor)]
+"""Who asks for something: what a producer says of itself, which nobody checks."""
 Message = Annotated[str, BeforeValidator(_sayable)]
 """A text for people. It is never refused: what cannot be stored is escaped, and what is too long is cut."""
 CacheKey = Annotated[str, StringConstraints(max_length=MAX_CACHE_KEY_LENGTH, pattern=_NO_NUL)]

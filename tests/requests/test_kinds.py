@@ -14,6 +14,7 @@ from statewright.protocol.requests import (
     CreateFlowRun,
     CreateTaskRun,
     DeleteRun,
+    Explain,
     FindPosition,
     Heartbeat,
     OpenSubscription,
@@ -26,6 +27,7 @@ from statewright.protocol.requests import (
     ReadRun,
     ReadSubscription,
     ReadSubscriptions,
+    ReadTimeline,
     ReadVerdict,
     RemoveSubscription,
     Request,
@@ -33,7 +35,9 @@ from statewright.protocol.requests import (
     SetLimit,
     SettleDeadLetters,
     SyncSubscription,
+    TimelineCursor,
     UpdateRun,
+    WhatIf,
     Withdraw,
 )
 from statewright_worker.facts.batch import Asked
@@ -75,6 +79,9 @@ EVERY: list[Any] = [
     ResetSubscription(name="billing", positions=(PartitionPosition(partition=3, position=5),)),
     SettleDeadLetters(name="billing", deliver_again=True),
     ReadSubscriptions(partition=3),
+    WhatIf(run_id=RUN, state=State.running(cache_key="asked")),
+    Explain(partition=3, proposal_id=OTHER),
+    ReadTimeline(run_id=RUN, after=TimelineCursor(ordinal=7)),
 ]
 OF_SUBSCRIPTION = {request.type for request in EVERY if request.type.endswith(("_subscription", "_letters"))}
 
@@ -107,6 +114,7 @@ def test_a_request_belongs_to_the_partition_of_what_it_is_about(request_: Any) -
         "prune_runs": ("partition", partition_of(RUN, PARTITIONS)),
         "read_limits": ("partition", 3),
         "read_verdict": ("partition", 3),
+        "explain": ("partition", 3),
         "find_position": ("partition", 3),
         "read_subscriptions": ("partition", 3),
         **dict.fromkeys(OF_SUBSCRIPTION, ("name", partition_of_subscription("billing", PARTITIONS))),
@@ -148,10 +156,12 @@ def test_requests_ask_for_runs_histories_events_and_limits() -> None:
     def runs(request: Any) -> set[UUID]:
         return asked(incoming(request)).runs.ids
 
-    named = [{RUN}, {RUN, OTHER}, {RUN, OTHER}, {RUN}, {RUN}, *[set()] * 6, {RUN}, *[set()] * 10]
+    named = [{RUN}, {RUN, OTHER}, {RUN, OTHER}, {RUN}, {RUN}, *[set()] * 6, {RUN}, *[set()] * 10, {RUN}, set(), {RUN}]
     assert [runs(request) for request in EVERY] == named
     wanted = asked(*map(incoming, EVERY))
-    assert wanted.histories.pages == {(RUN, 3)}
+    assert wanted.histories.pages == {(RUN, 3), (RUN, 7)}
+    assert wanted.cache._keys == {"asked"}
+    assert wanted.explained.proposal_ids == {OTHER}
     assert (wanted.changes.after, wanted.changes.since) == ({5}, {NOON})
     assert (wanted.limits.read, wanted.limits.to_set) == ({LIMIT}, {LIMIT: [1]})
     assert (wanted.limits.to_remove, wanted.limits.pages) == (set(), {5})
@@ -167,7 +177,7 @@ def test_requests_ask_for_runs_histories_events_and_limits() -> None:
 
 def test_labels_are_asked_for_where_an_answer_tells_them() -> None:
     labelled = [asked(incoming(request)).runs.labelled for request in EVERY]
-    assert labelled == [set(), {RUN}, {RUN}, {RUN}, {RUN}, *[set()] * 17]
+    assert labelled == [set(), {RUN}, {RUN}, {RUN}, {RUN}, *[set()] * 19, {RUN}]
 
 
 def test_a_run_that_is_read_alone_asks_for_no_history() -> None:

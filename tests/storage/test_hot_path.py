@@ -18,6 +18,7 @@ from statewright_worker.facts import (
     cache,
     changes,
     deletions,
+    explained,
     histories,
     inquiries,
     leases,
@@ -27,6 +28,7 @@ from statewright_worker.facts import (
     parked,
     runs,
     subscriptions,
+    timelines,
     timers,
 )
 from statewright_worker.facts.batch import Asked, Batch
@@ -110,7 +112,28 @@ INDEXES: dict[str | Part, set[str]] = {
     runs.LOCK_FAILED_TASK_RUNS: {"ix_task_run__flow_run_id", "pk_task_run_state"},
     ledger.READ_VERDICTS: {"pk_verdict", "pk_flow_run_state", "pk_task_run_state"},
     inquiries.READ_WAITING: {"pk_parked"},
-    histories.READ_HISTORY: {"uq_flow_run_state__run_id_ordinal", "uq_task_run_state__run_id_ordinal"},
+    histories.READ_HISTORY: {
+        "uq_flow_run_state__run_id_ordinal",
+        "uq_task_run_state__run_id_ordinal",
+        "pk_verdict",
+    },
+    explained.READ_QUEUES: {
+        "ix_waiter__proposal_id",
+        "pk_concurrency_limit",
+        "pk_concurrency_slot",
+        "ix_waiter__limit_id_priority_ticket",
+    },
+    explained.READ_LEFT: {"pk_verdict", "pk_flow_run_state", "pk_task_run_state"},
+    timelines.READ_CAUSES: {"pk_verdict"},
+    timelines.READ_REFUSED: {"ix_verdict__run_id_decided"},
+    timelines.READ_NEXT: {
+        "uq_flow_run_state__run_id_ordinal",
+        "uq_task_run_state__run_id_ordinal",
+        "pk_verdict",
+    },
+    timelines.READ_WAITS: {"ix_parked__run_id"},
+    timelines.READ_SLOTS_OF: {"ix_concurrency_slot__run_id", "pk_concurrency_limit"},
+    timelines.READ_LEASE: {"pk_lease", "pk_executor"},
     cache.READ_CACHE: {"ix_task_run_state_cache__cache_key_id", "pk_task_run_state"},
     changes.READ_CHANGES: {
         "uq_flow_run_state__partition_sequence",
@@ -119,6 +142,7 @@ INDEXES: dict[str | Part, set[str]] = {
         "pk_task_run",
         "pk_flow_run_state",
         "pk_task_run_state",
+        "pk_verdict",
     },
     changes.FIND_POSITION: {"uq_flow_run_state__partition_sequence", "uq_task_run_state__partition_sequence"},
     subscriptions.READ_SUBSCRIPTIONS: {"pk_subscription", "pk_subscription_member"},
@@ -181,7 +205,7 @@ INDEXES: dict[str | Part, set[str]] = {
     deletions.READ_NUMBERS: {"uq_flow_run_state__run_id_ordinal", "uq_task_run_state__run_id_ordinal"},
     deletions.FLOW_VERDICTS_DELETED: {"pk_partition", "uq_flow_run_state__run_id_ordinal", "pk_verdict"},
     deletions.TASK_VERDICTS_DELETED: {"pk_partition", "uq_task_run_state__run_id_ordinal", "pk_verdict"},
-    deletions.OTHER_VERDICTS_DELETED: {"pk_partition", "ix_verdict__run_id"},
+    deletions.OTHER_VERDICTS_DELETED: {"pk_partition", "ix_verdict__run_id_decided"},
     deletions.ANSWERS_DELETED: {"pk_partition", "ix_answer__run_id"},
     deletions.CACHED_DELETED: {
         "pk_partition",

@@ -94,6 +94,7 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
             settings.max_backlog,
             settings.max_backlog_bytes,
             settings.max_parked,
+            settings.forbid,
             postgresql,
             redis,
         )

@@ -2,11 +2,13 @@
 
 import importlib
 import traceback
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
 
 from statewright.errors import ConfigurationError
+from statewright.protocol.requests import CAN_BE_FORBIDDEN
 from statewright.settings import ClientSettings
 from statewright.values import TAKES_DURATIONS
 from statewright_worker.orchestration.policies import BaseOrchestrationPolicy
@@ -29,6 +31,8 @@ class WorkerSettings(ClientSettings):
     """How long a producer is told to wait when a limit is full."""
     max_parked: Annotated[int, Field(ge=0)] = 100_000
     """How many proposals of each partition may be parked; what is beyond is told to WAIT."""
+    forbid: Annotated[frozenset[str], NoDecode] = frozenset()
+    """What producers may not do: types of requests, such as set_limit, and force; in the environment with commas."""
     events_kept: Annotated[int, Field(ge=1)] = 10_000
     """How many events each partition's stream keeps, about."""
     events_bytes: Annotated[int, Field(ge=65_536)] = 33_554_432
@@ -49,6 +53,16 @@ class WorkerSettings(ClientSettings):
     """How long the rules of one proposal may take together; then it fails, and its neighbours go on."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["console", "json"] = "console"
+
+    @field_validator("forbid", mode="before")
+    @classmethod
+    def _names_what_can_be_forbidden(cls, forbid: Any) -> Any:
+        named = [name.strip() for name in forbid.split(",")] if isinstance(forbid, str) else list(forbid)
+        unknown = sorted({name for name in named if name} - CAN_BE_FORBIDDEN)
+        if unknown:
+            known = ", ".join(sorted(CAN_BE_FORBIDDEN))
+            raise ValueError(f"{', '.join(unknown)} cannot be forbidden; what can is {known}")
+        return frozenset(name for name in named if name)
 
 
 def load_policy(name: str, variable: str) -> type[BaseOrchestrationPolicy]:

@@ -22,14 +22,25 @@ from statewright.client.partitions import announced_partitions
 from statewright.client.queries import RunFilters
 from statewright.client.requests import Identity, LeaseReference, OnWait, Proposal, Pruned, RunReference
 from statewright.client.room import Bound
-from statewright.client.sent import AboutRun, Answer, Sent, SentCreation, SentHistory, SentProposal, SentRun, UnderWay
+from statewright.client.sent import (
+    AboutRun,
+    Answer,
+    Sent,
+    SentCreation,
+    SentHistory,
+    SentProposal,
+    SentRun,
+    SentTimeline,
+    UnderWay,
+)
 from statewright.connection import connection_pool
 from statewright.errors import InvalidRequest, LeaseLost, NotOpen, StatewrightError, UnreadableAnswer, error_from
+from statewright.explanations import Explanation, Timeline
 from statewright.ids import IdSource, partition_of, partition_of_subscription
 from statewright.limits import ConcurrencyLimit
 from statewright.log import LOG, Outage, without_secrets
 from statewright.overview import PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
-from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
+from statewright.protocol.channels import REQUEST_ACTOR, REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
 from statewright.protocol.queries import Query, encode_query
 from statewright.protocol.replies import (
     DeletedReply,
@@ -41,6 +52,7 @@ from statewright.protocol.replies import (
     ParkedReply,
     SubscriptionsReply,
     SyncedReply,
+    TimelineReply,
     VerdictReply,
     reply_from,
 )
@@ -54,6 +66,7 @@ from statewright.protocol.requests import (
     RunRequest,
     SubscriptionRequest,
     SyncSubscription,
+    TimelineCursor,
 )
 from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.settings import ClientSettings
@@ -105,6 +118,7 @@ class Client:
         max_backlog_bytes: int | None = None,
         wait_for_room: Duration | None = None,
         name: str | None = None,
+        actor: str | None = None,
         ids: IdSource | None = None,
     ) -> None:
         """Take what is given, and the rest from `STATEWRIGHT_*`; raises ConfigurationError on a wrong setting.
@@ -114,6 +128,9 @@ class Client:
         one that was opened last. One that was opened before, and is open still, gets no answers from then on, and its
         calls raise NotOpen. So no setting names a client: all clients of a process would have the same name, and
         commands that are run beside it too. Raises InvalidRequest for a wrong name.
+
+        An `actor` says who asks: it is kept with the verdicts on the client's proposals, and told with the states that
+        they cause. It is 1 to 128 printable characters, and nobody checks whether it is true.
 
         Where more than `max_backlog` requests of a partition are unanswered, or where they take more than
         `max_backlog_bytes`, a request waits for room, `wait_for_room` seconds at most, and is refused with `Overloaded`
@@ -128,8 +145,11 @@ class Client:
             max_backlog=max_backlog,
             max_backlog_bytes=max_backlog_bytes,
             wait_for_room=wait_for_room,
+            actor=actor,
         )
         self._name = None if name is None else requests.name_of_client(name)
+        # It goes with every request: telling those apart that change something would take longer.
+        self._signature = {} if self._settings.actor is None else {REQUEST_ACTOR: self._settings.actor.encode()}
         self._ids = ids or IdSource()
         self._channels = Channels(self._settings.namespace)
         self._partitions = 0
@@ -407,6 +427,57 @@ class Client:
         if isinstance(reply, ErrorReply):
             raise error_from(reply, proposal_id)
         return reply.verdict
+
+    def explain(
+        self, proposal_id: UUID | str, *, run: RunReference | None = None, timeout: Duration | None = None
+    ) -> Sent[Explanation | None]:
+        """Ask why a proposal was decided as it was, or why it is parked: rule by rule, what each saw and decided.
+
+        That is kept of what was not accepted (`source` says so); of what was accepted, only which rules took part. A
+        parked proposal is told with the limits that it waits for, and how many wait before it. Return None when the
+        engine does not know the proposal. Awaiting the answer raises the RequestFailed with which the proposal was
+        refused. `run` and `timeout` are as in `verdict`.
+        """
+        home = self._check_that_it_is_open()
+        named = requests.id_of_proposal(proposal_id)
+        partition = self._any_partition() if run is None else self._partition_of(requests.id_of_run(run))
+        seconds = None if timeout is None else requests.seconds_of(timeout)
+        message = requests.explain(partition, named)
+        return Sent(self._send(home, message, partition, timeout=seconds), _explanation_of)
+
+    def what_if(
+        self,
+        run: RunReference,
+        state: ProposedState,
+        *,
+        force: bool = False,
+        api_version: str | None = None,
+        lease: Duration | None = None,
+        executor: str | None = None,
+        priority: int = 0,
+        timeout: Duration | None = None,
+    ) -> SentRun[Explanation]:
+        """Ask which verdict a proposal would get now, and why, after everything sent before to the run's tree.
+
+        It is decided like a proposal, and undone: nothing is kept or told, and no slot is taken. A user's rules govern
+        it as well, and what they write through their session is undone; `context.is_what_if` tells them. Raises what
+        proposing raises. The options are those of `propose` on which a verdict depends.
+        """
+        message = requests.what_if(
+            run, state, force=force, api_version=api_version, lease=lease, executor=executor, priority=priority
+        )
+        seconds = None if timeout is None else requests.seconds_of(timeout)
+        return self._send_to_run(message, _explanation_of, timeout=seconds)
+
+    def timeline(self, run: RunReference) -> SentRun[Timeline]:
+        """Read what happened to a run, after everything sent before to its tree: its states, the verdicts on its
+        proposals, the times in which they were parked, the slots that it holds, its leases; in one order.
+
+        A long one comes in several answers, each of which may take `answer_timeout` seconds.
+        """
+        message = requests.read_timeline(run)
+        under_way = self._send_in_its_tree(message)
+        return SentTimeline(under_way, message.run_id, partial(self._page_of_timeline, message.run_id))
 
     def _claim(self, proposal_id: UUID) -> None:
         self._inbox.claim(str(proposal_id).encode())
@@ -829,6 +900,9 @@ class Client:
     def _page_of_history(self, run_id: UUID, after: int) -> Sent[HistoryReply]:
         return Sent(self._send_in_its_tree(requests.read_run(run_id, after=after)), lambda reply: reply)
 
+    def _page_of_timeline(self, run_id: UUID, after: TimelineCursor) -> Sent[TimelineReply]:
+        return Sent(self._send_in_its_tree(requests.read_timeline(run_id, after)), lambda reply: reply)
+
     def _read_events(self, partition: int, after: int, seconds: float | None) -> Sent[EventsReply]:
         home = self._check_that_it_is_open()
         message = requests.read_events(partition, after)
@@ -861,7 +935,7 @@ class Client:
     def _put(
         self, partition: int, request_id: bytes, body: bytes, reply: "asyncio.Future[bytes]"
     ) -> "asyncio.Future[StatewrightError | None]":
-        fields = {REQUEST_ID: request_id, REQUEST_REPLY_TO: self._reply_to, REQUEST_MESSAGE: body}
+        fields = {REQUEST_ID: request_id, REQUEST_REPLY_TO: self._reply_to, **self._signature, REQUEST_MESSAGE: body}
         return self._outbox.put(partition, fields, len(body), reply)
 
     def _ask_again(self, message: Propose, request_id: UUID) -> None:
@@ -916,6 +990,12 @@ def _page_of(reply: Any) -> RunPage:
 def _tree_of(reply: Any) -> RunTree:
     tree: RunTree = reply.tree
     return tree
+
+
+def _explanation_of(reply: Any) -> Any:
+    if reply.refusal is not None:
+        raise error_from(reply.refusal, reply.proposal_id)
+    return reply.explanation
 
 
 def _withdrawn_of(reply: Any) -> bool:

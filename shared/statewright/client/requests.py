@@ -19,6 +19,7 @@ from statewright.protocol.requests import (
     CreateFlowRun,
     CreateTaskRun,
     DeleteRun,
+    Explain,
     FindPosition,
     Heartbeat,
     OpenSubscription,
@@ -30,6 +31,7 @@ from statewright.protocol.requests import (
     ReadRun,
     ReadSubscription,
     ReadSubscriptions,
+    ReadTimeline,
     ReadVerdict,
     RemoveSubscription,
     Request,
@@ -37,7 +39,9 @@ from statewright.protocol.requests import (
     SetLimit,
     SettleDeadLetters,
     SyncSubscription,
+    TimelineCursor,
     UpdateRun,
+    WhatIf,
     Withdraw,
     encode,
 )
@@ -277,6 +281,34 @@ def prune_runs(
 def read_run(run: RunReference, *, after: int = 0, history: bool = True) -> ReadRun:
     """Return the request for a run, and for its history behind an ordinal. Raises InvalidRequest."""
     return checked(ReadRun, run_id=id_of_run(run), after=after, history=history)
+
+
+def what_if(
+    run: RunReference,
+    state: ProposedState,
+    *,
+    force: bool,
+    api_version: str | None,
+    lease: Duration | None,
+    executor: str | None,
+    priority: int,
+) -> WhatIf:
+    """Return the question which verdict a proposal would get. Raises InvalidRequest."""
+    if lease is not None or executor is not None:
+        state = _leased(state, lease, executor)
+    return checked(
+        WhatIf, run_id=id_of_run(run), state=state, force=force, api_version=api_version, priority=priority or None
+    )
+
+
+def explain(partition: int, proposal_id: UUID) -> Explain:
+    """Return the question why a proposal was decided as it was."""
+    return Explain(partition=partition, proposal_id=proposal_id)
+
+
+def read_timeline(run: RunReference, after: TimelineCursor | None = None) -> ReadTimeline:
+    """Return the request for what happened to a run, behind a place. Raises InvalidRequest."""
+    return ReadTimeline(run_id=id_of_run(run), after=TimelineCursor() if after is None else after)
 
 
 def read_events(partition: int, after: int) -> ReadEvents:

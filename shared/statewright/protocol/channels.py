@@ -43,6 +43,8 @@ from typing import Final
 
 REQUEST_ID: Final = b"id"
 REQUEST_REPLY_TO: Final = b"reply_to"
+REQUEST_ACTOR: Final = b"actor"
+"""Who asks: no part of the message, so whoever sends it again asks for the same, whoever that is."""
 REQUEST_MESSAGE: Final = b"message"
 WAKE: Final = b"wake"
 """The only field of an entry that is no request: it asks the partition's holder to look at what has come due."""

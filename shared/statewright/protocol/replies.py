@@ -8,9 +8,10 @@ from uuid import UUID
 from pydantic import Field, TypeAdapter
 
 from statewright.events import AnyEvent
+from statewright.explanations import Explanation, Timeline
 from statewright.limits import ConcurrencyLimit
 from statewright.overview import PartitionStatus, RunPage, RunTree, StateCount, WorkerStatus
-from statewright.protocol.requests import ShareEvent, ShareReference, Trial
+from statewright.protocol.requests import ShareEvent, ShareReference, TimelineCursor, Trial
 from statewright.runs import FlowRun, RunHistory, TaskRun
 from statewright.states import StateType
 from statewright.subscription.status import SubscriptionStatus
@@ -38,6 +39,7 @@ class ErrorCode(StrEnum):
     QUERY_FAILED = "query_failed"
     SUBSCRIPTION_NOT_FOUND = "subscription_not_found"
     SUBSCRIPTION_CONFLICT = "subscription_conflict"
+    FORBIDDEN = "forbidden"
 
 
 class _Reply(Frozen):
@@ -310,6 +312,28 @@ class KnownReply(_Reply):
     """The answer that the proposal has, or that it is parked; None when it is unknown."""
 
 
+class ExplanationReply(_Reply):
+    """Why a proposal was decided as it was, or would be, or is parked."""
+
+    type: Literal["explanation"] = "explanation"
+    proposal_id: UUID
+    """The proposal that was asked about."""
+    explanation: Explanation | None = None
+    """The explanation; None when the proposal is unknown or was refused."""
+    refusal: ErrorReply | None = None
+    """The answer of a proposal that was refused: nothing was decided."""
+
+
+class TimelineReply(_Reply):
+    """What happened to a run, or a page of it."""
+
+    type: Literal["timeline"] = "timeline"
+    timeline: Timeline
+    """The run as it is now, and a page of what happened to it."""
+    next: TimelineCursor | None = None
+    """Where to read on; None when there is no more."""
+
+
 Reply = (
     VerdictReply
     | ParkedReply
@@ -332,6 +356,8 @@ Reply = (
     | TreeReply
     | PartitionsReply
     | WorkersReply
+    | ExplanationReply
+    | TimelineReply
     | ErrorReply
 )
 REPLY: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])

@@ -5,7 +5,7 @@ A request is one stream entry with the fields of `channels.REQUEST_*`; its JSON 
 
 import json
 from enum import IntEnum
-from typing import Annotated, Final, Literal, Self, TypeVar
+from typing import Annotated, Final, Literal, Self, TypeVar, get_args
 from uuid import UUID
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
@@ -99,10 +99,7 @@ class CreateTaskRun(_CreateRun):
     """A name of the producer's own for what the task does; no rule reads it."""
 
 
-class Propose(_Request):
-    """Propose that a run enter a state; answered with a verdict."""
-
-    type: Literal["propose"] = "propose"
+class _Proposing(_Request):
     run_id: UUID
     """The run that is to enter the state."""
     state: ProposedState
@@ -111,14 +108,26 @@ class Propose(_Request):
     """Whether it is entered whatever the rules say; bookkeeping goes with it all the same."""
     api_version: ApiVersion | None = None
     """For producers that were made for an earlier version of the documented engine's interface; otherwise left out."""
-    on_wait: Literal["answer", "park"] | None = None
-    """What becomes of it where the verdict would be WAIT: it is answered so, or kept until it can be decided."""
     priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     """Which of the parked proposals that wait for the same limit goes first: the greatest; None is 0."""
+
+
+class Propose(_Proposing):
+    """Propose that a run enter a state; answered with a verdict."""
+
+    type: Literal["propose"] = "propose"
+    on_wait: Literal["answer", "park"] | None = None
+    """What becomes of it where the verdict would be WAIT: it is answered so, or kept until it can be decided."""
     cascade: bool | None = None
     """Whether the runs below a flow run follow it when this lets it be CANCELLED or CRASHED."""
     park_seconds: ParkSeconds | None = None
     """How long it may be parked; then it is answered WAIT after all. None means for ever."""
+
+
+class WhatIf(_Proposing):
+    """Ask which verdict a proposal would get now, behind everything pushed before, and why. It has no effect."""
+
+    type: Literal["what_if"] = "what_if"
 
 
 class UpdateRun(_Request):
@@ -180,6 +189,27 @@ class ReadRun(_Request):
     """Whether the answer has the history, or the run alone."""
 
 
+class TimelineCursor(Frozen):
+    """Where a page of a timeline begins."""
+
+    ordinal: Position = 0
+    """Behind the state of this ordinal."""
+    decided: Moment | None = None
+    """Behind what was decided at this moment, and not accepted: None means from the beginning."""
+    proposal_id: UUID | None = None
+    """Of several of that moment, behind this one."""
+
+
+class ReadTimeline(_Request):
+    """Read what happened to a run, as it is after everything pushed before, a page at a time."""
+
+    type: Literal["read_timeline"] = "read_timeline"
+    run_id: UUID
+    """The run that is to be read."""
+    after: TimelineCursor = TimelineCursor()
+    """Where the page begins: left out, or `next` of the page before."""
+
+
 class ReadEvents(_Request):
     """Read events of a partition that its stream no longer holds, oldest first, a page at a time."""
 
@@ -221,6 +251,19 @@ class ReadVerdict(_Request):
     """
 
     type: Literal["read_verdict"] = "read_verdict"
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    """Any partition; that of the proposal's run also knows what was pushed to it before."""
+    proposal_id: UUID
+    """The proposal: the id of the request that made it."""
+
+
+class Explain(_Request):
+    """Ask why a proposal was decided as it was, or why it is parked.
+
+    Any partition answers, as for `read_verdict`.
+    """
+
+    type: Literal["explain"] = "explain"
     partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
     """Any partition; that of the proposal's run also knows what was pushed to it before."""
     proposal_id: UUID
@@ -484,7 +527,7 @@ class ReadSubscriptions(_Request):
 
 
 CreateRun = CreateFlowRun | CreateTaskRun
-RunRequest = CreateFlowRun | CreateTaskRun | UpdateRun | DeleteRun | Propose | ReadRun
+RunRequest = CreateFlowRun | CreateTaskRun | UpdateRun | DeleteRun | Propose | WhatIf | ReadRun | ReadTimeline
 LimitRequest = SetLimit | ReadLimit
 SubscriptionRequest = (
     OpenSubscription | SyncSubscription | ReadSubscription | RemoveSubscription | ResetSubscription | SettleDeadLetters
@@ -498,8 +541,11 @@ Request = Annotated[
     | Propose
     | Withdraw
     | ReadVerdict
+    | WhatIf
+    | Explain
     | Heartbeat
     | ReadRun
+    | ReadTimeline
     | ReadEvents
     | FindPosition
     | SetLimit
@@ -516,6 +562,11 @@ Request = Annotated[
 ]
 REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Request)
 MESSAGE: Final[TypeAdapter[str]] = TypeAdapter(Message)
+FORCE: Final = "force"
+CAN_BE_FORBIDDEN: Final = frozenset(
+    {FORCE, *(model.model_fields["type"].default for model in get_args(get_args(Request)[0]))}
+)
+"""What a deployment may keep its producers from: any type of request, and FORCE, which is to propose with `force`."""
 
 
 def encode(request: Request) -> bytes:

@@ -14,6 +14,7 @@ from statewright.client.queries import RunFilters
 from statewright.client.requests import LeaseReference, OnWait, Proposal, Pruned, RunReference
 from statewright.client.sent import AboutRun
 from statewright.errors import LeaseLost, StatewrightError
+from statewright.explanations import Explanation, Timeline
 from statewright.ids import IdSource
 from statewright.limits import ConcurrencyLimit
 from statewright.overview import PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
@@ -65,6 +66,7 @@ class Client(OpenedByUse):
         max_backlog_bytes: int | None = None,
         wait_for_room: Duration | None = None,
         name: str | None = None,
+        actor: str | None = None,
         ids: IdSource | None = None,
     ) -> None:
         """Take what is given, and the rest from `STATEWRIGHT_*`; raises ConfigurationError on a wrong setting.
@@ -74,6 +76,9 @@ class Client(OpenedByUse):
         one that was opened last. One that was opened before, and is open still, gets no answers from then on, and its
         calls raise NotOpen. So no setting names a client: all clients of a process would have the same name, and
         commands that are run beside it too. Raises InvalidRequest for a wrong name.
+
+        An `actor` says who asks: it is kept with the verdicts on the client's proposals, and told with the states that
+        they cause. It is 1 to 128 printable characters, and nobody checks whether it is true.
 
         Where more than `max_backlog` requests of a partition are unanswered, or where they take more than
         `max_backlog_bytes`, a request waits for room, `wait_for_room` seconds at most, and is refused with `Overloaded`
@@ -90,6 +95,7 @@ class Client(OpenedByUse):
                 max_backlog_bytes=max_backlog_bytes,
                 wait_for_room=wait_for_room,
                 name=name,
+                actor=actor,
                 ids=ids,
             )
         )
@@ -294,6 +300,61 @@ class Client(OpenedByUse):
         """
         opened = self._opened()
         return under_way(self, opened.verdict(proposal_id, run=run, timeout=timeout))
+
+    def explain(
+        self, proposal_id: UUID | str, *, run: RunReference | None = None, timeout: Duration | None = None
+    ) -> Sent[Explanation | None]:
+        """Ask why a proposal was decided as it was, or why it is parked: rule by rule, what each saw and decided.
+
+        That is kept of what was not accepted (`source` says so); of what was accepted, only which rules took part. A
+        parked proposal is told with the limits that it waits for, and how many wait before it. Return None when the
+        engine does not know the proposal. Waiting for the answer raises the RequestFailed with which the proposal
+        was refused. `run` and `timeout` are as in `verdict`.
+        """
+        opened = self._opened()
+        return under_way(self, opened.explain(proposal_id, run=run, timeout=timeout))
+
+    def what_if(
+        self,
+        run: RunReference,
+        state: ProposedState,
+        *,
+        force: bool = False,
+        api_version: str | None = None,
+        lease: Duration | None = None,
+        executor: str | None = None,
+        priority: int = 0,
+        timeout: Duration | None = None,
+    ) -> SentRun[Explanation]:
+        """Ask which verdict a proposal would get now, and why, after everything sent before to the run's tree.
+
+        It is decided like a proposal, and undone: nothing is kept or told, and no slot is taken. A user's rules govern
+        it as well, and what they write through their session is undone; `context.is_what_if` tells them. Raises what
+        proposing raises. The options are those of `propose` on which a verdict depends.
+        """
+        opened = self._opened()
+        return under_way(
+            self,
+            opened.what_if(
+                run,
+                state,
+                force=force,
+                api_version=api_version,
+                lease=lease,
+                executor=executor,
+                priority=priority,
+                timeout=timeout,
+            ),
+        )
+
+    def timeline(self, run: RunReference) -> SentRun[Timeline]:
+        """Read what happened to a run, after everything sent before to its tree: its states, the verdicts on its
+        proposals, the times in which they were parked, the slots that it holds, its leases; in one order.
+
+        A long one comes in several answers, each of which may take `answer_timeout` seconds.
+        """
+        opened = self._opened()
+        return under_way(self, opened.timeline(run))
 
     def unclaimed(self) -> Iterator[Verdict | StatewrightError]:
         """Yield the answers to proposals that nobody waits for here, oldest first: a verdict, or the error of a

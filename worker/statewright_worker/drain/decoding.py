@@ -2,14 +2,16 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple
 from uuid import UUID
 
 import orjson
 
-from statewright.protocol.channels import REQUEST_MESSAGE, WAKE
+from statewright.protocol.channels import REQUEST_ACTOR, REQUEST_MESSAGE, WAKE
 from statewright.protocol.replies import ErrorReply
 from statewright.protocol.requests import Request, request_from
+from statewright.values import checked_actor
 from statewright_worker.requests.base import Incoming
 from statewright_worker.requests.kinds import kind_of
 from statewright_worker.streams.entries import BadEntry, client_of, id_of, message_of
@@ -51,7 +53,8 @@ def decode(entry: Entry, place: Place) -> Incoming | Malformed:
         request_id = id_of(entry)
         request: Request = message_of(entry, place.max_message_bytes, request_from)
         _check_place(request, place)
-        return Incoming(entry, request_id, reply_to, request, digest_of(entry.fields[REQUEST_MESSAGE]))
+        actor = _actor(entry)
+        return Incoming(entry, request_id, reply_to, request, digest_of(entry.fields[REQUEST_MESSAGE]), actor)
     except BadEntry as bad:
         return Malformed(entry, request_id, reply_to, bad.problem)
 
@@ -63,6 +66,21 @@ def answers_to(entry: Entry) -> str | None:
         return client_of(entry)
     except BadEntry:
         return None
+
+
+def _actor(entry: Entry) -> str | None:
+    named = entry.fields.get(REQUEST_ACTOR)
+    return None if named is None else _named_actor(named)
+
+
+@lru_cache(maxsize=4_096)
+def _named_actor(named: bytes) -> str:
+    try:
+        return checked_actor(named.decode())
+    except UnicodeDecodeError:
+        raise BadEntry("actor", "actor must be UTF-8") from None
+    except ValueError as error:
+        raise BadEntry("actor", f"actor {error}") from None
 
 
 def _check_place(request: Request, place: Place) -> None:

@@ -1,7 +1,7 @@
 """The drain: works through one partition's requests while it is held, a batch to a transaction."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ import structlog
 
 from statewright.ids import IdSource
 from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE
+from statewright.protocol.replies import ErrorReply
 from statewright_worker.drain.agenda import Agenda, due_request
 from statewright_worker.drain.attempts import Attempts, Decoded, HoldEnded
 from statewright_worker.drain.decoding import Malformed, Place, decode, is_nudge
@@ -28,6 +29,7 @@ from statewright_worker.orchestration.records import TimerKind
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.requests.answering import answer, asked_by
 from statewright_worker.requests.base import AnyReply, InBatch, Incoming, LateAnswer, encoded
+from statewright_worker.requests.forbidding import refusals
 from statewright_worker.requests.kinds import kind_of
 from statewright_worker.storage.errors import HoldLost
 from statewright_worker.storage.transactions import Fence, Storage
@@ -78,6 +80,8 @@ class DrainTools:
     max_backlog: int
     max_backlog_bytes: int
     max_parked: int
+    forbidden: frozenset[str]
+    """What producers may not do; see `requests.forbidding`."""
     postgresql: Outage
     redis: Outage
 
@@ -235,8 +239,10 @@ class Drain:
         return decoded
 
     async def _transact(self, decoded: Sequence[Decoded]) -> Outcome:
-        condemned = self._attempts.condemned
+        condemned: Mapping[str, ErrorReply] = self._attempts.condemned
         requests = [one for one in decoded if isinstance(one, Incoming)]
+        if self._tools.forbidden:
+            condemned = {**condemned, **refusals(requests, self._tools.forbidden)}
         asked = asked_by(requests, self._tools.engine, condemned)
         async with self._tools.storage.transaction(self._fence.partition) as transaction:
             batch = Batch(transaction, self._fence)
@@ -244,7 +250,7 @@ class Drain:
             work = await batch.load(asked, self._tools.ids)
             self._hold.progressed()
             if batch.sequence >= self._feed.committed:
-                answered, late = await self._carry_out(decoded, batch, work)
+                answered, late = await self._carry_out(decoded, batch, work, condemned)
                 await batch.write(work)
         if batch.sequence < self._feed.committed:
             await self._feed.went_back(batch.sequence)
@@ -255,9 +261,8 @@ class Drain:
         return self._outcome(answered, late, batch.sequence, work)
 
     async def _carry_out(
-        self, decoded: Sequence[Decoded], batch: Batch, work: UnitOfWork
+        self, decoded: Sequence[Decoded], batch: Batch, work: UnitOfWork, condemned: Mapping[str, ErrorReply]
     ) -> tuple[list[Answered], list[LateAnswer]]:
-        condemned = self._attempts.condemned
         engine, read_back = self._tools.engine, self._feed.read_back
         room = self._tools.max_parked - self._parked
         within = InBatch(engine, work, batch.sessions, self._hold.partition, batch.sequence, read_back, room)

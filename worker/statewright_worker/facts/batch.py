@@ -12,6 +12,7 @@ from statewright_worker.facts.below import Below
 from statewright_worker.facts.cache import Cache
 from statewright_worker.facts.changes import Changes
 from statewright_worker.facts.deletions import Deletions
+from statewright_worker.facts.explained import Explained
 from statewright_worker.facts.histories import Histories
 from statewright_worker.facts.inquiries import Inquiries
 from statewright_worker.facts.leases import Leases
@@ -20,6 +21,7 @@ from statewright_worker.facts.limits import Limits
 from statewright_worker.facts.parked import Parked
 from statewright_worker.facts.runs import FLOW_RUNS, TASK_RUNS, UNDER_WAY, Runs
 from statewright_worker.facts.subscriptions import Subscriptions
+from statewright_worker.facts.timelines import Timelines
 from statewright_worker.facts.timers import Timers
 from statewright_worker.orchestration.facts import Need
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
@@ -55,12 +57,14 @@ class Asked:
         self.runs = Runs()
         self.ledger = Ledger()
         self.inquiries = Inquiries()
+        self.explained = Explained()
         self.limits = Limits()
         self.parked = Parked(self.limits)
         self.below = Below(self.parked)
         self.deletions = Deletions(self.parked, self.limits)
         self.cache = Cache()
         self.histories = Histories()
+        self.timelines = Timelines(self.histories)
         self.changes = Changes()
         self.leases = Leases()
         self.timers = Timers()
@@ -69,12 +73,14 @@ class Asked:
             self.runs,
             self.ledger,
             self.inquiries,
+            self.explained,
             self.below,
             self.deletions,
             self.parked,
             self.limits,
             self.cache,
             self.histories,
+            self.timelines,
             self.changes,
             self.leases,
             self.timers,

@@ -246,15 +246,7 @@ async def _load_told(driver: Connection, limits: dict[int, LimitRecord], told: l
     """Load who holds slots of these limits, and who waits for them, to tell it."""
     holders: defaultdict[int, list[SlotHolder]] = defaultdict(list)
     for row in await driver.fetch(READ_HOLDERS, told, HOLDERS_TOLD):
-        holders[row["limit_id"]].append(
-            SlotHolder(
-                run_id=row["run_id"],
-                kind=RunKind(row["kind"]),
-                name=row["name"],
-                since=row["taken"],
-                lease_ends=row["ends"],
-            )
-        )
+        holders[row["limit_id"]].append(holder_from(row))
     waiters: defaultdict[int, list[Waiter]] = defaultdict(list)
     for row in await driver.fetch(READ_WAITERS, told, WAITERS_TOLD):
         limits[row["limit_id"]].waiting = row["waiting"]
@@ -270,6 +262,13 @@ async def _load_told(driver: Connection, limits: dict[int, LimitRecord], told: l
     for limit_id in told:
         limits[limit_id].shown = tuple(holders[limit_id])
         limits[limit_id].waiters = tuple(waiters[limit_id])
+
+
+def holder_from(row: Record) -> SlotHolder:
+    """Return the holder of a row of READ_HOLDERS."""
+    return SlotHolder(
+        run_id=row["run_id"], kind=RunKind(row["kind"]), name=row["name"], since=row["taken"], lease_ends=row["ends"]
+    )
 
 
 def _listed(row: Record, now: datetime) -> LimitRecord:

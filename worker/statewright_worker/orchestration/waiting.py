@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import chain
 from typing import Final, TypeVar
 from uuid import UUID
@@ -99,7 +100,10 @@ class Waiting:
         parked = self.parked.get(proposal_id)
         if parked is not None:
             return -parked.priority, parked.ticket
-        return -priority, self._tickets.setdefault(proposal_id, self._ticket(len(self._tickets)))
+        if proposal_id not in self._tickets:
+            self._tickets[proposal_id] = self._ticket(len(self._tickets))
+            self._undo.append(partial(self._tickets.pop, proposal_id))
+        return -priority, self._tickets[proposal_id]
 
     def _ticket(self, number: int) -> int:
         # The clock of the database and the order within the batch.
@@ -157,6 +161,7 @@ class Waiting:
     def touch(self, limit: LimitRecord) -> None:
         """Take note that a slot of the limit was freed, or a place in its queue."""
         if limit.queue:
+            self._undo.append(partial(put_back, self.touched_limits, limit.id, self.touched_limits.get(limit.id)))
             self.touched_limits[limit.id] = limit
 
     def call_waiters(self) -> None:

@@ -36,6 +36,8 @@ class Incoming(NamedTuple):
     """One of `statewright.protocol.requests.Request`, or what a timer asks for."""
     digest: int
     """Shows whether another request with the same id asks for the same."""
+    actor: str | None = None
+    """Who asks, where they have said so."""
     timer: TimerName | None = None
     """What has come due, where the request was not pushed just now."""
 
@@ -180,9 +182,9 @@ def encoded(reply: AnyReply) -> bytes:
 
 def known_reply(request_id: UUID, work: UnitOfWork) -> Reply | None:
     """Return the answer that the ledger has for a request, None without one."""
-    verdict, answer = work.verdicts.get(request_id), work.answers.get(request_id)
-    if verdict is not None:
-        return verdict_reply(verdict[0])
+    entry, answer = work.verdicts.get(request_id), work.answers.get(request_id)
+    if entry is not None:
+        return verdict_reply(entry.verdict)
     return None if answer is None else reply_from(answer.reply)
 
 

@@ -56,7 +56,7 @@ class CreateRunKind(OfRun[CreateRun]):
             problem = _being_deleted(request, work) or _missing_parent(request, work)
             if problem is not None:
                 return problem
-            work.begin()
+            work.begin(incoming.actor)
             run = _new_run(request, work)
             work.create_run(run, request.labels)
             if request.state is None:
@@ -82,7 +82,7 @@ async def _enter(state: ProposedState, run: AnyRunRecord, incoming: Incoming, ba
     if isinstance(verdict, ErrorReply):
         return verdict
     work.commit()
-    work.record_verdict(verdict, incoming.digest)
+    work.record_verdict(verdict, incoming.digest, incoming.actor, work.trace)
     return None
 
 

@@ -8,6 +8,7 @@ from statewright.protocol.requests import (
     CreateFlowRun,
     CreateTaskRun,
     DeleteRun,
+    Explain,
     FindPosition,
     Heartbeat,
     OpenSubscription,
@@ -19,6 +20,7 @@ from statewright.protocol.requests import (
     ReadRun,
     ReadSubscription,
     ReadSubscriptions,
+    ReadTimeline,
     ReadVerdict,
     RemoveSubscription,
     ResetSubscription,
@@ -26,6 +28,7 @@ from statewright.protocol.requests import (
     SettleDeadLetters,
     SyncSubscription,
     UpdateRun,
+    WhatIf,
     Withdraw,
 )
 from statewright_worker.orchestration.records import TimerKind
@@ -33,6 +36,7 @@ from statewright_worker.requests.base import Kind
 from statewright_worker.requests.cascade import FollowDown, FollowDownKind
 from statewright_worker.requests.create_run import CreateRunKind
 from statewright_worker.requests.deletions import DeleteRunKind, GoOnDeleting, GoOnDeletingKind, PruneRunsKind
+from statewright_worker.requests.explain import ExplainKind
 from statewright_worker.requests.heartbeat import HeartbeatKind
 from statewright_worker.requests.leases import EndExecutor, EndExecutorKind, EndLease, EndLeaseKind
 from statewright_worker.requests.limits import ReadLimitKind, ReadLimitsKind, SetLimitKind
@@ -41,6 +45,7 @@ from statewright_worker.requests.pauses import EndPause, EndPauseKind
 from statewright_worker.requests.propose import ProposeKind
 from statewright_worker.requests.read_events import FindPositionKind, ReadEventsKind
 from statewright_worker.requests.read_run import ReadRunKind
+from statewright_worker.requests.read_timeline import ReadTimelineKind
 from statewright_worker.requests.read_verdict import ReadVerdictKind
 from statewright_worker.requests.subscriptions import (
     OpenSubscriptionKind,
@@ -52,6 +57,7 @@ from statewright_worker.requests.subscriptions import (
     SyncSubscriptionKind,
 )
 from statewright_worker.requests.update_run import UpdateRunKind
+from statewright_worker.requests.what_if import WhatIfKind
 
 _CREATE: Final = CreateRunKind()
 _KINDS: Final[dict[type, Kind[Any]]] = {
@@ -64,6 +70,9 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     ReadRun: ReadRunKind(),
     ReadEvents: ReadEventsKind(),
     ReadVerdict: ReadVerdictKind(),
+    ReadTimeline: ReadTimelineKind(),
+    Explain: ExplainKind(),
+    WhatIf: WhatIfKind(),
     FindPosition: FindPositionKind(),
     SetLimit: SetLimitKind(),
     ReadLimit: ReadLimitKind(),

@@ -28,6 +28,10 @@ class ReadRunKind(OfRun[ReadRun]):
         if not request.history:
             return RunReply(run=run.as_run(work.labels[run.id]))
         states = work.histories[run.id][request.after]
-        last = states[-1][0] if states else request.after
-        history = RunHistory(run=run.as_run(work.labels[run.id]), states=tuple(state for _, state in states))
+        last = states[-1].ordinal if states else request.after
+        history = RunHistory(
+            run=run.as_run(work.labels[run.id]),
+            states=tuple(past.state for past in states),
+            actors=tuple(past.actor for past in states) if any(past.actor for past in states) else (),
+        )
         return HistoryReply(history=history, next=last if states and last < run.state_count else None)

@@ -34,7 +34,7 @@ class UpdateRunKind(OfRun[UpdateRun]):
 
     async def carry_out(self, request: UpdateRun, incoming: Incoming, batch: InBatch) -> Reply:
         work = batch.work
-        work.begin()
+        work.begin(incoming.actor)
         run = work.run(request.run_id)
         if run is None:
             return no_run(request.run_id, work)

@@ -310,6 +310,8 @@ class Parked(Base):
     ticket: Mapped[int] = mapped_column(BigInteger)
     decided: Mapped[bool] = mapped_column(server_default=text("false"))
     reason: Mapped[str | None]
+    actor: Mapped[str | None]
+    trace: Mapped[dict[str, Any] | None]
 
 
 class Waiter(Base):
@@ -429,12 +431,16 @@ class SubscriptionDeadLetter(Base):
 
 class Verdict(Base):
     """The ledger of proposals: the one verdict of each. `state_id` is a row of the run's history; `digest` shows
-    whether a request that comes again asks for the same."""
+    whether a request that comes again asks for the same.
+
+    `actor` is who has made the proposal. `trace` is what the rules saw and decided when they did not accept it.
+    """
 
     __tablename__ = "verdict"
     __table_args__ = (
-        # What goes with a run and is named by none of its states. Hardly any proposal pays for this index.
-        Index("ix_verdict__run_id", "run_id", postgresql_where=text("status <> 'ACCEPT'")),
+        # What goes with a run and is named by none of its states. What was accepted is found through the states that it
+        # caused, so that it costs no index.
+        Index(None, "run_id", "decided", postgresql_where=text("status <> 'ACCEPT'")),
         {"postgresql_with": DELETED_FROM},
     )
 
@@ -448,6 +454,8 @@ class Verdict(Base):
     finalization_signature: Mapped[str]
     decided: Mapped[datetime]
     digest: Mapped[int | None] = mapped_column(BigInteger)
+    actor: Mapped[str | None]
+    trace: Mapped[dict[str, Any] | None]
 
 
 class Answer(Base):
@@ -463,6 +471,7 @@ class Answer(Base):
     digest: Mapped[int] = mapped_column(BigInteger)
     reply: Mapped[str]
     answered: Mapped[datetime]
+    actor: Mapped[str | None]
     run_id: Mapped[UUID | None]
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 from pydantic import ValidationError
 
-from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
+from statewright.protocol.channels import REQUEST_ACTOR, REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
 from statewright.protocol.replies import ErrorCode, ErrorReply
 from statewright.protocol.requests import PROTOCOL_VERSION, VERSIONS_READ
 from statewright_worker.streams.proposals import Entry
@@ -18,7 +18,7 @@ Message = TypeVar("Message")
 
 _REPLY_TO: Final = re.compile(rb"^[A-Za-z0-9_.-]{1,64}\Z")
 _PLAIN: Final = re.compile(rb"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
-_KNOWN: Final = frozenset({REQUEST_ID, REQUEST_REPLY_TO, REQUEST_MESSAGE})
+_KNOWN: Final = frozenset({REQUEST_ID, REQUEST_REPLY_TO, REQUEST_ACTOR, REQUEST_MESSAGE})
 
 
 class BadEntry(Exception):

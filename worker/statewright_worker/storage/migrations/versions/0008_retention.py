@@ -53,9 +53,6 @@ def upgrade() -> None:
         postgresql_where=sa.text("flow_run_id IS NULL"),
     )
     op.create_index(
-        op.f("ix_verdict__run_id"), "verdict", ["run_id"], unique=False, postgresql_where=sa.text("status <> 'ACCEPT'")
-    )
-    op.create_index(
         op.f("ix_task_run_state_cache__task_run_state_id"), "task_run_state_cache", ["task_run_state_id"], unique=False
     )
     op.add_column("answer", sa.Column("run_id", sa.Uuid(), nullable=True))
@@ -74,7 +71,6 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_answer__run_id"), table_name="answer")
     op.drop_column("answer", "run_id")
     op.drop_index(op.f("ix_task_run_state_cache__task_run_state_id"), table_name="task_run_state_cache")
-    op.drop_index(op.f("ix_verdict__run_id"), table_name="verdict")
     op.drop_index(op.f("ix_task_run__created"), table_name="task_run")
     op.drop_table("low_water")
     op.drop_table("pruned")
