@@ -1,9 +1,11 @@
 """The field types that every message and value shares: text, times and JSON that PostgreSQL can store."""
 
 import math
+import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self
 
 from pydantic import (
     AfterValidator,
@@ -15,6 +17,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     JsonValue,
     StringConstraints,
+    TypeAdapter,
     ValidationError,
 )
 from pydantic_core import CoreSchema, core_schema
@@ -172,14 +175,32 @@ Duration = float | timedelta
 """A number of seconds, or a duration of the standard library's or of pendulum's, whose class is derived from it."""
 
 
+_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_SHORT: Final = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([smhdw]?)\s*$")
+_ISO_8601: Final = TypeAdapter(timedelta)
+
+
 def _in_seconds(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
+    if isinstance(value, str):
+        return seconds_said(value)
     return tuple(map(_in_seconds, value)) if isinstance(value, list | tuple) else value
 
 
+def seconds_said(text: str) -> float | str:
+    """Return the seconds of a duration like `30d`, `P30D` (ISO 8601) or `2592000`; any other text as it is."""
+    short = _SHORT.match(text)
+    if short is not None:
+        return float(short[1]) * _UNITS[short[2]]
+    if text.lstrip("+-").startswith("P"):
+        with suppress(ValidationError):
+            return _ISO_8601.validate_python(text).total_seconds()
+    return text
+
+
 class _TakesDurations:
-    """Lets a field of seconds take durations in Python; the wire has only numbers."""
+    """Lets a field of seconds take durations in Python and in settings; the wire has only numbers."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = handler(source)
