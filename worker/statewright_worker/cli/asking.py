@@ -1,6 +1,7 @@
 """What commands have in common that ask a deployment: their options, their client, and the question before a change."""
 
 import inspect
+import os
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
 from functools import wraps
@@ -14,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 
 from statewright import Client, RunFilters, RunKind, StateType
+from statewright.settings import DEFAULT_REDIS_URL
 from statewright.values import seconds_said
 from statewright_worker.cli import showing
 from statewright_worker.loop import run
@@ -36,25 +38,31 @@ class _Connection(NamedTuple):
     redis_url: Annotated[
         str | None,
         typer.Option(
+            metavar="URL",
             envvar="STATEWRIGHT_REDIS_URL",
             show_envvar=True,
-            show_default="redis://127.0.0.1:6379/0",
+            show_default=DEFAULT_REDIS_URL,
             rich_help_panel="Where",
         ),
     ] = None
     namespace: Annotated[
         str | None,
         typer.Option(
-            envvar="STATEWRIGHT_NAMESPACE", show_envvar=True, show_default="statewright", rich_help_panel="Where"
+            metavar="NAME",
+            envvar="STATEWRIGHT_NAMESPACE",
+            show_envvar=True,
+            show_default="statewright",
+            rich_help_panel="Where",
         ),
     ] = None
     answer_timeout: Annotated[
         str | None,
         typer.Option(
+            metavar="DURATION",
             envvar="STATEWRIGHT_ANSWER_TIMEOUT",
             show_envvar=True,
-            show_default="30 s",
-            help="How long to wait for each answer: 5, 5s or 2m.",
+            show_default="30s",
+            help="How long to wait for each answer.",
             rich_help_panel="Where",
         ),
     ] = None
@@ -63,27 +71,32 @@ class _Connection(NamedTuple):
 class _Filters(NamedTuple):
     """Which runs are meant: those that match all that is given."""
 
-    kind: Annotated[RunKind | None, typer.Option(help="Of this kind.", rich_help_panel="Which runs")] = None
+    kind: Annotated[RunKind | None, typer.Option(metavar="KIND", help="flow-run or task-run.", rich_help_panel="Which runs")] = None
     state: Annotated[
         list[StateType] | None,
-        typer.Option(case_sensitive=False, help="In a state of one of these types.", rich_help_panel="Which runs"),
+        typer.Option(
+            case_sensitive=False,
+            metavar="TYPE",
+            help=f"In a state of this type; of one of several: {', '.join(StateType)}.",
+            rich_help_panel="Which runs",
+        ),
     ] = None
     state_name: Annotated[
-        list[str] | None, typer.Option(help="In a state of one of these names.", rich_help_panel="Which runs")
+        list[str] | None, typer.Option(metavar="NAME", help="In a state of this name; of one of several.", rich_help_panel="Which runs")
     ] = None
-    name: Annotated[str | None, typer.Option(help="Whose name begins so.", rich_help_panel="Which runs")] = None
+    name: Annotated[str | None, typer.Option(metavar="TEXT", help="Whose name begins so.", rich_help_panel="Which runs")] = None
     tag: Annotated[
-        list[str] | None, typer.Option(help="With this tag; with all of several.", rich_help_panel="Which runs")
+        list[str] | None, typer.Option(metavar="TAG", help="With this tag; with all of several.", rich_help_panel="Which runs")
     ] = None
     label: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="With this label; with all of several.", rich_help_panel="Which runs"),
     ] = None
-    flow: Annotated[UUID | None, typer.Option(help="Of this flow.", rich_help_panel="Which runs")] = None
-    deployment: Annotated[UUID | None, typer.Option(help="Of this deployment.", rich_help_panel="Which runs")] = None
-    parent: Annotated[UUID | None, typer.Option(help="Directly below this run.", rich_help_panel="Which runs")] = None
+    flow: Annotated[UUID | None, typer.Option(metavar="ID", help="Of this flow.", rich_help_panel="Which runs")] = None
+    deployment: Annotated[UUID | None, typer.Option(metavar="ID", help="Of this deployment.", rich_help_panel="Which runs")] = None
+    parent: Annotated[UUID | None, typer.Option(metavar="RUN", help="Directly below this run.", rich_help_panel="Which runs")] = None
     tree: Annotated[
-        UUID | None, typer.Option(help="This run, and all below it.", rich_help_panel="Which runs")
+        UUID | None, typer.Option(metavar="RUN", help="This run, and all below it.", rich_help_panel="Which runs")
     ] = None
     created_after: Annotated[
         str | None,
@@ -141,6 +154,8 @@ def with_client(command: Command) -> Callable[..., None]:
         if takes_filters:
             given["filters"] = _Filters(**_taken(_Filters, given)).chosen()
         timeout = seconds_of(where.answer_timeout, "--answer-timeout")
+        # A name in the environment is a producer's: a command that took it would take its answers, too.
+        os.environ.pop("STATEWRIGHT_CLIENT_NAME", None)
         client = Client(where.redis_url, namespace=where.namespace, answer_timeout=timeout)
         run(_called(command, client, given))
 

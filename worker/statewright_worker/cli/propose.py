@@ -16,7 +16,10 @@ from statewright_worker.cli.verdict import tell
 async def propose(
     client: Client,
     run: RunId,
-    state: Annotated[StateType, typer.Argument(case_sensitive=False, help="The type of the state.", show_default=False)],
+    state: Annotated[
+        StateType,
+        typer.Argument(case_sensitive=False, metavar="STATE", help=", ".join(StateType), show_default=False),
+    ],
     *,
     name: Annotated[str | None, typer.Option(help="The state's name, if it is not that of its type.")] = None,
     message: Annotated[str | None, typer.Option(help="A text for people.")] = None,

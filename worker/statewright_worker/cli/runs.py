@@ -106,7 +106,7 @@ async def tree(client: Client, run: RunId, *, watch: Watch = False, in_json: InJ
 async def cancel(
     client: Client,
     filters: RunFilters,
-    run: Annotated[list[UUID] | None, typer.Argument(metavar="[RUN]...", help="The runs' ids.")] = None,
+    run: Annotated[list[UUID] | None, typer.Argument(metavar="RUN", help="The runs' ids.")] = None,
     *,
     message: Annotated[str | None, typer.Option(help="Why, for whoever reads the state.")] = None,
     cascade: Annotated[bool, typer.Option(help="Cancel what is below flow runs as well.")] = True,
@@ -221,7 +221,8 @@ async def _meant(client: Client, filters: RunFilters, named: Sequence[UUID], *, 
     if not some:
         say_beside("no run matches")
         return False
-    say_beside(f"{words}{f', the newest {len(some)} of which are' if not named else ''}:")
+    is_all = bool(named) or len(some) < SAMPLE
+    say_beside(f"{words}:" if is_all else f"{words}, of which the newest {len(some)} are:")
     say(runs_table(some))
     return True
 
