@@ -295,6 +295,20 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
     "query.read_tree": [Example("A flow run's.", {"type": "read_tree", "seconds": 30, "run_id": FLOW_RUN})],
     "query.list_partitions": [Example("All of them.", {"type": "list_partitions", "seconds": 5})],
     "query.list_workers": [Example("All of them.", {"type": "list_workers", "seconds": 5})],
+    "request.prune_runs": [
+        Example(
+            "One tree, if it is over and has not changed for a month.",
+            {
+                "type": "prune_runs",
+                "partition": PARTITION,
+                "run_ids": [FLOW_RUN],
+                "unchanged_since": "2029-12-02T02:00:00Z",
+            },
+        )
+    ],
+    "request.delete_run": [
+        Example("A task run, whatever it is in.", {"type": "delete_run", "run_id": TASK_RUN, "force": True})
+    ],
     "reply.verdict": [
         Example(
             "Accepted.",
@@ -341,6 +355,7 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
             },
         )
     ],
+    "reply.deleted": [Example("A flow run with its task runs.", {"type": "deleted", "v": 1, "trees": 1, "runs": 13})],
     "reply.withdrawn": [Example("It was parked.", {"type": "withdrawn", "v": 1, "withdrawn": True})],
     "reply.known": [
         Example(
@@ -369,7 +384,10 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
         )
     ],
     "reply.events": [
-        Example("A page: read on after 61.", {"type": "events", "v": 1, "events": [_EVENT, _ERA_BEGAN], "up_to": 61})
+        Example(
+            "A page: read on after 61.",
+            {"type": "events", "v": 1, "events": [_EVENT, _ERA_BEGAN], "up_to": 61, "pruned_up_to": 0},
+        )
     ],
     "reply.position": [Example("Behind event 41.", {"type": "position", "v": 1, "position": 41})],
     "reply.synced": [

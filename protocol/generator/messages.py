@@ -37,6 +37,7 @@ _ONCE: Final = (*_ANY, ErrorCode.PROPOSAL_CONFLICT)
 """The errors of a request that changes something, and so has one answer for ever."""
 _ASKED: Final = (ErrorCode.INVALID_MESSAGE, ErrorCode.QUERY_FAILED)
 _LOOKED_FOR: Final = (*_ASKED, ErrorCode.QUERY_TOO_SLOW)
+_NO_RUN: Final = (ErrorCode.RUN_NOT_FOUND, ErrorCode.RUN_PRUNED)
 
 
 class Conversation(NamedTuple):
@@ -47,14 +48,20 @@ class Conversation(NamedTuple):
 
 
 CONVERSATIONS: Final[dict[str, Conversation]] = {
-    "create_flow_run": Conversation(("run",), (*_ONCE, ErrorCode.RUN_CONFLICT, ErrorCode.RULE_FAILED)),
-    "create_task_run": Conversation(("run",), (*_ONCE, ErrorCode.RUN_CONFLICT, ErrorCode.RULE_FAILED)),
-    "update_run": Conversation(("run",), (*_ONCE, ErrorCode.RUN_NOT_FOUND, ErrorCode.RUN_CONFLICT)),
-    "propose": Conversation(("verdict", "parked"), (*_ONCE, ErrorCode.RUN_NOT_FOUND, ErrorCode.RULE_FAILED)),
+    "create_flow_run": Conversation(
+        ("run",), (*_ONCE, ErrorCode.RUN_PRUNED, ErrorCode.RUN_CONFLICT, ErrorCode.RULE_FAILED)
+    ),
+    "create_task_run": Conversation(
+        ("run",), (*_ONCE, ErrorCode.RUN_PRUNED, ErrorCode.RUN_CONFLICT, ErrorCode.RULE_FAILED)
+    ),
+    "update_run": Conversation(("run",), (*_ONCE, *_NO_RUN, ErrorCode.RUN_CONFLICT)),
+    "delete_run": Conversation(("deleted",), (*_ONCE, *_NO_RUN, ErrorCode.RUN_CONFLICT)),
+    "prune_runs": Conversation(("deleted",), _ANY),
+    "propose": Conversation(("verdict", "parked"), (*_ONCE, *_NO_RUN, ErrorCode.RULE_FAILED)),
     "withdraw": Conversation(("withdrawn",), _ONCE),
     "read_verdict": Conversation(("known",), _ANY),
     "heartbeat": Conversation(("heartbeat",), _ANY),
-    "read_run": Conversation(("history", "run"), (*_ANY, ErrorCode.RUN_NOT_FOUND)),
+    "read_run": Conversation(("history", "run"), (*_ANY, *_NO_RUN)),
     "read_events": Conversation(("events",), _ANY),
     "find_position": Conversation(("position",), _ANY),
     "open_subscription": Conversation(("subscription",), (*_ONCE, ErrorCode.SUBSCRIPTION_CONFLICT)),
@@ -96,10 +103,15 @@ ADVICE: Final[dict[ErrorCode, Advice]] = {
         "Create the run first, and wait for the answer or push both in this order. Then send the request under a new"
         " id: for a request that changes something, this refusal stays the answer of the old one.",
     ),
+    ErrorCode.RUN_PRUNED: Advice(
+        "The run, or the one below which a run is to be created, was deleted: on purpose, or because it was older than"
+        " the deployment keeps runs. That is remembered for some time; later it is `run_not_found`.",
+        "Nothing brings it back. The idempotency key of a deleted run makes a new one, under a new request id.",
+    ),
     ErrorCode.RUN_CONFLICT: Advice(
         "What is asked for contradicts the run as it is: a run to be created exists with other content, or its parent"
-        " does not exist; a run to be changed has ended, or is RUNNING and keeps its tags and its named limits."
-        " `field` says which part.",
+        " does not exist; a run to be changed has ended, or is RUNNING and keeps its tags and its named limits; a run"
+        " to be deleted, or one below it, has not come to an end. `field` says which part.",
         "Read the run (`read_run`) and decide. For another run take another run id or another idempotency key. The"
         " refusal stays the answer of this request id.",
     ),

@@ -11,12 +11,14 @@ StatewrightError
 ├── NoAnswer                    no answer came in time; says how far the request got; asking again under its id is safe
 ├── UnreadableAnswer            a worker of another version answered in a form that this client does not know
 ├── EventsMissed                a subscription cannot tell some events; it goes on behind them
+│   └── EventsPruned            some went with their runs, which were deleted; it goes on with those that are left
 ├── LeaseLost                   a run is no longer held by the lease that was kept; says what it is in now, and why
 ├── MemberReplaced              another process has joined a named subscription under this member's name
 ├── EraBegan                    changes that a subscription told of no longer exist; it goes on behind them
 └── RequestFailed               the request was refused; nothing was written for it
     ├── InvalidMessage
     ├── RunNotFound
+    │   └── RunPruned           the run was deleted
     ├── RunConflict
     ├── ProposalConflict
     ├── RuleFailed
@@ -170,6 +172,23 @@ class EventsMissed(StatewrightError):
         self.last = last
 
 
+class EventsPruned(EventsMissed):
+    """Some of the events `first` to `last` of a partition went with their runs, which were deleted.
+
+    The subscription goes on with those that are left, and passes over the others without a word.
+    """
+
+    def __init__(self, partition: int, first: int, last: int) -> None:
+        StatewrightError.__init__(
+            self,
+            f"some of the events {first} to {last} of partition {partition} went with their runs, which were deleted;"
+            " the subscription goes on with those that are left",
+        )
+        self.partition = partition
+        self.first = first
+        self.last = last
+
+
 class LeaseLost(StatewrightError):
     """A run is no longer held by the lease that its holder kept: stop working on it.
 
@@ -262,11 +281,15 @@ class RunNotFound(RequestFailed):
     """No run has this id."""
 
 
+class RunPruned(RunNotFound):
+    """The run was deleted, on purpose or because it was older than runs are kept."""
+
+
 class RunConflict(RequestFailed):
     """What is asked for contradicts the run as it is; `field` says what.
 
     A run to be created exists with other content, or its parent does not exist; a run to be changed is in a terminal
-    state, or is RUNNING, which keeps its tags.
+    state, or is RUNNING, which keeps its tags; a run to be deleted, or one below it, has not come to an end.
     """
 
 
@@ -341,6 +364,7 @@ def _in_words(seconds: float) -> str:
 _BY_CODE: Final[dict[str, type[RequestFailed]]] = {
     "invalid_message": InvalidMessage,
     "run_not_found": RunNotFound,
+    "run_pruned": RunPruned,
     "run_conflict": RunConflict,
     "proposal_conflict": ProposalConflict,
     "rule_failed": RuleFailed,

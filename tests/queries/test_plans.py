@@ -14,7 +14,7 @@ from statewright.states import StateType
 from statewright_worker.queries import find_runs, partitions, tree
 from statewright_worker.queries.count_runs import counting
 from statewright_worker.queries.filters import FAILED, OPEN
-from statewright_worker.queries.find_runs import NEWEST, by_index, in_order
+from statewright_worker.queries.find_runs import FEW, NEWEST, by_index, in_order
 from statewright_worker.queries.rows import READ_FLOW_RUNS, READ_TASK_RUNS
 from statewright_worker.storage.statements import BEGIN_READING
 from tests.deployment import Deployment
@@ -100,7 +100,7 @@ async def test_every_query_uses_its_indexes_at_a_hundred_thousand_runs(filled: a
         (find(flow_id=ID), FLOW, None, "ix_flow_run__flow_id_created_id"),
         (find(deployment_id=ID), FLOW, None, "ix_flow_run__deployment_id_created_id"),
     ]:
-        assert expected in await indexes_of(filled, by_index(query, kind, phase, 5_001)), query
+        assert expected in await indexes_of(filled, by_index(query, kind, phase, FEW + 1)), query
 
     await filled.execute(find_runs._AS_USUAL)
     below = {"ix_task_run__flow_run_id", "ix_flow_run__parent_task_run_id", "pk_flow_run", "pk_task_run"}
@@ -110,7 +110,7 @@ async def test_every_query_uses_its_indexes_at_a_hundred_thousand_runs(filled: a
         (find(tree=ID), TASK, below),
         (find(tree=ID), FLOW, below),
     ]:
-        assert await indexes_of(filled, by_index(query, kind, None, 5_001)) == expected_ones, query
+        assert await indexes_of(filled, by_index(query, kind, None, FEW + 1)) == expected_ones, query
     for phase in (OPEN, FAILED):
         counted = counting(CountRuns(seconds=30), TASK, phase)
         assert await indexes_of(filled, counted) == {"ix_task_run__phase_created_id"}

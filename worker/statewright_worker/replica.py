@@ -15,8 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from statewright.ids import IdSource
 from statewright.protocol.channels import Channels
 from statewright_worker.drain.drain import DrainTools
+from statewright_worker.facts.old_trees import OldTrees
 from statewright_worker.holding.holder import Holder
 from statewright_worker.maintenance.jobs import Maintenance
+from statewright_worker.maintenance.retention import Retention
 from statewright_worker.observing.outages import Outage
 from statewright_worker.orchestration.contexts import OrchestrationSettings
 from statewright_worker.orchestration.engine import Engine
@@ -76,6 +78,7 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
         partitions = await _known_to_both(settings, channels)
         db = await stack.enter_async_context(_database(settings))
         read_only = await stack.enter_async_context(_reading(settings))
+        aside = await stack.enter_async_context(_database(settings, for_batches=False))
         pool = await stack.enter_async_context(open_pool(redis_url))
         bounds = _bounds(settings)
         storage = Storage(db, pooled=settings.transaction_pooler)
@@ -106,7 +109,15 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
                 settings.max_message_bytes,
                 redis=redis,
             ),
-            Maintenance(partial(worker_pool, redis_url), channels, worker, settings.reply_seconds, redis),
+            Maintenance(
+                partial(worker_pool, redis_url),
+                channels,
+                worker,
+                reply_seconds=settings.reply_seconds,
+                retention=Retention(OldTrees(aside), partitions, settings.keep_runs),
+                ids=ids,
+                outage=redis,
+            ),
         )
         log.info("worker stopped", worker=worker)
 
@@ -132,16 +143,16 @@ async def _known_to_both(settings: WorkerSettings, channels: Channels) -> int:
 
 
 @asynccontextmanager
-async def _database(settings: WorkerSettings) -> AsyncIterator[AsyncEngine]:
+async def _database(settings: WorkerSettings, *, for_batches: bool = True) -> AsyncIterator[AsyncEngine]:
     db = database.create_engine(
         settings.database_url.get_secret_value(),
         # Each partition keeps its own connection. One that a pool kept idle could be broken without anybody knowing.
         pool_size=0,
-        settings=BATCH_SETTINGS,
+        settings=BATCH_SETTINGS if for_batches else None,
         pooled_transactions=settings.transaction_pooler,
-        application="worker",
-        # Storage watches the connections itself, because the driver's own limit is expensive.
-        command_timeout=None,
+        application="worker" if for_batches else "maintenance",
+        # Storage watches its connections itself, because the driver's own limit is expensive.
+        command_timeout=None if for_batches else database.COMMAND_SECONDS,
     )
     try:
         yield db

@@ -41,6 +41,8 @@ class WorkerSettings(ClientSettings):
     """How many dead letters each partition keeps, about."""
     dead_letter_seconds: Annotated[int, Field(ge=1), TAKES_DURATIONS] = 2_592_000
     """How long a partition's dead letters stay after the last one."""
+    keep_runs: Annotated[float, Field(ge=1, le=3_153_600_000), TAKES_DURATIONS] | None = None
+    """How long a tree whose runs have all come to an end is kept after its last change; None keeps it for ever."""
     flow_policy: PolicyName = "statewright_worker.orchestration.core_policy:CoreFlowPolicy"
     task_policy: PolicyName = "statewright_worker.orchestration.core_policy:CoreTaskPolicy"
     rule_timeout: Annotated[float, Field(gt=0, le=2), TAKES_DURATIONS] = 1.0

@@ -20,7 +20,7 @@ from statewright.client.leases import Executor, KeepAlive
 from statewright.client.outbox import QUERIES, Outbox
 from statewright.client.partitions import announced_partitions
 from statewright.client.queries import RunFilters
-from statewright.client.requests import Identity, LeaseReference, OnWait, Proposal, RunReference
+from statewright.client.requests import Identity, LeaseReference, OnWait, Proposal, Pruned, RunReference
 from statewright.client.room import Bound
 from statewright.client.sent import AboutRun, Answer, Sent, SentCreation, SentHistory, SentProposal, SentRun, UnderWay
 from statewright.connection import connection_pool
@@ -32,6 +32,7 @@ from statewright.overview import PartitionStatus, Place, RunPage, RunTree, State
 from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
 from statewright.protocol.queries import Query, encode_query
 from statewright.protocol.replies import (
+    DeletedReply,
     ErrorReply,
     EventsReply,
     HeartbeatReply,
@@ -48,6 +49,7 @@ from statewright.protocol.requests import (
     LimitRequest,
     OpenSubscription,
     Propose,
+    PruneRuns,
     Request,
     RunRequest,
     SubscriptionRequest,
@@ -282,6 +284,30 @@ class Client:
         message = requests.update_run(run, name=name, tags=tags, policy=policy)
         return self._send_to_run(message, lambda reply: reply.run)
 
+    def delete_run(self, run: RunReference, *, force: bool = False) -> SentRun[int]:
+        """Delete a run with all that is below it, and return how many runs these were.
+
+        From the answer on they do not exist: their histories, verdicts and cached states go with them, and requests
+        about them are refused with `RunPruned`. Proposals of theirs that are parked are answered so as well. An
+        idempotency key of theirs makes a new run.
+
+        Refused with RunConflict, and nothing is deleted, where one of them has not come to an end; with `force` they
+        are deleted all the same, and their slots and leases are free. No event tells of it.
+        """
+        return self._send_to_run(requests.delete_run(run, force=force), lambda reply: reply.runs)
+
+    async def prune_runs(self, runs: Iterable[RunReference], *, unchanged_since: datetime) -> Pruned:
+        """Delete trees that are over, named by their first runs, and return how many trees and runs were deleted.
+
+        A tree stays where one of its runs has not come to an end, or was changed since `unchanged_since`, or has a
+        proposal parked; and where a worker has no time for it just now. Name it again then. Raises InvalidRequest, and
+        what awaiting an answer raises.
+        """
+        self._check_that_it_is_open()
+        messages = requests.prune_runs(runs, unchanged_since, self._partition_of)
+        replies = await asyncio.gather(*(self._send_pruning(message) for message in messages))
+        return Pruned(sum(reply.trees for reply in replies), sum(reply.runs for reply in replies))
+
     def propose(
         self,
         run: RunReference,
@@ -495,6 +521,10 @@ class Client:
     def _send_heartbeat(self, message: Heartbeat, timeout: float | None) -> Sent[HeartbeatReply]:
         home = self._check_that_it_is_open()
         return Sent(self._send(home, message, message.partition, timeout=timeout), lambda reply: reply)
+
+    def _send_pruning(self, message: PruneRuns) -> Sent[DeletedReply]:
+        home = self._check_that_it_is_open()
+        return Sent(self._send(home, message, message.partition), lambda reply: reply)
 
     def _partition_of(self, run_id: UUID) -> int:
         return partition_of(run_id, self._partitions)

@@ -13,13 +13,16 @@ from statewright.errors import InvalidRequest, MessageTooLarge
 from statewright.ids import IdSource, id_from_key, partition_of, tree_tag
 from statewright.protocol.requests import (
     MAX_RUNS_OF_HEARTBEAT,
+    MAX_TREES_PRUNED,
     ONE_OF_THREE,
     CreateFlowRun,
     CreateTaskRun,
+    DeleteRun,
     FindPosition,
     Heartbeat,
     OpenSubscription,
     Propose,
+    PruneRuns,
     ReadEvents,
     ReadLimit,
     ReadLimits,
@@ -60,6 +63,13 @@ HEARTBEAT_BYTES_PER_RUN: Final = 80
 """Two ids, with quotes and commas."""
 
 Message = TypeVar("Message", bound=Frozen)
+
+
+class Pruned(NamedTuple):
+    """How many trees were deleted, and how many runs these had in all."""
+
+    trees: int
+    runs: int
 
 
 class Proposal(NamedTuple):
@@ -232,6 +242,34 @@ def lease_of(run: LeaseReference, argument: str = "run") -> tuple[UUID, UUID | N
 def lease_seconds(lease: Duration) -> float:
     """Return how many seconds a lease has. Raises InvalidRequest for what is none."""
     return StateDetails(lease=lease).lease or 0.0
+
+
+def delete_run(run: RunReference, *, force: bool) -> DeleteRun:
+    """Return the request that a run be deleted with all that is below it. Raises InvalidRequest."""
+    return checked(DeleteRun, run_id=id_of_run(run), force=force)
+
+
+def prune_runs(
+    runs: Iterable[RunReference], unchanged_since: datetime, partition_of: Callable[[UUID], int]
+) -> list[PruneRuns]:
+    """Return the requests that the trees of these runs be deleted, if they are over and were not changed since then.
+
+    Raises InvalidRequest.
+    """
+    by_partition: dict[int, list[UUID]] = {}
+    for number, run in enumerate(_each(runs)):
+        run_id = id_of_run(run, f"runs.{number}")
+        by_partition.setdefault(partition_of(run_id), []).append(run_id)
+    return [
+        checked(
+            PruneRuns,
+            partition=partition,
+            run_ids=tuple(run_ids[first : first + MAX_TREES_PRUNED]),
+            unchanged_since=unchanged_since,
+        )
+        for partition, run_ids in by_partition.items()
+        for first in range(0, len(run_ids), MAX_TREES_PRUNED)
+    ]
 
 
 def read_run(run: RunReference, *, after: int = 0, history: bool = True) -> ReadRun:

@@ -28,6 +28,7 @@ class ErrorCode(StrEnum):
 
     INVALID_MESSAGE = "invalid_message"
     RUN_NOT_FOUND = "run_not_found"
+    RUN_PRUNED = "run_pruned"
     RUN_CONFLICT = "run_conflict"
     PROPOSAL_CONFLICT = "proposal_conflict"
     RULE_FAILED = "rule_failed"
@@ -85,6 +86,16 @@ class RunReply(_Reply):
     """Whether the run is new: this request has created it just now."""
 
 
+class DeletedReply(_Reply):
+    """What was deleted: so many trees, or runs with all that was below them, and so many runs in all."""
+
+    type: Literal["deleted"] = "deleted"
+    trees: int
+    """How many trees, or runs that were named."""
+    runs: int
+    """How many runs in all."""
+
+
 class HistoryReply(_Reply):
     """A run with its history, or a page of it."""
 
@@ -107,6 +118,9 @@ class EventsReply(_Reply):
     """The events, oldest first."""
     up_to: int
     """The position to read on after."""
+    pruned_up_to: int = 0
+    """The last number whose event went with its run, which was deleted: what is missing up to there may have gone so.
+    What is missing beyond went in another way."""
 
 
 class PositionReply(_Reply):
@@ -302,6 +316,7 @@ Reply = (
     | WithdrawnReply
     | KnownReply
     | RunReply
+    | DeletedReply
     | HistoryReply
     | EventsReply
     | PositionReply

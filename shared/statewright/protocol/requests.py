@@ -34,6 +34,7 @@ VERSIONS_READ: Final = (PROTOCOL_VERSION,)
 MAX_CONCURRENCY_LIMIT: Final = 1_000_000
 MAX_PRIORITY: Final = 1_000_000
 MAX_RUNS_OF_HEARTBEAT: Final = 1_000
+MAX_TREES_PRUNED: Final = 100
 MAX_PARK_SECONDS: Final = 10 * 365 * 86_400
 MAX_TRIES: Final = 1_000
 MAX_SHARES: Final = 64
@@ -132,6 +133,35 @@ class UpdateRun(_Request):
     """Its new tags, instead of all that it has."""
     policy: RunPolicy | None = None
     """Replaces the old policy, but for the marks that pausing leaves on it."""
+
+
+class DeleteRun(_Request):
+    """Delete a run with all that is below it; answered with how many runs these are.
+
+    It is refused where one of them has not come to an end, unless it is forced.
+    """
+
+    type: Literal["delete_run"] = "delete_run"
+    run_id: UUID
+    """The run."""
+    force: bool = False
+    """Whether runs go that have not come to an end, too."""
+
+
+class PruneRuns(_Request):
+    """Delete trees that are over, named by their first runs, each as a whole or not at all.
+
+    A tree stays when one of its runs has not come to an end, or was changed since a moment, or has a proposal parked;
+    or when there is no room for it in this transaction. Answered with what was deleted.
+    """
+
+    type: Literal["prune_runs"] = "prune_runs"
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    """The partition of the trees."""
+    run_ids: Annotated[tuple[UUID, ...], Field(min_length=1, max_length=MAX_TREES_PRUNED)]
+    """Their first runs: flow runs that are no subflows, and task runs that are within no flow run."""
+    unchanged_since: Moment
+    """A tree with a run that was created or changed since then stays."""
 
 
 class ReadRun(_Request):
@@ -454,7 +484,7 @@ class ReadSubscriptions(_Request):
 
 
 CreateRun = CreateFlowRun | CreateTaskRun
-RunRequest = CreateFlowRun | CreateTaskRun | UpdateRun | Propose | ReadRun
+RunRequest = CreateFlowRun | CreateTaskRun | UpdateRun | DeleteRun | Propose | ReadRun
 LimitRequest = SetLimit | ReadLimit
 SubscriptionRequest = (
     OpenSubscription | SyncSubscription | ReadSubscription | RemoveSubscription | ResetSubscription | SettleDeadLetters
@@ -463,6 +493,8 @@ Request = Annotated[
     CreateFlowRun
     | CreateTaskRun
     | UpdateRun
+    | DeleteRun
+    | PruneRuns
     | Propose
     | Withdraw
     | ReadVerdict

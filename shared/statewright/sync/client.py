@@ -4,13 +4,14 @@ This file is made by `make sync` out of `statewright/client/client.py`, which is
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from types import EllipsisType
 from typing import Any, Literal, Unpack, cast, overload
 from uuid import UUID
 
 from statewright.client.client import DEFAULT_IN_FLIGHT, DEFAULT_LEASE_SECONDS, DEFAULT_PAGE
 from statewright.client.queries import RunFilters
-from statewright.client.requests import LeaseReference, OnWait, Proposal, RunReference
+from statewright.client.requests import LeaseReference, OnWait, Proposal, Pruned, RunReference
 from statewright.client.sent import AboutRun
 from statewright.errors import LeaseLost, StatewrightError
 from statewright.ids import IdSource
@@ -190,6 +191,29 @@ class Client(OpenedByUse):
         """
         opened = self._opened()
         return under_way(self, opened.update_run(run, name=name, tags=tags, policy=policy))
+
+    def delete_run(self, run: RunReference, *, force: bool = False) -> SentRun[int]:
+        """Delete a run with all that is below it, and return how many runs these were.
+
+        From the answer on they do not exist: their histories, verdicts and cached states go with them, and requests
+        about them are refused with `RunPruned`. Proposals of theirs that are parked are answered so as well. An
+        idempotency key of theirs makes a new run.
+
+        Refused with RunConflict, and nothing is deleted, where one of them has not come to an end; with `force` they
+        are deleted all the same, and their slots and leases are free. No event tells of it.
+        """
+        opened = self._opened()
+        return under_way(self, opened.delete_run(run, force=force))
+
+    def prune_runs(self, runs: Iterable[RunReference], *, unchanged_since: datetime) -> Pruned:
+        """Delete trees that are over, named by their first runs, and return how many trees and runs were deleted.
+
+        A tree stays where one of its runs has not come to an end, or was changed since `unchanged_since`, or has a
+        proposal parked; and where a worker has no time for it just now. Name it again then. Raises InvalidRequest,
+        and what waiting for an answer raises.
+        """
+        opened = self._opened()
+        return opened.background.run(opened.prune_runs, listed(runs), unchanged_since=unchanged_since)
 
     def propose(
         self,

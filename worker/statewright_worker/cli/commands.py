@@ -30,6 +30,7 @@ COMMANDS: Final = (
     Command("dead-letters", "Look at requests that could not be carried out; send them again, or drop them.", "cli"),
     Command("worker", "Run one worker replica until SIGTERM or Ctrl-C.", "worker"),
     Command("migrate", "Bring the database of STATEWRIGHT_DATABASE_URL to the newest schema.", "worker"),
+    Command("prune", "Delete old trees of runs that are over, by hand.", "worker"),
     Command("dev", "Run embedded servers and a worker in the foreground.", "worker,embedded"),
     Command("demo", "Watch two workers govern a flow run, on embedded servers.", "worker,embedded"),
     Command("bench", "Measure how fast a deployment decides.", "worker"),

@@ -288,6 +288,7 @@ class Drain:
         if changes and follows_on:
             publication.follows = feed.ends_with or 0
             publication.events = feed.events_of(changes, sequence)
+        publication.erased = self._streams.events.that_may_be_kept(work.deleting.numbers_gone, sequence)
         return Outcome(publication, len(answered), work.waiting.answered)
 
     async def _publish(self, publication: Publication, last: str) -> None:
@@ -327,11 +328,15 @@ class Drain:
 def segments(decoded: Sequence[Decoded]) -> Iterator[Sequence[Decoded]]:
     """Yield the requests in segments, each of which fits one transaction."""
     start = size = 0
+    is_alone = False
     for index, one in enumerate(decoded):
         added = len(one.entry.fields.get(REQUEST_MESSAGE, b""))
+        was_alone, is_alone = is_alone, False
         if isinstance(one, Incoming):
-            added += kind_of(one.request).answer_bytes
-        if index > start and size + added > SEGMENT_BYTES:
+            kind = kind_of(one.request)
+            added += kind.answer_bytes
+            is_alone = kind.is_alone
+        if index > start and (is_alone or was_alone or size + added > SEGMENT_BYTES):
             yield decoded[start:index]
             start, size = index, 0
         size += added

@@ -46,6 +46,7 @@ READ_CHANGES: Final = f"""
         LEFT JOIN task_run_state AS p ON p.id = s.previous_state_id
     ) AS change ORDER BY sequence LIMIT $4
 """
+LOW_WATER: Final = "SELECT coalesce(max(sequence), 0) FROM low_water WHERE partition = $1"
 
 
 def _first_behind(table: str, after: str, up_to: str) -> str:
@@ -112,14 +113,16 @@ async def changes_between(storage: Storage, partition: int, after: int, up_to: i
 
 async def _read(driver: Connection, partition: int, after: int, up_to: int) -> ChangePage:
     found = await driver.fetch(READ_CHANGES, partition, after, up_to, CHANGES_PER_PAGE)
+    pruned_up_to = await driver.fetchval(LOW_WATER, partition)
     changes: list[tuple[int, StateChange]] = []
     size = 0
     for row in found:
         size += len(row["s_message"] or "") + len(row["p_message"] or "")
         if changes and size > PAGE_BYTES:
-            return ChangePage(changes, changes[-1][0])
+            return ChangePage(changes, changes[-1][0], pruned_up_to)
         changes.append((row["sequence"], change_from(row)))
-    return ChangePage(changes, changes[-1][0] if len(changes) == CHANGES_PER_PAGE else max(after, up_to))
+    is_full = len(changes) == CHANGES_PER_PAGE
+    return ChangePage(changes, changes[-1][0] if is_full else max(after, up_to), pruned_up_to)
 
 
 def change_from(row: Record) -> StateChange:

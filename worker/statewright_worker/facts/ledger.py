@@ -29,7 +29,7 @@ VERDICT_COLUMNS: Final[Columns] = (
     ("finalization_signature", "text"),
     ("digest", "bigint"),
 )
-ANSWER_COLUMNS: Final[Columns] = (("request_id", "uuid"), ("digest", "bigint"), ("reply", "text"))
+ANSWER_COLUMNS: Final[Columns] = (("request_id", "uuid"), ("digest", "bigint"), ("reply", "text"), ("run_id", "uuid"))
 VERDICTS: Final = insert("verdict", VERDICT_COLUMNS, decided="now")
 ANSWERS: Final = insert("answer", ANSWER_COLUMNS, answered="now")
 
@@ -74,7 +74,8 @@ class Ledger(Subject):
 
     def parts(self, work: UnitOfWork, sequence: int) -> Iterator[tuple[Part, Sequence[Row]]]:
         yield VERDICTS, [verdict_values(verdict, digest) for verdict, digest in work.new_verdicts]
-        yield ANSWERS, [(answer.request_id, answer.digest, answer.reply) for answer in work.new_answers]
+        answers = work.new_answers
+        yield ANSWERS, [(answer.request_id, answer.digest, answer.reply, answer.run_id) for answer in answers]
 
 
 async def read_verdicts(driver: Connection, proposal_ids: Sequence[UUID], work: UnitOfWork) -> None:

@@ -142,6 +142,8 @@ class Limits(Subject):
         """Those of `read` that will be set, and so need an id if they do not exist yet, each with its new numbers."""
         self.to_remove: set[LimitName] = set()
         """Those of `read` that will be removed."""
+        self.of_runs: set[UUID] = set()
+        """Runs whose limits are loaded, whatever they are in."""
         self.pages: set[int] = set()
         """Places; a page of all limits is read behind each."""
         self._created: list[tuple[RunKind, UUID, Sequence[str], Sequence[NameOfLimit]]] = []
@@ -217,6 +219,8 @@ class Limits(Subject):
             for run in work.runs.values():
                 if run.kind is kind and (run.state_type in types or run.id in proposed):
                     names.update(run.limit_names() if fact is Fact.SLOTS else limits_on_tags(run.tags))
+        for run_id in self.of_runs & work.runs.keys():
+            names.update(work.runs[run_id].limit_names())
         for kind, run_id, tags, its_names in self._created:
             if run_id in self._proposed[Fact.SLOTS, kind]:
                 names.update(its_names)

@@ -308,6 +308,8 @@ class TimerKind(StrEnum):
     """A flow run was paused long enough; the id is the flow run's."""
     EXECUTOR = "executor"
     """An executor's lease ends; the id belongs to its name and partition."""
+    DELETION = "deletion"
+    """The deletion of a large tree goes on; the id is that of the run which is deleted with all that is below it."""
 
 
 class TimerName(NamedTuple):
@@ -379,3 +381,5 @@ class Answer:
     request_id: UUID
     digest: int
     reply: str
+    run_id: UUID | None = None
+    """The run that the request is about, with which the answer goes."""

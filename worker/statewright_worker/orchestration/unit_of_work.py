@@ -10,6 +10,7 @@ from statewright.limits import ConcurrencyLimit, LimitName, SlotHolder
 from statewright.runs import RunKind
 from statewright.states import State, StateType
 from statewright.verdicts import Verdict
+from statewright_worker.orchestration.deleting import Deleting
 from statewright_worker.orchestration.leasing import Leasing
 from statewright_worker.orchestration.records import (
     Answer,
@@ -29,10 +30,14 @@ from statewright_worker.orchestration.waiting import Waiting, put_back
 
 
 class ChangePage(NamedTuple):
-    """Changes of a partition with their sequence numbers: all that exist up to `up_to`."""
+    """Changes of a partition with their sequence numbers: all that exist up to `up_to`.
+
+    Of those up to `pruned_up_to` some went with their runs.
+    """
 
     changes: list[tuple[int, StateChange]]
     up_to: int
+    pruned_up_to: int
 
 
 class LimitPage(NamedTuple):
@@ -100,6 +105,7 @@ class UnitOfWork:
         self.waiting = Waiting(now, partition, self.limits, self._undo)
         """What waits and what comes due."""
         self.leases = Leasing(now, partition, self.waiting, self._undo)
+        self.deleting = Deleting()
         self.subscribing = Subscribing(now)
         self._before: dict[UUID, dict[str, object]] = {}
 

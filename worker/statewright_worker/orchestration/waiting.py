@@ -201,6 +201,11 @@ class Waiting:
         self.removed.add(proposal_id)
         self.clear_timer(TimerKind.PARKED, proposal_id)
 
+    def drop(self, parked: ParkedProposal) -> None:
+        """Delete a parked proposal together with its run, and take it out of its queues."""
+        self._leave(parked, parked.waits_on)
+        self.forget(parked.proposal_id)
+
     def set_timer(self, kind: TimerKind, timer_id: UUID, due: datetime, partition: int | None = None) -> None:
         """Let the partition's holder (without one, this partition's) look at something again, no later than at `due`.
 

@@ -22,7 +22,7 @@ from statewright_worker.queries.rows import TABLES, Found, read_runs
 
 NEWEST: Final = 5_000
 """How many runs are looked through before the indexes are asked."""
-FEW: Final = 5_000
+FEW: Final = 2_000
 """How many runs that match are sorted at most."""
 WHEN_TOO_SLOW: Final = (
     "what finds runs among many is: state_types without COMPLETED, tags, labels, name, flow_id, deployment_id, parent,"

@@ -1,6 +1,7 @@
 """Runs as rows that are only read: some runs, each with its state and labels, within a number of bytes."""
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -10,8 +11,11 @@ from pydantic_core import from_json
 from statewright.runs import FlowRun, RunKind, TaskRun
 from statewright_worker.facts.runs import FLOW_COLUMNS, TASK_COLUMNS, flow_run_from, task_run_from
 from statewright_worker.facts.states import STATE
+from statewright_worker.orchestration.records import AnyRunRecord
 from statewright_worker.storage.columns import Columns, selected
 
+ROWS_AT_ONCE: Final = 20
+"""After so many rows the event loop may turn, because proposals are decided in it."""
 ROW_BYTES: Final = 1_000
 """About how many bytes a run takes beside its texts."""
 TABLES: Final = {RunKind.FLOW_RUN: "flow_run", RunKind.TASK_RUN: "task_run"}
@@ -39,6 +43,12 @@ READ_FLOW_RUNS: Final = _read("flow_run", FLOW_COLUMNS)
 READ_TASK_RUNS: Final = _read("task_run", TASK_COLUMNS)
 
 
+_READ: Final[dict[RunKind, tuple[str, Callable[[Record], AnyRunRecord]]]] = {
+    RunKind.FLOW_RUN: (READ_FLOW_RUNS, flow_run_from),
+    RunKind.TASK_RUN: (READ_TASK_RUNS, task_run_from),
+}
+
+
 class Found:
     """A run that was found, and not read yet."""
 
@@ -52,10 +62,11 @@ class Found:
 async def read_runs(driver: Connection, found: Sequence[Found], most_bytes: int) -> list[FlowRun | TaskRun]:
     """Return the runs in the same order, the first ones of them when they take more than so many bytes."""
     read: dict[UUID, FlowRun | TaskRun] = {}
-    for row in await _rows(driver, READ_FLOW_RUNS, found, RunKind.FLOW_RUN, most_bytes):
-        read[row["id"]] = flow_run_from(row).as_run(from_json(row["labels"]))
-    for row in await _rows(driver, READ_TASK_RUNS, found, RunKind.TASK_RUN, most_bytes):
-        read[row["id"]] = task_run_from(row).as_run(from_json(row["labels"]))
+    for kind, (statement, run_from) in _READ.items():
+        for number, row in enumerate(await _rows(driver, statement, found, kind, most_bytes), 1):
+            read[row["id"]] = run_from(row).as_run(from_json(row["labels"]))
+            if number % ROWS_AT_ONCE == 0:
+                await asyncio.sleep(0)
     runs: list[FlowRun | TaskRun] = []
     for one in found:
         if one.id not in read:

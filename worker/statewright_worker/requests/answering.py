@@ -61,7 +61,7 @@ async def answer(incoming: Incoming, batch: InBatch, condemned: ErrorReply | Non
     else:
         reply = await kind.refuse(request, incoming, batch, condemned)
     if kind.changes and reply is not None and (kind.keeps_answer or reply.type == "error"):
-        work.record_answer(Answer(incoming.id, incoming.digest, encoded(reply).decode()))
+        work.record_answer(Answer(incoming.id, incoming.digest, encoded(reply).decode(), kind.run_of(request)))
     if incoming.timer is not None:
         _done_with(incoming.timer, reply, work)
     return reply

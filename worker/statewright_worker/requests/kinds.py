@@ -7,10 +7,12 @@ from uuid import UUID
 from statewright.protocol.requests import (
     CreateFlowRun,
     CreateTaskRun,
+    DeleteRun,
     FindPosition,
     Heartbeat,
     OpenSubscription,
     Propose,
+    PruneRuns,
     ReadEvents,
     ReadLimit,
     ReadLimits,
@@ -30,6 +32,7 @@ from statewright_worker.orchestration.records import TimerKind
 from statewright_worker.requests.base import Kind
 from statewright_worker.requests.cascade import FollowDown, FollowDownKind
 from statewright_worker.requests.create_run import CreateRunKind
+from statewright_worker.requests.deletions import DeleteRunKind, GoOnDeleting, GoOnDeletingKind, PruneRunsKind
 from statewright_worker.requests.heartbeat import HeartbeatKind
 from statewright_worker.requests.leases import EndExecutor, EndExecutorKind, EndLease, EndLeaseKind
 from statewright_worker.requests.limits import ReadLimitKind, ReadLimitsKind, SetLimitKind
@@ -56,6 +59,8 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     CreateFlowRun: _CREATE,
     CreateTaskRun: _CREATE,
     UpdateRun: UpdateRunKind(),
+    DeleteRun: DeleteRunKind(),
+    PruneRuns: PruneRunsKind(),
     ReadRun: ReadRunKind(),
     ReadEvents: ReadEventsKind(),
     ReadVerdict: ReadVerdictKind(),
@@ -66,6 +71,7 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     Withdraw: WithdrawKind(),
     TellParked: TellParkedKind(),
     KeepParked: KeepParkedKind(),
+    GoOnDeleting: GoOnDeletingKind(),
     FollowDown: FollowDownKind(),
     EndPause: EndPauseKind(),
     OpenSubscription: OpenSubscriptionKind(),
@@ -81,6 +87,7 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
 }
 WHEN_DUE: Final[dict[TimerKind, Callable[[UUID], object]]] = {
     TimerKind.CASCADE: FollowDown,
+    TimerKind.DELETION: GoOnDeleting,
     TimerKind.PAUSE: EndPause,
     TimerKind.LEASE: EndLease,
     TimerKind.EXECUTOR: EndExecutor,

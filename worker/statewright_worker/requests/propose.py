@@ -104,7 +104,7 @@ class ProposeKind(OfRun[Propose]):
 async def _failed(
     proposal: Proposal, incoming: Incoming, batch: InBatch, error: OrchestrationError | NotWritable
 ) -> ErrorReply:
-    reply = failure(error)
+    reply = failure(error, batch.work)
     if isinstance(error, RuleFailed):
         batch.sessions.raise_what_is_not_the_rules(error.__cause__)
         told = {"rule": error.rule, "run": str(proposal.run_id), "proposal": str(proposal.id)}

@@ -32,6 +32,15 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 # no index needs to change (HOT).
 RUN_FILLFACTOR = {"postgresql_with": {"fillfactor": 70}}
 
+# Retention deletes as many rows as the load adds, so PostgreSQL must vacuum at a steady pace: by default it would wait
+# until a fifth of a table is dead, and the table would keep that room for ever. It cuts no pages off a table's end,
+# which would lock batches out: the next rows go there.
+DELETED_FROM = {
+    "autovacuum_vacuum_scale_factor": 0.02,
+    "autovacuum_vacuum_threshold": 10_000,
+    "vacuum_truncate": False,
+}
+
 NAMING = {
     "ix": "ix_%(table_name)s__%(column_0_N_name)s",
     "uq": "uq_%(table_name)s__%(column_0_N_name)s",
@@ -152,7 +161,9 @@ class FlowRun(_RunColumns, Base):
         Index(None, "flow_id", "created", "id", postgresql_where=text("flow_id IS NOT NULL")),
         Index(None, "deployment_id", "created", "id", postgresql_where=text("deployment_id IS NOT NULL")),
         *_found_by("flow_run"),
-        RUN_FILLFACTOR,
+        # What retention finds old trees by: it never changes, so transitions stay HOT.
+        Index("ix_flow_run__created", "created", postgresql_where=text("parent_task_run_id IS NULL")),
+        {"postgresql_with": {"fillfactor": 70, **DELETED_FROM}},
     )
 
     flow_id: Mapped[UUID | None]
@@ -164,7 +175,12 @@ class TaskRun(_RunColumns, Base):
     """A task run."""
 
     __tablename__ = "task_run"
-    __table_args__ = (Index(None, "flow_run_id"), *_found_by("task_run"), RUN_FILLFACTOR)
+    __table_args__ = (
+        Index(None, "flow_run_id"),
+        *_found_by("task_run"),
+        Index("ix_task_run__created", "created", postgresql_where=text("flow_run_id IS NULL")),
+        {"postgresql_with": {"fillfactor": 70, **DELETED_FROM}},
+    )
 
     flow_run_id: Mapped[UUID | None]
     task_key: Mapped[str | None]
@@ -195,7 +211,11 @@ class _StateColumns:
     @declared_attr.directive
     @classmethod
     def __table_args__(cls) -> tuple[Any, ...]:
-        return (UniqueConstraint("run_id", "ordinal"), UniqueConstraint("partition", "sequence"))
+        return (
+            UniqueConstraint("run_id", "ordinal"),
+            UniqueConstraint("partition", "sequence"),
+            {"postgresql_with": DELETED_FROM},
+        )
 
 
 class FlowRunState(_StateColumns, Base):
@@ -211,10 +231,10 @@ class TaskRunState(_StateColumns, Base):
 
 
 class TaskRunStateCache(Base):
-    """A completed state that later runs with the same key take over; the newest one counts."""
+    """A completed state that later runs with the same key take over; the newest one counts. It goes with its state."""
 
     __tablename__ = "task_run_state_cache"
-    __table_args__ = (Index(None, "cache_key", "id"),)
+    __table_args__ = (Index(None, "cache_key", "id"), Index(None, "task_run_state_id"))
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     cache_key: Mapped[str]
@@ -413,6 +433,11 @@ class Verdict(Base):
     whether a request that comes again asks for the same."""
 
     __tablename__ = "verdict"
+    __table_args__ = (
+        # What goes with a run and is named by none of its states. Hardly any proposal pays for this index.
+        Index("ix_verdict__run_id", "run_id", postgresql_where=text("status <> 'ACCEPT'")),
+        {"postgresql_with": DELETED_FROM},
+    )
 
     proposal_id: Mapped[UUID] = mapped_column(primary_key=True)
     run_id: Mapped[UUID]
@@ -427,11 +452,45 @@ class Verdict(Base):
 
 
 class Answer(Base):
-    """The ledger of all other answers that must stay: to requests that set a limit, and to refused ones."""
+    """The ledger of all other answers that must stay: to requests that set a limit, and to refused ones.
+
+    One about a run goes with it, the others when they are older than runs are kept.
+    """
 
     __tablename__ = "answer"
+    __table_args__ = (Index(None, "run_id", postgresql_where=text("run_id IS NOT NULL")), Index(None, "answered"))
 
     request_id: Mapped[UUID] = mapped_column(primary_key=True)
     digest: Mapped[int] = mapped_column(BigInteger)
     reply: Mapped[str]
     answered: Mapped[datetime]
+    run_id: Mapped[UUID | None]
+
+
+class Pruned(Base):
+    """A run that was deleted, remembered for some time, so that questions about it are answered so.
+
+    A large tree is deleted in several transactions. All of its runs are here from the first one on, and those that
+    have not been deleted yet, whose rows nobody sees any more, have `is_left`. `tree` is the run whose deletion it is.
+    """
+
+    __tablename__ = "pruned"
+    __table_args__ = (
+        Index(None, "pruned"),
+        Index("ix_pruned__partition_tree", "partition", "tree", postgresql_where=text("is_left")),
+    )
+
+    run_id: Mapped[UUID] = mapped_column(primary_key=True)
+    tree: Mapped[UUID]
+    partition: Mapped[int] = mapped_column(SmallInteger)
+    pruned: Mapped[datetime]
+    is_left: Mapped[bool]
+
+
+class LowWater(Base):
+    """Up to which of a partition's sequence numbers states were deleted: below it, some numbers have none any more."""
+
+    __tablename__ = "low_water"
+
+    partition: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    sequence: Mapped[int] = mapped_column(BigInteger)
