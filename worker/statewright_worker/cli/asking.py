@@ -71,7 +71,9 @@ class _Connection(NamedTuple):
 class _Filters(NamedTuple):
     """Which runs are meant: those that match all that is given."""
 
-    kind: Annotated[RunKind | None, typer.Option(metavar="KIND", help="flow-run or task-run.", rich_help_panel="Which runs")] = None
+    kind: Annotated[
+        RunKind | None, typer.Option(metavar="KIND", help="flow-run or task-run.", rich_help_panel="Which runs")
+    ] = None
     state: Annotated[
         list[StateType] | None,
         typer.Option(
@@ -82,25 +84,35 @@ class _Filters(NamedTuple):
         ),
     ] = None
     state_name: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="In a state of this name; of one of several.", rich_help_panel="Which runs")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="In a state of this name; of one of several.", rich_help_panel="Which runs"),
     ] = None
-    name: Annotated[str | None, typer.Option(metavar="TEXT", help="Whose name begins so.", rich_help_panel="Which runs")] = None
+    name: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Whose name begins so.", rich_help_panel="Which runs")
+    ] = None
     tag: Annotated[
-        list[str] | None, typer.Option(metavar="TAG", help="With this tag; with all of several.", rich_help_panel="Which runs")
+        list[str] | None,
+        typer.Option(metavar="TAG", help="With this tag; with all of several.", rich_help_panel="Which runs"),
     ] = None
     label: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="With this label; with all of several.", rich_help_panel="Which runs"),
     ] = None
     flow: Annotated[UUID | None, typer.Option(metavar="ID", help="Of this flow.", rich_help_panel="Which runs")] = None
-    deployment: Annotated[UUID | None, typer.Option(metavar="ID", help="Of this deployment.", rich_help_panel="Which runs")] = None
-    parent: Annotated[UUID | None, typer.Option(metavar="RUN", help="Directly below this run.", rich_help_panel="Which runs")] = None
+    deployment: Annotated[
+        UUID | None, typer.Option(metavar="ID", help="Of this deployment.", rich_help_panel="Which runs")
+    ] = None
+    parent: Annotated[
+        UUID | None, typer.Option(metavar="RUN", help="Directly below this run.", rich_help_panel="Which runs")
+    ] = None
     tree: Annotated[
         UUID | None, typer.Option(metavar="RUN", help="This run, and all below it.", rich_help_panel="Which runs")
     ] = None
     created_after: Annotated[
         str | None,
-        typer.Option(metavar="WHEN", help="2h (ago), 2026-11-21 or 2026-11-21T08:00+01:00.", rich_help_panel="Which runs"),
+        typer.Option(
+            metavar="WHEN", help="2h (ago), 2026-11-21 or 2026-11-21T08:00+01:00.", rich_help_panel="Which runs"
+        ),
     ] = None
     created_before: Annotated[str | None, typer.Option(metavar="WHEN", rich_help_panel="Which runs")] = None
     started_after: Annotated[str | None, typer.Option(metavar="WHEN", rich_help_panel="Which runs")] = None
@@ -108,11 +120,14 @@ class _Filters(NamedTuple):
     ended_after: Annotated[str | None, typer.Option(metavar="WHEN", rich_help_panel="Which runs")] = None
     ended_before: Annotated[str | None, typer.Option(metavar="WHEN", rich_help_panel="Which runs")] = None
     leased: Annotated[
-        bool | None, typer.Option("--leased/--not-leased", help="Held by a lease, or not.", rich_help_panel="Which runs")
+        bool | None,
+        typer.Option("--leased/--not-leased", help="Held by a lease, or not.", rich_help_panel="Which runs"),
     ] = None
     unchanged_for: Annotated[
         str | None,
-        typer.Option(metavar="DURATION", help="In their state for longer than that: 30s, 2h, 7d.", rich_help_panel="Which runs"),
+        typer.Option(
+            metavar="DURATION", help="In their state for longer than that: 30s, 2h, 7d.", rich_help_panel="Which runs"
+        ),
     ] = None
 
     def chosen(self) -> RunFilters:
@@ -162,9 +177,7 @@ def with_client(command: Command) -> Callable[..., None]:
     hints = get_type_hints(command, include_extras=True)
     own = [parameter for parameter in list(parameters)[1:] if parameter.name != "filters"]
     added = [parameter for group in ours for parameter in _parameters_of(group)]
-    signature = inspect.Signature(
-        [parameter.replace(annotation=hints[parameter.name]) for parameter in own] + added
-    )
+    signature = inspect.Signature([parameter.replace(annotation=hints[parameter.name]) for parameter in own] + added)
     call.__signature__ = signature  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}
     return call

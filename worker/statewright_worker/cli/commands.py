@@ -37,9 +37,7 @@ COMMANDS: Final = (
 )
 BY_NAME: Final = {command.name: command for command in COMMANDS}
 
-ABOUT: Final = (
-    "Govern the state transitions of workflow runs: proposals in through Redis, verdicts and events out."
-)
+ABOUT: Final = "Govern the state transitions of workflow runs: proposals in through Redis, verdicts and events out."
 STATUSES: Final = (
     "Exit status: 0 when it is done, 1 when it failed or was refused (the last line says why), 2 when the command line"
     " is wrong, 130 when it was stopped with Ctrl-C; the help of a command says where it has others."

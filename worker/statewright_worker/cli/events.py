@@ -1,6 +1,6 @@
 """`statewright events`: changes of states as they happen."""
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 import typer
@@ -21,7 +21,7 @@ async def events(
         str | None,
         typer.Option(
             metavar="WHEN",
-            help="Begin there: beginning, 2h (ago), 2026-11-21 or 2026-11-21T08:00+01:00. By default with the next one.",
+            help="beginning, 2h (ago), 2026-11-21 or 2026-11-21T08:00+01:00; without it, what comes from now on.",
         ),
     ] = None,
     count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="End after so many.")] = None,
@@ -35,17 +35,19 @@ async def events(
     state_name: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Into a state of this name; of one of several.")
     ] = None,
-    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Of runs with this tag; with one of several.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="TAG", help="Of runs with this tag; with one of several.")
+    ] = None,
     in_json: InJson = False,
 ) -> None:
     """Show changes of states as they happen, until Ctrl-C; within a tree of runs in their order.
 
     With --json a line is a CloudEvent, as subscribers get it.
     """
-    start = "beginning" if since == "beginning" else moment_said(since, "--since")
+    start: Any = "beginning" if since == "beginning" else moment_said(since, "--since")
     told = 0
     async with client.subscribe(
-        since=start,  # type: ignore[arg-type]  # the word, or a moment
+        since=start,
         kinds=kind,
         run=run,
         tree=tree,

@@ -18,7 +18,6 @@ from statewright import (
     RunFilters,
     RunHistory,
     RunTree,
-    SetStateStatus,
     State,
     StateCount,
     StateType,
@@ -61,7 +60,9 @@ async def list_(
     filters: RunFilters,
     *,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")] = 50,
-    after: Annotated[UUID | None, typer.Option(metavar="RUN", help="Go on behind this run, the last one shown.")] = None,
+    after: Annotated[
+        UUID | None, typer.Option(metavar="RUN", help="Go on behind this run, the last one shown.")
+    ] = None,
     count: Annotated[bool, typer.Option("--count", help="Show how many there are in each state instead.")] = False,
     watch: Watch = False,
     in_json: InJson = False,
@@ -75,8 +76,11 @@ async def list_(
         return
     place = None if after is None else _place_of(await client.read_run(after, history=False))
     found = await shown(
-        lambda: _found(client, filters, limit, place), lambda page: runs_table(page[0]), lambda page: page[0],
-        in_json=in_json, watch=watch,
+        lambda: _found(client, filters, limit, place),
+        lambda page: runs_table(page[0]),
+        lambda page: page[0],
+        in_json=in_json,
+        watch=watch,
     )
     if not found[0]:
         say_beside("no run matches")
@@ -110,7 +114,9 @@ async def cancel(
     *,
     message: Annotated[str | None, typer.Option(help="Why, for whoever reads the state.")] = None,
     cascade: Annotated[bool, typer.Option(help="Cancel what is below flow runs as well.")] = True,
-    force: Annotated[bool, typer.Option("--force", help="Under the minimal policy, which lets nearly all pass.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Under the minimal policy, which lets nearly all pass.")
+    ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     in_json: InJson = False,
@@ -131,7 +137,9 @@ async def cancel(
     total = failed = 0
     async for page in _pages(client, filters, run or []):
         proposals = [
-            Proposal(one.id, State.cancelled(message=message), force=force, cascade=cascade and isinstance(one, FlowRun))
+            Proposal(
+                one.id, State.cancelled(message=message), force=force, cascade=cascade and isinstance(one, FlowRun)
+            )
             for one in page
         ]
         for one, told in zip(page, await client.propose_many(proposals), strict=True):
@@ -239,17 +247,12 @@ def _tell(run: AnyRun, told: Verdict | Exception, *, in_json: bool) -> None:
 def _history(read: RunHistory) -> RenderableType:
     run = read.run
     heading = Text.assemble((run.name, "bold"), f"  {run.kind}  ", state_of(run.state))
-    flow = isinstance(run, FlowRun)
     about = facts(
         [
             ("run", run.id),
             ("tags", " ".join(run.tags)),
             ("labels", " ".join(f"{key}={value}" for key, value in run.labels.items())),
-            ("flow", run.flow_id if flow else None),
-            ("deployment", run.deployment_id if flow else None),
-            ("parent task run", run.parent_task_run_id if flow else None),
-            ("flow run", None if flow else run.flow_run_id),
-            ("task key", None if flow else run.task_key),
+            *_belongs(run),
             ("created", f"{moment(run.created)}, {ago(run.created)}"),
             ("expected start", run.expected_start_time),
             ("next start", run.next_scheduled_start_time),
@@ -264,6 +267,16 @@ def _history(read: RunHistory) -> RenderableType:
     return Group(about, "", _states_table(read.states))
 
 
+def _belongs(run: AnyRun) -> list[tuple[str, object]]:
+    if isinstance(run, FlowRun):
+        return [
+            ("flow", run.flow_id),
+            ("deployment", run.deployment_id),
+            ("parent task run", run.parent_task_run_id),
+        ]
+    return [("flow run", run.flow_run_id), ("task key", run.task_key)]
+
+
 def _policy(run: AnyRun) -> str:
     said = run.policy.model_dump(mode="json", exclude_defaults=True)
     return " ".join(f"{name}={value if isinstance(value, str) else json_of(value)}" for name, value in said.items())
@@ -274,13 +287,15 @@ def _states_table(states: Sequence[State]) -> RenderableType:
     lasted = dict(zip((one.id for one in states), ends, strict=False))
     return table(
         [
-            Column("STATE", lambda one: state_of(one)),
+            Column("STATE", state_of),
             Column("SINCE", lambda one: one.timestamp, is_whole=True),
             Column(
                 "FOR",
-                lambda one: seconds((lasted[one.id] - one.timestamp).total_seconds())
-                if one.id in lasted
-                else since(one.timestamp),
+                lambda one: (
+                    seconds((lasted[one.id] - one.timestamp).total_seconds())
+                    if one.id in lasted
+                    else since(one.timestamp)
+                ),
                 is_whole=True,
             ),
             Column("SCHEDULED", lambda one: one.state_details.scheduled_time, is_wide=True),

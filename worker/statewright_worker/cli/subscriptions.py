@@ -1,6 +1,6 @@
 """`statewright subscriptions`: named subscriptions, how far they lag, and what they could not deliver."""
 
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
@@ -86,11 +86,11 @@ async def reset(
     in_json: InJson = False,
 ) -> None:
     """Let a named subscription go on elsewhere; its members drop what they have not acknowledged. It asks first."""
-    start = None if since == "end" else "beginning" if since == "beginning" else moment_said(since, "SINCE")
+    start: Any = None if since == "end" else "beginning" if since == "beginning" else moment_said(since, "SINCE")
     if not yes:
         say(subscriptions_table([await _read(client, name)]))
         confirmed(f"Let it go on {'at the end' if start is None else f'from {start}'}?", yes=yes)
-    told = await client.reset_subscription(name, start)  # type: ignore[arg-type]  # one of the two words, or a moment
+    told = await client.reset_subscription(name, start)
     if in_json:
         say_json([told])
     else:
@@ -151,9 +151,7 @@ async def _meant(client: Client, name: str, events: list[UUID] | None, *, dry_ru
 
 def _filter(one: SubscriptionStatus) -> str:
     said = one.filter.model_dump(mode="json", exclude_defaults=True)
-    return " ".join(
-        f"{field}={','.join(value) if isinstance(value, list) else value}" for field, value in said.items()
-    )
+    return " ".join(f"{field}={','.join(value) if isinstance(value, list) else value}" for field, value in said.items())
 
 
 def _whole(one: SubscriptionStatus) -> RenderableType:
