@@ -1,11 +1,13 @@
 """What commands have in common that ask a deployment: their options, their client, and the question before a change."""
 
+import asyncio
 import inspect
 import os
+import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
 from functools import wraps
-from typing import Annotated, Any, Final, NamedTuple, TypeVar, get_type_hints
+from typing import Annotated, Any, Final, NamedTuple, TypeVar, cast, get_type_hints
 from uuid import UUID
 
 import pendulum
@@ -21,6 +23,8 @@ from statewright_worker.cli import showing
 from statewright_worker.loop import run
 
 WATCH_SECONDS: Final = 2.0
+STOPPED: Final = 130
+"""The exit status of a command that a signal ends, the same whichever signal it was."""
 
 Answer = TypeVar("Answer")
 Command = Callable[..., Coroutine[Any, Any, None]]
@@ -172,7 +176,10 @@ def with_client(command: Command) -> Callable[..., None]:
         # A name in the environment is a producer's: a command that took it would take its answers, too.
         os.environ.pop("STATEWRIGHT_CLIENT_NAME", None)
         client = Client(where.redis_url, namespace=where.namespace, answer_timeout=timeout)
-        run(_called(command, client, given))
+        try:
+            run(_called(command, client, given))
+        except asyncio.CancelledError:
+            raise typer.Exit(STOPPED) from None
 
     hints = get_type_hints(command, include_extras=True)
     own = [parameter for parameter in list(parameters)[1:] if parameter.name != "filters"]
@@ -196,6 +203,11 @@ def _parameters_of(group: Any) -> list[inspect.Parameter]:
 
 
 async def _called(command: Command, client: Client, given: dict[str, Any]) -> None:
+    loop = asyncio.get_running_loop()
+    task = cast("asyncio.Task[None]", asyncio.current_task())
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # As asyncio does for Ctrl-C: what is under way is unwound, wherever it is.
+        loop.add_signal_handler(number, task.cancel)
     async with client:
         await command(client, **given)
 
@@ -213,9 +225,6 @@ async def shown(
         found = await look()
         _show(found, for_people, for_programs, in_json)
         return found
-    # Imported only now, because few commands wait.
-    import asyncio
-
     terminal = showing.console()
     if in_json or not terminal.is_terminal:
         while True:

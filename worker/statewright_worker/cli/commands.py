@@ -19,7 +19,7 @@ class Command(NamedTuple):
 
 COMMANDS: Final = (
     Command("status", "Say on one page whether all is well, what is stuck, and what waits for what.", "cli"),
-    Command("runs", "Find runs, look at them, and cancel them.", "cli"),
+    Command("runs", "Find runs, look at them, cancel and delete them.", "cli"),
     Command("propose", "Propose a state for a run, and show the verdict.", "cli"),
     Command("verdict", "Show what became of a proposal.", "cli"),
     Command("events", "Show changes of states as they happen.", "cli"),

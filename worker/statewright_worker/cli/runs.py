@@ -1,4 +1,4 @@
-"""`statewright runs`: find runs, look at them, and cancel them."""
+"""`statewright runs`: find runs, look at them, cancel and delete them."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Final
@@ -48,7 +48,7 @@ PAGE: Final = 100
 SAMPLE: Final = 20
 """How many of the runs that a bulk action is about are shown before it is begun."""
 
-runs = typer.Typer(no_args_is_help=True, help="Find runs, look at them, and cancel them.")
+runs = typer.Typer(no_args_is_help=True, help="Find runs, look at them, cancel and delete them.")
 
 AnyRun = FlowRun | TaskRun
 
@@ -150,6 +150,30 @@ async def cancel(
         say(f"{total - failed:,} of {counted(total, 'run')} cancelled")
     if failed:
         raise typer.Exit(1)
+
+
+@runs.command()
+@with_client
+async def delete(
+    client: Client,
+    run: Annotated[list[UUID], typer.Argument(metavar="RUN", help="The runs' ids.", show_default=False)],
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Also what has not come to an end.")] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
+    """Delete runs with all that is below them: their histories, verdicts and cached states. No event tells of it.
+
+    It shows them first, and asks. The exit status is 1 when one was refused, as one that has not come to an end is.
+    `statewright prune` deletes what is old.
+    """
+    for one in run:
+        say(_tree(await client.tree(one)))
+    if dry_run:
+        return
+    confirmed("Delete all of this?", yes=yes)
+    for one in run:
+        say(f"{counted(await client.delete_run(one, force=force), 'run')} deleted")
 
 
 def runs_table(found: Sequence[AnyRun]) -> RenderableType:

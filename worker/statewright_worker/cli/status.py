@@ -1,9 +1,10 @@
 """`statewright status`: on one page, whether all is well, what is stuck, and what waits for what."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Annotated, Any, Final, NamedTuple
 
+import pendulum
 import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -14,8 +15,10 @@ from statewright import (
     DeadRequest,
     NoAnswer,
     NotPermitted,
+    Overloaded,
     PartitionStatus,
     QueryFailed,
+    QueryTooSlow,
     StateCount,
     StateType,
     SubscriptionStatus,
@@ -27,6 +30,7 @@ from statewright_worker.cli.showing import Column, counted, ranges, seconds, tab
 
 OLD_SECONDS: Final = 5.0
 """So long a request may wait in a healthy deployment: a hold that is lost is taken over by then."""
+LOOK_SECONDS: Final = 5.0
 LAGGING: Final = 10_000
 """So many events a subscription may lie behind before it is said: it is what a partition keeps in Redis."""
 SHOWN: Final = 5
@@ -38,10 +42,10 @@ TRAVELLING: Final = (StateType.PENDING, StateType.CANCELLING)
 class Overview(NamedTuple):
     """What the page tells. What could not be looked at is None."""
 
-    workers: list[WorkerStatus]
-    partitions: list[PartitionStatus]
-    limits: list[ConcurrencyLimit]
-    subscriptions: list[SubscriptionStatus]
+    workers: list[WorkerStatus] | None
+    partitions: list[PartitionStatus] | None
+    limits: list[ConcurrencyLimit] | None
+    subscriptions: list[SubscriptionStatus] | None
     counts: list[StateCount] | None
     stuck: Sequence[AnyRun] | None
     letters: int | None
@@ -50,68 +54,83 @@ class Overview(NamedTuple):
 
     def troubles(self) -> list[str]:
         """Return what is not as it should be, in sentences."""
-        return [*self._of_workers(), *self._of_partitions(), *self._of_subscriptions(), *self._of_runs()]
+        return [
+            *_of_workers(self.workers),
+            *_of_partitions(self.partitions),
+            *_of_requests(self.limits, self.subscriptions),
+            *_of_subscriptions(self.subscriptions or []),
+            *_of_runs(self.stuck, self.stuck_after),
+        ]
 
     def hints(self) -> list[str]:
         """Return what may be as it should be, and is good to know."""
-        return [
-            *(
-                f"{counted(limit.waiting, 'proposal')} {'waits' if limit.waiting == 1 else 'wait'} for the limit on"
-                f" {limit.scope} {limit.key} ({limit.held} of {limit.concurrency_limit} held)"
-                for limit in self.limits
-                if limit.waiting
-            ),
-            *(
-                f"the subscription {one.name} has {counted(one.dead_letter_count, 'dead letter')}: statewright"
-                f" subscriptions show {one.name}"
-                for one in self.subscriptions
-                if one.dead_letter_count
-            ),
-            *(
-                [f"{counted(self.letters, 'request')} could not be carried out: statewright dead-letters list"]
-                if self.letters
-                else []
-            ),
+        told = [
+            f"{counted(limit.waiting, 'proposal')} {'waits' if limit.waiting == 1 else 'wait'} for the limit on"
+            f" {limit.scope} {limit.key} ({limit.held} of {limit.concurrency_limit} held)"
+            for limit in self.limits or []
+            if limit.waiting
         ]
-
-    def _of_workers(self) -> Iterator[str]:
-        for worker in self.workers:
-            if not worker.seeks:
-                yield f"worker {worker.worker} takes no partitions: its work gets nowhere; its log says why"
-        versions = {worker.version for worker in self.workers}
-        if len(versions) > 1:
-            yield f"workers of different versions are at work: {', '.join(sorted(versions))}"
-
-    def _of_partitions(self) -> Iterator[str]:
-        unheld = [one.partition for one in self.partitions if one.worker is None]
-        if unheld:
-            yield f"nobody works on partition {ranges(unheld)}"
-        slow = [one for one in self.partitions if one.oldest_seconds > OLD_SECONDS]
-        if slow:
-            oldest = max(slow, key=lambda one: one.oldest_seconds)
-            yield (
-                f"requests have been waiting for up to {seconds(oldest.oldest_seconds)} in partition"
-                f" {ranges([one.partition for one in slow])}; statewright partitions shows where"
-            )
-        late = [
-            one.partition for one in self.partitions if (since_seconds := _late(one)) and since_seconds > OLD_SECONDS
+        told += [
+            f"the subscription {one.name} has {counted(one.dead_letter_count, 'dead letter')}:"
+            f" statewright subscriptions show {one.name}"
+            for one in self.subscriptions or []
+            if one.dead_letter_count
         ]
-        if late:
-            yield f"timers are due and not carried out in partition {ranges(late)}"
+        if self.letters:
+            told.append(f"{counted(self.letters, 'request')} could not be carried out: statewright dead-letters list")
+        return told
 
-    def _of_subscriptions(self) -> Iterator[str]:
-        for one in self.subscriptions:
-            if one.lag and not one.member_count:
-                yield f"the subscription {one.name} has no member, and lies {counted(one.lag, 'event')} behind"
-            elif one.lag > LAGGING:
-                yield f"the subscription {one.name} lies {counted(one.lag, 'event')} behind"
 
-    def _of_runs(self) -> Iterator[str]:
-        if self.counts is None or self.stuck is None:
-            yield "runs cannot be looked at: PostgreSQL does not answer queries"
-        elif self.stuck:
-            types = " or ".join(TRAVELLING)
-            yield f"runs have been {types} for longer than {seconds(self.stuck_after)}"
+def _of_workers(workers: list[WorkerStatus] | None) -> Iterator[str]:
+    if workers is None:
+        yield f"no worker answers queries within {LOOK_SECONDS:g} s: none is alive, or all are stuck"
+        return
+    for worker in workers:
+        if not worker.seeks:
+            yield f"worker {worker.worker} takes no partitions: its work gets nowhere; its log says why"
+    versions = {worker.version for worker in workers}
+    if len(versions) > 1:
+        yield f"workers of different versions are at work: {', '.join(sorted(versions))}"
+
+
+def _of_partitions(partitions: list[PartitionStatus] | None) -> Iterator[str]:
+    if partitions is None:
+        yield "partitions cannot be looked at: PostgreSQL does not answer queries"
+        return
+    unheld = [one.partition for one in partitions if one.worker is None]
+    if unheld:
+        yield f"nobody works on {_named(unheld)}"
+    slow = [one for one in partitions if one.oldest_seconds > OLD_SECONDS]
+    if slow:
+        oldest = max(one.oldest_seconds for one in slow)
+        yield f"requests have been waiting for up to {seconds(oldest)} in {_named([one.partition for one in slow])}"
+    late = [one.partition for one in partitions if _late_seconds(one) > OLD_SECONDS]
+    if late:
+        yield f"what has come due is not carried out in {_named(late)}"
+
+
+def _of_requests(limits: object, subscriptions: object) -> Iterator[str]:
+    if limits is None or subscriptions is None:
+        yield f"requests are not answered within {LOOK_SECONDS:g} s"
+
+
+def _of_subscriptions(subscriptions: list[SubscriptionStatus]) -> Iterator[str]:
+    for one in subscriptions:
+        if one.lag and not one.member_count:
+            yield f"the subscription {one.name} has no member, and lies {counted(one.lag, 'event')} behind"
+        elif one.lag > LAGGING:
+            yield f"the subscription {one.name} lies {counted(one.lag, 'event')} behind"
+
+
+def _of_runs(stuck: Sequence[AnyRun] | None, stuck_after: float) -> Iterator[str]:
+    if stuck is None:
+        yield "runs cannot be looked at: PostgreSQL does not answer queries"
+    elif stuck:
+        yield f"runs have been {' or '.join(TRAVELLING)} for longer than {seconds(stuck_after)}"
+
+
+def _named(partitions: Sequence[int]) -> str:
+    return f"partition{'' if len(partitions) == 1 else 's'} {ranges(partitions)}"
 
 
 @with_client
@@ -135,33 +154,29 @@ async def status(
 
 
 async def _look(client: Client, stuck_after: float) -> Overview:
-    async with asyncio.TaskGroup() as group:
-        workers = group.create_task(client.list_workers())
-        partitions = group.create_task(client.list_partitions())
-        limits = group.create_task(client.list_limits())
-        subscriptions = group.create_task(client.list_subscriptions())
-        counts = group.create_task(_or_none(client.count_runs()))
-        stuck = group.create_task(
-            _or_none(client.find_runs(state_types=TRAVELLING, unchanged_for=stuck_after, limit=SHOWN))
-        )
-        letters = group.create_task(_count_letters(client))
-    page = stuck.result()
-    return Overview(
-        workers.result(),
-        partitions.result(),
-        limits.result(),
-        subscriptions.result(),
-        counts.result(),
-        None if page is None else page.runs,
-        letters.result(),
-        stuck_after,
+    # First what counts requests, then what makes some itself.
+    workers, partitions = await _each(client.list_workers(), client.list_partitions())
+    limits, subscriptions, counts, stuck, letters = await _each(
+        client.list_limits(),
+        client.list_subscriptions(),
+        client.count_runs(),
+        client.find_runs(state_types=TRAVELLING, unchanged_for=stuck_after, limit=SHOWN),
+        _count_letters(client),
     )
+    stuck_runs = None if stuck is None else stuck.runs
+    return Overview(workers, partitions, limits, subscriptions, counts, stuck_runs, letters, stuck_after)
 
 
-async def _or_none(asked: Any) -> Any:
+async def _each(*looks: Awaitable[Any]) -> list[Any]:
+    return await asyncio.gather(*map(_or_none, looks))
+
+
+async def _or_none(looking: Awaitable[Any]) -> Any:
+    """Return what is found; None where nobody can say, or not soon: who asks for the status may be in a hurry."""
     try:
-        return await asked
-    except (QueryFailed, NoAnswer):
+        async with asyncio.timeout(LOOK_SECONDS):
+            return await looking
+    except (QueryFailed, QueryTooSlow, NoAnswer, Overloaded, TimeoutError):
         return None
 
 
@@ -175,10 +190,8 @@ async def _count_letters(client: Client) -> int | None:
     return sum(map(len, found))
 
 
-def _late(one: PartitionStatus) -> float:
+def _late_seconds(one: PartitionStatus) -> float:
     """Return for how many seconds the oldest timer has been due."""
-    import pendulum
-
     return (pendulum.now() - pendulum.instance(one.next_due)).total_seconds() if one.due and one.next_due else 0.0
 
 
@@ -187,21 +200,24 @@ def _page(found: Overview) -> RenderableType:
     verdict = Text("not all is well", "bold red") if troubles else Text("all is well", "bold green")
     lines: list[RenderableType] = [verdict, *(Text(f"  {line}", "red") for line in troubles)]
     lines += [Text(f"  {line}", "yellow") for line in found.hints()]
-    backlog = sum(one.backlog for one in found.partitions)
-    parked = sum(one.parked for one in found.partitions)
-    lines += [
-        "",
-        f"{counted(len(found.workers), 'worker')}, {counted(len(found.partitions), 'partition')},"
-        f" {counted(backlog, 'unanswered request')}, {counted(parked, 'parked proposal')}",
-    ]
+    lines += ["", ", ".join(_numbers(found))]
     if found.counts:
         lines += ["", counts_table(found.counts)]
-    waited_for = [limit for limit in found.limits if limit.waiting]
+    waited_for = [limit for limit in found.limits or [] if limit.waiting]
     if waited_for:
         lines += ["", _waited_for_table(waited_for[:SHOWN])]
     if found.stuck:
         lines += ["", runs_table(found.stuck)]
     return Group(*lines)
+
+
+def _numbers(found: Overview) -> Iterator[str]:
+    if found.workers is not None:
+        yield counted(len(found.workers), "worker")
+    if found.partitions is not None:
+        yield counted(len(found.partitions), "partition")
+        yield counted(sum(one.backlog for one in found.partitions), "unanswered request")
+        yield counted(sum(one.parked for one in found.partitions), "parked proposal")
 
 
 def _waited_for_table(limits: list[ConcurrencyLimit]) -> RenderableType:
@@ -223,11 +239,11 @@ def _in_json(found: Overview) -> list[Any]:
         "is_well": not troubles,
         "troubles": troubles,
         "hints": found.hints(),
-        "workers": len(found.workers),
-        "partitions": len(found.partitions),
-        "backlog": sum(one.backlog for one in found.partitions),
-        "oldest_seconds": max((one.oldest_seconds for one in found.partitions), default=0.0),
-        "parked": sum(one.parked for one in found.partitions),
+        "workers": None if found.workers is None else len(found.workers),
+        "partitions": None if found.partitions is None else len(found.partitions),
+        "backlog": sum(one.backlog for one in found.partitions or []),
+        "oldest_seconds": max((one.oldest_seconds for one in found.partitions or []), default=0.0),
+        "parked": sum(one.parked for one in found.partitions or []),
         "dead_letters": found.letters,
         "runs": found.counts,
         "stuck": found.stuck,
