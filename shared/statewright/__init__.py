@@ -39,7 +39,7 @@ from statewright.errors import (
 from statewright.events import Event
 from statewright.explanations import Explanation, Timeline
 from statewright.limits import ConcurrencyLimit, LimitScope, SlotHolder, Waiter
-from statewright.overview import PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
+from statewright.overview import DeadRequest, PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
 from statewright.protocol.replies import ParkedReply
 from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.states import TERMINAL_STATES, ProposedState, State, StateDetails, StateType
@@ -55,6 +55,7 @@ __all__ = [
     "ConcurrencyLimit",
     "ConfigurationError",
     "DeadLetter",
+    "DeadRequest",
     "Delivery",
     "EraBegan",
     "Event",

@@ -98,3 +98,32 @@ class PartitionStatus(Frozen):
     """How many timers have come due and are not carried out yet."""
     next_due: Moment | None = None
     """When the next timer comes due, or came due."""
+
+
+class DeadRequest(Frozen):
+    """A dead letter: a request that could not be carried out, and nothing of it was. Redis keeps its beginning."""
+
+    partition: int
+    """The partition to which it was pushed."""
+    entry: str
+    """The letter's id within its partition."""
+    at: Moment
+    """When it was pushed, by Redis' clock; a producer that chooses its entries' ids chooses this, too."""
+    reason: str
+    """Why it could not be carried out."""
+    field: str | None = None
+    """The field that was to blame; None where it was none."""
+    request_id: str | None = None
+    """The request's id, as it was written; None where it had none."""
+    reply_to: str | None = None
+    """The client that it said to answer."""
+    type: str | None = None
+    """Of which type the request is, where its message can be read."""
+    run_id: str | None = None
+    """Which run it is about, where its message can be read and says so."""
+    message: str = ""
+    """The beginning of its message, 4,096 bytes at most."""
+    size: int = 0
+    """How many bytes the message had."""
+    is_whole: bool = True
+    """Whether that is the whole message, so that it can be sent again."""

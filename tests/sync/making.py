@@ -134,7 +134,9 @@ def _body(method: Method) -> list[str]:
     first, *others = re.sub(r"\[[^]]*]", "", returns).split(" | ")
     is_property = any(ast.unparse(decorator) == "property" for decorator in method.decorator_list)
     # Of several signatures each has its own type, which the body cannot know.
-    opened = "opened: Any = self._opened()" if others else "opened = self._opened()"
+    opened = (
+        "opened: Any = self._opened()" if others and first in (*SENT, *SUBSCRIPTIONS) else "opened = self._opened()"
+    )
     if is_property:
         result = named
     elif first in SENT:

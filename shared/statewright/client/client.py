@@ -13,6 +13,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from statewright.client import queries, requests
+from statewright.client.dead_requests import delete_dead_requests, read_dead_requests
 from statewright.client.heart import Heart, Kept
 from statewright.client.home import Home
 from statewright.client.inbox import Inbox
@@ -39,7 +40,7 @@ from statewright.explanations import Explanation, Timeline
 from statewright.ids import IdSource, partition_of, partition_of_subscription
 from statewright.limits import ConcurrencyLimit
 from statewright.log import LOG, Outage, without_secrets
-from statewright.overview import PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
+from statewright.overview import DeadRequest, PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
 from statewright.protocol.channels import REQUEST_ACTOR, REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
 from statewright.protocol.queries import Query, encode_query
 from statewright.protocol.replies import (
@@ -697,6 +698,50 @@ class Client:
         Raises what awaiting an answer does.
         """
         return await self._ask(queries.list_partitions, lambda reply: list(reply.partitions))
+
+    async def list_dead_requests(
+        self, partition: int, *, limit: int = DEFAULT_PAGE, after: str | None = None
+    ) -> list[DeadRequest]:
+        """Return dead letters of a partition, the oldest first, `limit` at most, behind the one whose entry is `after`:
+        requests that could not be carried out.
+
+        They are read from Redis itself, which only operators may (see deploy/redis/users.acl). Raises RedisUnavailable
+        when Redis is away or refuses, which is NotPermitted when its user lacks the right.
+        """
+        self._check_that_it_is_open()
+        return await read_dead_requests(
+            self._pool,
+            self._channels,
+            requests.a_partition(partition, self._partitions),
+            limit=requests.at_least_one(limit, "limit"),
+            after=after,
+        )
+
+    async def send_again(self, letter: DeadRequest) -> Verdict | None:
+        """Send the request of a dead letter again, and return the verdict, None where it is no proposal.
+
+        It is sent under an id of its own, because the refusal is the one answer to the old one. The letter stays; drop
+        it once this has returned. Raises InvalidRequest where the letter has not the whole message, and what awaiting
+        an answer raises.
+        """
+        home = self._check_that_it_is_open()
+        body = requests.within(requests.body_of_letter(letter), self._settings.max_message_bytes)
+        partition = requests.a_partition(letter.partition, self._partitions)
+        under_way = self._push(home, body, partition, None, self._settings.answer_timeout)
+        return await Sent(under_way, lambda reply: reply.verdict if isinstance(reply, VerdictReply) else None)
+
+    async def drop_dead_requests(self, letters: Iterable[DeadRequest]) -> int:
+        """Delete dead letters, and return how many of them were there. Raises what `list_dead_requests` does."""
+        self._check_that_it_is_open()
+        entries: dict[int, list[str]] = {}
+        for letter in letters:
+            entries.setdefault(requests.a_partition(letter.partition, self._partitions), []).append(letter.entry)
+        return sum(
+            [
+                await delete_dead_requests(self._pool, self._channels, partition, some)
+                for partition, some in entries.items()
+            ]
+        )
 
     @overload
     def subscribe(

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from statewright.client.sent import AboutRun
 from statewright.errors import InvalidRequest, MessageTooLarge
 from statewright.ids import IdSource, id_from_key, partition_of, tree_tag
+from statewright.overview import DeadRequest
 from statewright.protocol.requests import (
     MAX_RUNS_OF_HEARTBEAT,
     MAX_TREES_PRUNED,
@@ -467,6 +468,24 @@ def at_least_one(number: int, argument: str) -> int:
     if isinstance(number, int) and number >= 1:
         return number
     raise InvalidRequest(argument, f"must be 1 or more, not {_shown(number)}")
+
+
+def a_partition(partition: int, partitions: int) -> int:
+    """Return the partition. Raises InvalidRequest unless the deployment, which has so many, has it."""
+    if isinstance(partition, int) and 0 <= partition < partitions:
+        return partition
+    raise InvalidRequest("partition", f"must be one of 0 to {partitions - 1}, not {_shown(partition)}")
+
+
+def body_of_letter(letter: DeadRequest) -> bytes:
+    """Return the message of a dead letter. Raises InvalidRequest where the letter has not all of it."""
+    if letter.is_whole:
+        return letter.message.encode()
+    raise InvalidRequest(
+        "letter",
+        f"the message had {letter.size} bytes, of which its beginning alone is kept; so it cannot be sent again, and"
+        " its producer must do that",
+    )
 
 
 def _leased(state: ProposedState, lease: Duration | None, executor: str | None) -> ProposedState:

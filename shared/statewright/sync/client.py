@@ -17,7 +17,7 @@ from statewright.errors import LeaseLost, StatewrightError
 from statewright.explanations import Explanation, Timeline
 from statewright.ids import IdSource
 from statewright.limits import ConcurrencyLimit
-from statewright.overview import PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
+from statewright.overview import DeadRequest, PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
 from statewright.protocol.replies import ParkedReply
 from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.states import ProposedState, StateType
@@ -557,6 +557,33 @@ class Client(OpenedByUse):
         """
         opened = self._opened()
         return opened.background.run(opened.list_partitions)
+
+    def list_dead_requests(
+        self, partition: int, *, limit: int = DEFAULT_PAGE, after: str | None = None
+    ) -> list[DeadRequest]:
+        """Return dead letters of a partition, the oldest first, `limit` at most, behind the one whose entry is `after`:
+        requests that could not be carried out.
+
+        They are read from Redis itself, which only operators may (see deploy/redis/users.acl). Raises RedisUnavailable
+        when Redis is away or refuses, which is NotPermitted when its user lacks the right.
+        """
+        opened = self._opened()
+        return opened.background.run(opened.list_dead_requests, partition, limit=limit, after=after)
+
+    def send_again(self, letter: DeadRequest) -> Verdict | None:
+        """Send the request of a dead letter again, and return the verdict, None where it is no proposal.
+
+        It is sent under an id of its own, because the refusal is the one answer to the old one. The letter stays;
+        drop it once this has returned. Raises InvalidRequest where the letter has not the whole message, and what
+        waiting for an answer raises.
+        """
+        opened = self._opened()
+        return opened.background.run(opened.send_again, letter)
+
+    def drop_dead_requests(self, letters: Iterable[DeadRequest]) -> int:
+        """Delete dead letters, and return how many of them were there. Raises what `list_dead_requests` does."""
+        opened = self._opened()
+        return opened.background.run(opened.drop_dead_requests, listed(letters))
 
     @overload
     def subscribe(
