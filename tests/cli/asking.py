@@ -1,4 +1,4 @@
-"""How tests run commands that ask a deployment: as processes that know where its Redis is, and nothing of PostgreSQL."""
+"""How tests run commands that ask a deployment: as processes that know where its Redis is, not its PostgreSQL."""
 
 import asyncio
 import json

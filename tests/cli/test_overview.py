@@ -96,7 +96,8 @@ async def test_what_is_watched_is_shown_again_until_it_is_stopped(deployment: De
     async with deployment.worker(partitions=1):
         await deployment.announced()
         for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 130)):
-            watching = subprocess.Popen(
+            watching = await asyncio.to_thread(
+                subprocess.Popen,
                 [*COMMAND, "workers", "--json", "--watch"],
                 env=environment(PYTHONUNBUFFERED="1", **where(deployment)),
                 stdout=subprocess.PIPE,

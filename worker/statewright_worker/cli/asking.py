@@ -1,9 +1,10 @@
 """What commands have in common that ask a deployment: their options, their client, and the question before a change."""
 
 import asyncio
+import getpass
 import inspect
-import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
 from functools import wraps
@@ -13,12 +14,13 @@ from uuid import UUID
 import pendulum
 import typer
 from pendulum.parsing.exceptions import ParserError
+from pydantic_core import from_json
 from rich.console import Group, RenderableType
 from rich.live import Live
 
 from statewright import Client, RunFilters, RunKind, StateType
 from statewright.settings import DEFAULT_REDIS_URL
-from statewright.values import seconds_said
+from statewright.values import checked_actor, seconds_said
 from statewright_worker.cli import showing
 from statewright_worker.loop import run
 
@@ -67,6 +69,17 @@ class _Connection(NamedTuple):
             show_envvar=True,
             show_default="30s",
             help="How long to wait for each answer.",
+            rich_help_panel="Where",
+        ),
+    ] = None
+    actor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHO",
+            envvar="STATEWRIGHT_ACTOR",
+            show_envvar=True,
+            show_default="your user and host",
+            help="Who asks: it is kept with what is changed.",
             rich_help_panel="Where",
         ),
     ] = None
@@ -173,9 +186,8 @@ def with_client(command: Command) -> Callable[..., None]:
         if takes_filters:
             given["filters"] = _Filters(**_taken(_Filters, given)).chosen()
         timeout = seconds_of(where.answer_timeout, "--answer-timeout")
-        # A name in the environment is a producer's: a command that took it would take its answers, too.
-        os.environ.pop("STATEWRIGHT_CLIENT_NAME", None)
-        client = Client(where.redis_url, namespace=where.namespace, answer_timeout=timeout)
+        actor = where.actor or _whoever_is_logged_in()
+        client = Client(where.redis_url, namespace=where.namespace, answer_timeout=timeout, actor=actor)
         try:
             run(_called(command, client, given))
         except asyncio.CancelledError:
@@ -188,6 +200,15 @@ def with_client(command: Command) -> Callable[..., None]:
     call.__signature__ = signature  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}
     return call
+
+
+def _whoever_is_logged_in() -> str | None:
+    """Return the user and the host as an actor, None where nobody can say who that is."""
+    try:
+        return checked_actor(f"{getpass.getuser()}@{socket.gethostname()}")
+    except (OSError, KeyError, ValueError):
+        # In a container a user may have a number alone.
+        return None
 
 
 def _taken(group: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -287,6 +308,14 @@ def moment_said(text: str | None, option: str) -> datetime | None:
             f"must be like 2h (so long ago), 2026-11-21 or 2026-11-21T08:00+01:00, not {text!r}", param_hint=option
         )
     return moment
+
+
+def json_said(text: str | None, option: str) -> Any:
+    """Return what a text in JSON says. Raises typer.BadParameter."""
+    try:
+        return None if text is None else from_json(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"must be JSON: {error}", param_hint=option) from None
 
 
 def labels_said(labels: list[str] | None) -> dict[str, str] | None:

@@ -22,6 +22,8 @@ COMMANDS: Final = (
     Command("runs", "Find runs, look at them, cancel and delete them.", "cli"),
     Command("propose", "Propose a state for a run, and show the verdict.", "cli"),
     Command("verdict", "Show what became of a proposal.", "cli"),
+    Command("explain", "Say why a proposal was decided as it was, rule by rule, or why it is parked.", "cli"),
+    Command("what-if", "Say which verdict a proposal would get now, without any effect.", "cli"),
     Command("events", "Show changes of states as they happen.", "cli"),
     Command("limits", "Look at limits, change them, and check that they are kept.", "cli"),
     Command("workers", "List the workers that are alive, and the partitions that each holds.", "cli"),

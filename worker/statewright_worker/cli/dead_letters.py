@@ -111,7 +111,7 @@ async def send_again(
     chosen = _only_whole(chosen)
     if not chosen:
         return
-    _show_some(chosen, in_json=in_json and dry_run)
+    _show_some(chosen, in_json=in_json, dry_run=dry_run)
     if dry_run:
         return
     confirmed(f"Send {counted(len(chosen), 'request')} again?", yes=yes)
@@ -151,7 +151,7 @@ async def drop(
     if not chosen:
         say_beside("there is no such dead letter")
         return
-    _show_some(chosen, in_json=False)
+    _show_some(chosen, in_json=False, dry_run=dry_run)
     if dry_run:
         return
     confirmed(f"Drop {counted(len(chosen), 'dead letter')}?", yes=yes)
@@ -271,11 +271,11 @@ def _only_whole(chosen: list[DeadRequest]) -> list[DeadRequest]:
     return whole
 
 
-def _show_some(chosen: list[DeadRequest], *, in_json: bool) -> None:
-    if in_json:
+def _show_some(chosen: list[DeadRequest], *, in_json: bool, dry_run: bool) -> None:
+    if in_json and dry_run:
         say_json(chosen)
         return
-    say(letters_table(chosen[:SAMPLE]))
+    say(letters_table(chosen[:SAMPLE]), beside=in_json)
     if len(chosen) > SAMPLE:
         say_beside(f"and {len(chosen) - SAMPLE:,} more")
 

@@ -4,10 +4,9 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import typer
-from pydantic_core import from_json
 
 from statewright import Client, ProposedState, StateDetails, StateType
-from statewright_worker.cli.asking import InJson, RunId, Yes, confirmed, moment_said, seconds_of, with_client
+from statewright_worker.cli.asking import InJson, RunId, Yes, confirmed, json_said, moment_said, seconds_of, with_client
 from statewright_worker.cli.showing import state_of
 from statewright_worker.cli.verdict import tell
 
@@ -53,7 +52,7 @@ async def propose(
         type=state,
         name=name,
         message=message,
-        data=_json_said(data),
+        data=json_said(data, "--data"),
         state_details=StateDetails(scheduled_time=moment_said(at, "--at")),
     )
     if not yes:
@@ -73,10 +72,3 @@ async def propose(
         ),
         in_json=in_json,
     )
-
-
-def _json_said(text: str | None) -> Any:
-    try:
-        return None if text is None else from_json(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"must be JSON: {error}", param_hint="--data") from None

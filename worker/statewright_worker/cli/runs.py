@@ -22,8 +22,10 @@ from statewright import (
     StateCount,
     StateType,
     TaskRun,
+    Timeline,
     Verdict,
 )
+from statewright.explanations import AnyEntry, LeaseEntry, SlotEntry, StateEntry, VerdictEntry, WaitEntry
 from statewright_worker.cli.asking import DryRun, InJson, RunId, Watch, Yes, confirmed, shown, with_client
 from statewright_worker.cli.showing import (
     STATE_STYLES,
@@ -41,6 +43,7 @@ from statewright_worker.cli.showing import (
     since,
     state,
     state_of,
+    status,
     table,
 )
 
@@ -107,6 +110,14 @@ async def tree(client: Client, run: RunId, *, watch: Watch = False, in_json: InJ
 
 @runs.command()
 @with_client
+async def timeline(client: Client, run: RunId, *, watch: Watch = False, in_json: InJson = False) -> None:
+    """Tell what happened to a run, in one order: its states, verdicts, waits, slots and leases, each with how long it
+    lasted."""
+    await shown(lambda: client.timeline(run), _timeline, lambda told: list(told.entries), in_json=in_json, watch=watch)
+
+
+@runs.command()
+@with_client
 async def cancel(
     client: Client,
     filters: RunFilters,
@@ -129,7 +140,7 @@ async def cancel(
         raise typer.BadParameter("name the runs, or say by filters which are meant", param_hint="RUN")
     if not run:
         filters.setdefault("state_types", [type_ for type_ in StateType if type_ not in TERMINAL_STATES])
-    if not await _meant(client, filters, run or [], in_json=in_json and dry_run):
+    if not await _meant(client, filters, run or [], in_json=in_json, dry_run=dry_run):
         return
     if dry_run:
         return
@@ -237,9 +248,9 @@ async def _pages(client: Client, filters: RunFilters, named: Sequence[UUID]) -> 
             return
 
 
-async def _meant(client: Client, filters: RunFilters, named: Sequence[UUID], *, in_json: bool) -> bool:
-    """Show which runs are meant, and return whether there are any. With `in_json` it shows each in full."""
-    if in_json:
+async def _meant(client: Client, filters: RunFilters, named: Sequence[UUID], *, in_json: bool, dry_run: bool) -> bool:
+    """Show which runs are meant, and return whether there are any; for programs each in full, if that is all."""
+    if in_json and dry_run:
         async for page in _pages(client, filters, named):
             say_json(page)
         return True
@@ -255,7 +266,7 @@ async def _meant(client: Client, filters: RunFilters, named: Sequence[UUID], *, 
         return False
     is_all = bool(named) or len(some) < SAMPLE
     say_beside(f"{words}:" if is_all else f"{words}, of which the newest {len(some)} are:")
-    say(runs_table(some))
+    say(runs_table(some), beside=in_json)
     return True
 
 
@@ -299,6 +310,45 @@ def _belongs(run: AnyRun) -> list[tuple[str, object]]:
             ("parent task run", run.parent_task_run_id),
         ]
     return [("flow run", run.flow_run_id), ("task key", run.task_key)]
+
+
+def _timeline(told: Timeline) -> RenderableType:
+    return Group(
+        Text.assemble((told.run.name, "bold"), f"  {told.run.kind}  ", state_of(told.run.state)),
+        "",
+        table(
+            [
+                Column("AT", lambda one: moment(one.at), is_whole=True),
+                Column("WHAT", lambda one: one.kind, is_whole=True),
+                Column("", _happened),
+                Column("FOR", lambda one: _lasted(one, told), is_whole=True),
+                Column("BY", lambda one: getattr(one, "actor", None), is_wide=True),
+                Column("PROPOSAL", lambda one: getattr(one, "proposal_id", None), is_wide=True, is_whole=True),
+            ],
+            told.entries,
+        ),
+    )
+
+
+def _happened(entry: AnyEntry) -> Text:
+    match entry:
+        case StateEntry():
+            return Text.assemble(state(entry.type, entry.name), f"  {entry.message}" if entry.message else "")
+        case VerdictEntry():
+            return Text.assemble(status(entry.status), f"  {entry.reason}" if entry.reason else "")
+        case WaitEntry():
+            return Text(entry.reason or "")
+        case SlotEntry():
+            return Text(f"{entry.scope} {entry.key}")
+        case LeaseEntry():
+            return Text(f"of {seconds(entry.seconds)}{f' by {entry.executor}' if entry.executor else ''}")
+
+
+def _lasted(entry: AnyEntry, told: Timeline) -> str | None:
+    """Return how long it lasted, or has lasted up to now; None for a moment."""
+    if isinstance(entry, VerdictEntry):
+        return None
+    return seconds((entry.duration or told.now - entry.at).total_seconds())
 
 
 def _policy(run: AnyRun) -> str:

@@ -65,16 +65,16 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=False, width=None if is_bounded else UNBOUNDED)
 
 
-def say(*shown: RenderableType) -> None:
-    """Print what is for people."""
+def say(*shown: RenderableType, beside: bool = False) -> None:
+    """Print what is for people; `beside` what standard output has, which is for programs then, on standard error."""
     terminal = console()
-    if terminal.is_terminal:
+    if terminal.is_terminal and not beside:
         terminal.print(*shown, sep="\n")
         return
     with terminal.capture() as captured:
         terminal.print(*shown, sep="\n")
     # Tables are filled up with blanks, which are nothing to a pipe or a file.
-    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()), err=beside)
 
 
 def say_beside(words: str) -> None:
