@@ -1,4 +1,4 @@
-"""`statewright limits`: what is set is listed and shown, and the check says what does not fit together."""
+"""`statewright limits`: what is set is listed and shown."""
 
 import asyncio
 import json
@@ -50,17 +50,3 @@ async def test_limits_are_set_shown_listed_and_removed(deployment: Deployment) -
         both = await limits(deployment, "show", "--name", "gpu", "--tag", "gpu")
         assert both.returncode == 1
         assert "exactly one of tag, name and deployment_id" in both.stderr
-
-
-async def test_the_check_says_what_does_not_fit_together(deployment: Deployment) -> None:
-    async with deployment.worker(), deployment.client() as client:
-        await client.set_limit("db", 1)
-        run = await client.create_task_run("load", tags=["db"])
-        await client.propose(run, State.running())
-        done = await limits(deployment, "check")
-        assert (done.returncode, done.stdout) == (0, "limits, waiters and leases fit the states of their runs\n")
-        await deployment.fetch("UPDATE task_run SET state_type = 'COMPLETED'")
-        spoilt = await limits(deployment, "check")
-        assert (spoilt.returncode, "COMPLETED" in spoilt.stdout) == (1, True)
-        [finding] = await lines(deployment, "check")
-        assert (finding["limit"], finding["run_id"], finding["is_wrong"]) == ("tag db", str(run.id), True)

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from statewright_worker.storage.audit import Finding, audit
 
 from statewright import Client, RunNotFound, RunPolicy, SetStateStatus, State, StateType, TaskRun
 from statewright_worker.storage import database
-from statewright_worker.storage.audit import Finding, audit
 from tests.deployment import HANGS_SECONDS, Deployment, until
 
 

@@ -12,10 +12,11 @@ from itertools import groupby
 from typing import Any, Final
 from uuid import UUID
 
+from statewright_worker.storage.audit import audit
+
 from statewright_worker.orchestration.records import MICROSECOND
 from statewright_worker.orchestration.waiting import TICKETS_A_MICROSECOND, TICKETS_BEGAN
 from statewright_worker.storage import database
-from statewright_worker.storage.audit import audit
 from tests.deployment import Deployment
 
 WATCH: Final = """

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -14,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from statewright.ids import IdSource
 from statewright.protocol.channels import Channels
+from statewright_worker.audit.audit import audit
 from statewright_worker.drain.drain import DrainTools
 from statewright_worker.facts.old_trees import OldTrees
 from statewright_worker.holding.holder import Holder
@@ -38,6 +40,9 @@ from statewright_worker.streams.queries import QueryStream
 from statewright_worker.streams.reaching import check_redis, open_pool, worker_pool
 from statewright_worker.streams.rights import check_rights
 from statewright_worker.streams.standing import announcement
+
+CHECK_SECONDS: Final = 120.0
+"""How long a single check of the audit may take before it is given up until the next hour."""
 
 log = structlog.get_logger()
 
@@ -78,7 +83,8 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
         partitions = await _known_to_both(settings, channels)
         db = await stack.enter_async_context(_database(settings))
         read_only = await stack.enter_async_context(_reading(settings))
-        aside = await stack.enter_async_context(_database(settings, for_batches=False))
+        aside = await stack.enter_async_context(_aside(settings, "maintenance", database.COMMAND_SECONDS))
+        auditing = await stack.enter_async_context(_aside(settings, "audit", CHECK_SECONDS))
         pool = await stack.enter_async_context(open_pool(redis_url))
         bounds = _bounds(settings)
         storage = Storage(db, pooled=settings.transaction_pooler)
@@ -116,6 +122,7 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
                 worker,
                 reply_seconds=settings.reply_seconds,
                 retention=Retention(OldTrees(aside), partitions, settings.keep_runs),
+                audit=partial(audit, auditing, channels),
                 ids=ids,
                 outage=redis,
             ),
@@ -144,16 +151,32 @@ async def _known_to_both(settings: WorkerSettings, channels: Channels) -> int:
 
 
 @asynccontextmanager
-async def _database(settings: WorkerSettings, *, for_batches: bool = True) -> AsyncIterator[AsyncEngine]:
+async def _database(settings: WorkerSettings) -> AsyncIterator[AsyncEngine]:
     db = database.create_engine(
         settings.database_url.get_secret_value(),
         # Each partition keeps its own connection. One that a pool kept idle could be broken without anybody knowing.
         pool_size=0,
-        settings=BATCH_SETTINGS if for_batches else None,
+        settings=BATCH_SETTINGS,
         pooled_transactions=settings.transaction_pooler,
-        application="worker" if for_batches else "maintenance",
+        application="worker",
         # Storage watches its connections itself, because the driver's own limit is expensive.
-        command_timeout=None if for_batches else database.COMMAND_SECONDS,
+        command_timeout=None,
+    )
+    try:
+        yield db
+    finally:
+        await db.dispose()
+
+
+@asynccontextmanager
+async def _aside(settings: WorkerSettings, application: str, command_seconds: float) -> AsyncIterator[AsyncEngine]:
+    """Yield an engine for what is done now and then, and keeps no connection in between."""
+    db = database.create_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=0,
+        pooled_transactions=settings.transaction_pooler,
+        application=application,
+        command_timeout=command_seconds,
     )
     try:
         yield db

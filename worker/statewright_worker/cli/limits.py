@@ -1,7 +1,6 @@
-"""`statewright limits`: look at limits, change them, and check that they are kept."""
+"""`statewright limits`: look at limits, and change them."""
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated
 from uuid import UUID
 
 import typer
@@ -10,41 +9,12 @@ from rich.console import Group, RenderableType
 from statewright import Client, ConcurrencyLimit
 from statewright_worker.cli.asking import InJson, Watch, Yes, confirmed, seconds_of, shown, with_client
 from statewright_worker.cli.showing import Column, ago, kind, say, say_beside, say_json, seconds, since, table
-from statewright_worker.loop import run
 
-if TYPE_CHECKING:
-    # Only the check needs a database, and what reaches it.
-    from statewright_worker.settings import WorkerSettings
-    from statewright_worker.storage.audit import Finding
-
-AUDIT_SECONDS: Final = 600.0
-
-limits = typer.Typer(no_args_is_help=True, help="Look at limits, change them, and check that they are kept.")
+limits = typer.Typer(no_args_is_help=True, help="Look at limits, and change them.")
 
 Tag = Annotated[str | None, typer.Option(metavar="TAG", help="On task runs with the tag.")]
 Name = Annotated[str | None, typer.Option(metavar="NAME", help="On runs that ask for the name.")]
 DeploymentId = Annotated[UUID | None, typer.Option(metavar="ID", help="On flow runs of the deployment.")]
-
-
-@limits.command()
-def check(*, in_json: InJson = False) -> None:
-    """Compare slots, waiters and leases with the states of their runs, as of one moment.
-
-    Needs STATEWRIGHT_DATABASE_URL, and `pip install 'statewright[worker]'`. The exit status is 1 when something does
-    not fit together. Nothing is changed and nothing locked.
-    """
-    from statewright_worker.settings import WorkerSettings
-
-    settings = WorkerSettings.load()
-    findings = run(_findings(settings))
-    if in_json:
-        say_json({**asdict(finding), "is_wrong": finding.is_wrong} for finding in findings)
-    elif findings:
-        say(_findings_table(findings))
-    else:
-        typer.echo("limits, waiters and leases fit the states of their runs")
-    if any(finding.is_wrong for finding in findings):
-        raise typer.Exit(1)
 
 
 @limits.command("list")
@@ -191,34 +161,3 @@ def _waiters_table(limit: ConcurrencyLimit) -> RenderableType:
         ],
         limit.waiters,
     )
-
-
-def _findings_table(findings: list["Finding"]) -> RenderableType:
-    return table(
-        [
-            Column("WHAT", lambda finding: finding.kind),
-            Column("LIMIT", lambda finding: finding.limit),
-            Column("RUN", lambda finding: finding.run_id, is_whole=True),
-            Column("DETAIL", lambda finding: finding.detail),
-            Column("", lambda finding: "" if finding.is_wrong else "may be"),
-        ],
-        findings,
-    )
-
-
-async def _findings(settings: "WorkerSettings") -> list["Finding"]:
-    from statewright_worker.storage.audit import audit
-    from statewright_worker.storage.database import check_schema, create_engine
-
-    engine = create_engine(
-        settings.database_url.get_secret_value(),
-        pool_size=0,
-        pooled_transactions=settings.transaction_pooler,
-        application="limits check",
-        command_timeout=AUDIT_SECONDS,
-    )
-    try:
-        await check_schema(engine)
-        return await audit(engine)
-    finally:
-        await engine.dispose()

@@ -1,4 +1,4 @@
-"""Maintenance: what one of the workers does once a minute, as jobs of arq. The only module that knows arq.
+"""Maintenance: what one of the workers does once a minute or an hour, as jobs of arq. The only module that knows arq.
 
 Nothing that a request waits for depends on it.
 """
@@ -16,6 +16,7 @@ from redis.asyncio import ConnectionPool
 
 from statewright.ids import IdSource
 from statewright.protocol.channels import Channels
+from statewright_worker.maintenance.auditing import AUDIT_SECONDS, Audit, log_what_does_not_fit
 from statewright_worker.maintenance.retention import Retention
 from statewright_worker.observing.outages import Outage
 from statewright_worker.streams.proposals import push_unless_busy
@@ -43,6 +44,7 @@ class Maintenance:
         *,
         reply_seconds: int,
         retention: Retention,
+        audit: Audit,
         ids: IdSource,
         outage: Outage,
     ) -> None:
@@ -52,6 +54,7 @@ class Maintenance:
         self._health = f"{channels.namespace}:health:{worker}"
         self._reply_seconds = reply_seconds
         self._retention = retention
+        self._audit = audit
         self._ids = ids
         self._outage = outage
 
@@ -88,11 +91,18 @@ class Maintenance:
                     run_at_startup=True,
                     timeout=60,
                 ),
+                cron(
+                    _coroutine(self._look),
+                    name=f"{self._channels.namespace}:audit",
+                    minute=7,
+                    second=20,
+                    timeout=AUDIT_SECONDS,
+                ),
             ],
             queue_name=self._channels.queue,
             redis_pool=ArqRedis(pool, job_serializer=_to_json, job_deserializer=json.loads),
             handle_signals=False,
-            max_jobs=2,
+            max_jobs=3,
             keep_result=0,
             poll_delay=POLL_SECONDS,
             health_check_key=self._health,
@@ -110,6 +120,9 @@ class Maintenance:
             return await push_unless_busy(context["redis"], self._channels, partition, self._ids.new(), body)
 
         await self._retention.work(push, RETENTION_SECONDS)
+
+    async def _look(self, context: dict[str, Any]) -> None:
+        await log_what_does_not_fit(self._audit, context["redis"].connection_pool)
 
 
 async def _first_of(*waited: Awaitable[object]) -> None:

@@ -187,10 +187,17 @@ async def fix_partitions(engine: AsyncEngine, configured: int | None, default: i
             ),
             {"count": configured or default},
         )
-        actual: int = (await connection.execute(text("SELECT count(*) FROM partition"))).scalar_one()
+    actual = await known_partitions(engine)
     if configured is not None and configured != actual:
         raise PartitionCountMismatch(configured, actual)
     return actual
+
+
+async def known_partitions(engine: AsyncEngine) -> int:
+    """Return the deployment's number of partitions, 0 before its first start."""
+    async with connected(engine) as connection:
+        count: int = (await connection.execute(text("SELECT count(*) FROM partition"))).scalar_one()
+    return count
 
 
 def newest_revision() -> str:
