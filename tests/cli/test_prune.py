@@ -29,11 +29,9 @@ async def test_it_shows_what_it_would_delete_asks_and_deletes(deployment: Deploy
             earlier = ", ".join(f"{column} = {column} - interval '1 day'" for column in ("created", "state_timestamp"))
             await deployment.execute(f"UPDATE {table} SET {earlier}")
 
-        assert (await prune(deployment, "--older-than", "2d", "--yes")).stdout.startswith(
-            "0 trees with 0 runs are over"
-        )
+        assert (await prune(deployment, "--older-than", "2d", "--yes")).stdout.startswith("0 trees with 0 runs in all")
         shown = await prune(deployment, "--older-than", "PT12H", "--dry-run", TZ="Asia/Tokyo")
-        assert shown.stdout.startswith("1 trees with 2 runs are over and have not changed since ")
+        assert shown.stdout.startswith("1 tree with 2 runs in all, over and unchanged since ")
         assert "+09:00" in shown.stdout
         assert (await told(deployment, "--older-than", "12h", "--dry-run"))["found"]["runs"] == 2
         # Nobody answers.

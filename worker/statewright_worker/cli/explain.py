@@ -114,12 +114,12 @@ def _done(rule: RuleTrace) -> Iterator[str]:
         to = "" if decision.to is None else f" to {decision.to.name}"
         because = "" if decision.reason is None else f": {decision.reason}"
         yield f"{decision.verb}{delay}{to}{because}"
-    if rule.fizzled:
-        yield "in vain: another rule changed the transition"
-    elif not rule.entered:
+    if not rule.entered:
         yield "took no part"
     elif not rule.decisions:
         yield "let it be"
+    elif rule.fizzled:
+        yield "in vain: another rule changed the transition"
 
 
 def _awaited_table(awaited: tuple[AwaitedLimit, ...]) -> RenderableType:

@@ -26,7 +26,7 @@ def partitions_table(found: list[PartitionStatus]) -> RenderableType:
             Column("EVENTS", lambda one: one.sequence, is_number=True),
             Column("ERA", lambda one: one.era or None, is_number=True),
             Column("HOLDER", lambda one: one.worker or "nobody"),
-            Column("HELD FOR", lambda one: since(one.held_since), is_whole=True),
+            Column("HELD FOR", lambda one: since(one.held_since), is_wide=True, is_whole=True),
         ],
         found,
     )

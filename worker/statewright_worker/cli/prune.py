@@ -1,6 +1,5 @@
 """`statewright prune`: delete old trees by hand."""
 
-import json
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +11,8 @@ import typer
 from statewright import Client, ConfigurationError
 from statewright.client.requests import Pruned
 from statewright.values import seconds_said
+from statewright_worker.cli.asking import DryRun, InJson, Yes, confirmed
+from statewright_worker.cli.showing import counted, moment, say, say_json
 from statewright_worker.facts.old_trees import OldTrees
 from statewright_worker.loop import run
 from statewright_worker.maintenance.retention import portion_of
@@ -24,9 +25,6 @@ OlderThan = Annotated[
     str | None,
     typer.Option(help="How long ago a tree last changed, as 30d, 12h or P30D; by default STATEWRIGHT_KEEP_RUNS."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted, and delete nothing.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-InJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class Found(NamedTuple):
@@ -46,20 +44,23 @@ def prune(*, older_than: OlderThan = None, dry_run: DryRun = False, yes: Yes = F
     settings = WorkerSettings.load()
     keep = _duration(older_than, settings)
     found = run(_find(settings, keep))
+    told = {"trees": found.trees, "runs": found.runs, "unchanged_since": found.unchanged_since.isoformat()}
     if in_json and dry_run:
-        typer.echo(json.dumps({"found": found._asdict()}, default=str))
-    elif not in_json:
-        since = _shown(found.unchanged_since)
-        typer.echo(f"{found.trees:,} trees with {found.runs:,} runs are over and have not changed since {since}")
+        say_json([{"found": told}])
+    else:
+        trees, runs = counted(found.trees, "tree"), counted(found.runs, "run")
+        since = moment(found.unchanged_since)
+        say(f"{trees} with {runs} in all, over and unchanged since {since}", beside=in_json)
     if dry_run or not (found.trees or in_json):
         return
-    if not yes and found.trees:
-        typer.confirm("Delete them, with all their history?", abort=True, err=True)
-    pruned = run(_prune(settings, found.unchanged_since))
+    pruned = Pruned(0, 0)
+    if found.trees:
+        confirmed("Delete them, with all their history?", yes=yes)
+        pruned = run(_prune(settings, found.unchanged_since))
     if in_json:
-        typer.echo(json.dumps({"found": found._asdict(), "deleted": pruned._asdict()}, default=str))
+        say_json([{"found": told, "deleted": pruned._asdict()}])
     else:
-        typer.echo(f"{pruned.trees:,} trees with {pruned.runs:,} runs are deleted")
+        say(f"{counted(pruned.trees, 'tree')} with {counted(pruned.runs, 'run')} deleted")
 
 
 def _duration(older_than: str | None, settings: WorkerSettings) -> timedelta:
@@ -111,11 +112,3 @@ async def _old_trees(settings: WorkerSettings) -> AsyncIterator[OldTrees]:
         yield OldTrees(engine)
     finally:
         await engine.dispose()
-
-
-def _shown(moment: datetime) -> str:
-    """Return the moment as whoever sits at the terminal reads it: by their own clock."""
-    # Imported only now, because every command would wait for the import.
-    import pendulum
-
-    return pendulum.instance(moment).in_timezone("local").format("YYYY-MM-DD HH:mm:ss Z")

@@ -260,7 +260,9 @@ async def _meant(client: Client, filters: RunFilters, named: Sequence[UUID], *, 
     else:
         some, _ = await _found(client, filters, SAMPLE, None)
         counts = await client.count_runs(**filters)
-        words = f"{sum(one.count for one in counts):,}{' or more' if any(one.or_more for one in counts) else ''} runs"
+        words = counted(sum(one.count for one in counts), "run")
+        if any(one.or_more for one in counts):
+            words += " or more"
     if not some:
         say_beside("no run matches")
         return False

@@ -73,8 +73,9 @@ def say(*shown: RenderableType, beside: bool = False) -> None:
         return
     with terminal.capture() as captured:
         terminal.print(*shown, sep="\n")
-    # Tables are filled up with blanks, which are nothing to a pipe or a file.
-    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()), err=beside)
+    # Tables are filled up with blanks, which are nothing to a pipe or a file; an empty one is nothing at all.
+    if lines := "\n".join(line.rstrip() for line in captured.get().splitlines()):
+        typer.echo(lines, err=beside)
 
 
 def say_beside(words: str) -> None:
@@ -183,7 +184,7 @@ def verdict_lines(verdict: Verdict) -> RenderableType:
             ("run", verdict.run_id),
             ("state", state_of(verdict.state)),
             ("message", None if verdict.state is None else verdict.state.message),
-            ("rules", " ".join((*verdict.rule_signature, *verdict.finalization_signature))),
+            ("rules", " ".join(verdict.rule_signature)),
             ("proposal", verdict.proposal_id),
         ]
     )

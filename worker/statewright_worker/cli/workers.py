@@ -21,7 +21,7 @@ def workers_table(found: list[WorkerStatus]) -> RenderableType:
     return table(
         [
             Column("WORKER", lambda one: one.worker),
-            Column("HOST", lambda one: one.host),
+            Column("HOST", lambda one: one.host, is_wide=True),
             Column("PID", lambda one: str(one.pid), is_number=True),
             Column("VERSION", lambda one: one.version),
             Column("STARTED", lambda one: ago(one.since)),
