@@ -1,29 +1,16 @@
 """The audit finds each thing that does not fit together, and nothing else."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from statewright import RunPolicy, State
 from statewright.ids import IdSource
-from statewright_worker.audit.audit import CHECKS, Report, audit
-from statewright_worker.storage import database
-from statewright_worker.streams.reaching import open_pool
+from statewright_worker.audit.audit import CHECKS, Report
 from tests.deployment import Deployment
 
 ids = IdSource()
-Audited = Callable[[], Awaitable[Report]]
-
-
-@pytest.fixture
-async def audited(deployment: Deployment) -> AsyncIterator[Audited]:
-    """What audits the deployment."""
-    engine = database.create_engine(deployment.database_url, pool_size=1)
-    async with open_pool(deployment.redis_url) as pool:
-        yield lambda: audit(engine, deployment.channels, pool)
-    await engine.dispose()
 
 
 @pytest.fixture
@@ -51,8 +38,8 @@ def told(report: Report) -> list[tuple[str, str | None]]:
     return [(finding.check, finding.subject) for finding in report.findings if finding.is_wrong]
 
 
-async def test_a_deployment_at_work_fits_together(busy: Deployment, audited: Audited) -> None:
-    report = await audited()
+async def test_a_deployment_at_work_fits_together(busy: Deployment) -> None:
+    report = await busy.audited()
     [information] = report.findings
     assert (information.check, information.subject) == ("RUNNING without a slot", "tag db")
     [[forced]] = await busy.fetch("SELECT id FROM task_run WHERE name = 'forced'")
@@ -60,9 +47,9 @@ async def test_a_deployment_at_work_fits_together(busy: Deployment, audited: Aud
     assert report.is_clean
 
 
-async def test_a_limit_that_was_lowered_is_told_and_not_wrong(busy: Deployment, audited: Audited) -> None:
+async def test_a_limit_that_was_lowered_is_told_and_not_wrong(busy: Deployment) -> None:
     await busy.execute("UPDATE concurrency_limit SET concurrency_limit = 0 WHERE key = 'gpu'")
-    over = [finding for finding in (await audited()).findings if finding.check == "over the limit"]
+    over = [finding for finding in (await busy.audited()).findings if finding.check == "over the limit"]
     assert [(finding.subject, finding.is_wrong) for finding in over] == [("name gpu", False)]
 
 
@@ -172,9 +159,7 @@ SPOILT = [
 
 
 @pytest.mark.parametrize(("check", "subject", "spoil"), SPOILT)
-async def test_whatever_does_not_fit_is_found(
-    busy: Deployment, audited: Audited, check: str, subject: str | None, spoil: str
-) -> None:
+async def test_whatever_does_not_fit_is_found(busy: Deployment, check: str, subject: str | None, spoil: str) -> None:
     [[of_flow]] = await busy.fetch("SELECT partition FROM flow_run_state")
     if "{all_states}" in spoil:
         # The one state of the flow run gets the place of one of a task run.
@@ -183,7 +168,7 @@ async def test_whatever_does_not_fit_is_found(
         [[of, _]] = await busy.fetch(place)
         subject = f"partition {of}"
     await busy.fetch(spoil)
-    report = await audited()
+    report = await busy.audited()
     assert (check, subject and subject.format(of_flow=of_flow)) in told(report)
     assert not report.is_clean
 
@@ -193,35 +178,35 @@ def test_each_check_is_seen_to_find_something() -> None:
     assert {check.name for check in CHECKS} - elsewhere <= {name for name, _, _ in SPOILT}
 
 
-async def test_a_change_whose_event_is_missing_in_the_stream_is_found(busy: Deployment, audited: Audited) -> None:
+async def test_a_change_whose_event_is_missing_in_the_stream_is_found(busy: Deployment) -> None:
     async with busy.worker(), busy.client() as client, busy.redis() as redis:
         run = await client.create_flow_run("hourly")
         for state in (State.pending(), State.running(), State.completed()):
             await client.propose(run, state)
         [[partition, number]] = await busy.fetch("SELECT partition, sequence FROM flow_run_state WHERE ordinal = 2")
         assert await redis.xdel(busy.channels.events(partition), f"{number}-0")
-        assert told(await audited()) == [("change without its event", f"partition {partition}")]
+        assert told(await busy.audited()) == [("change without its event", f"partition {partition}")]
 
 
-async def test_a_subscription_ahead_of_its_partition_is_found(busy: Deployment, audited: Audited) -> None:
+async def test_a_subscription_ahead_of_its_partition_is_found(busy: Deployment) -> None:
     async with busy.worker(), busy.client() as client:
         async with client.subscribe("billing", since="beginning"):
             pass
-        assert (await audited()).is_clean
+        assert (await busy.audited()).is_clean
         await busy.execute("UPDATE subscription_share SET position = 100 WHERE partition = 0")
-        assert ("subscription ahead of its partition", "subscription billing") in told(await audited())
+        assert ("subscription ahead of its partition", "subscription billing") in told(await busy.audited())
 
 
-async def test_what_is_found_is_bounded_and_counted(busy: Deployment, audited: Audited) -> None:
+async def test_what_is_found_is_bounded_and_counted(busy: Deployment) -> None:
     await busy.execute(
         "INSERT INTO timer (kind, id, partition, due)"
         " SELECT 'pause', gen_random_uuid(), 0, now() FROM generate_series(1, 250)"
     )
-    report = await audited()
+    report = await busy.audited()
     assert (told(report).count(("timer of no run", "partition 0")), report.untold) == (100, 150)
 
 
-async def test_deletions_leave_everything_fitting_together(busy: Deployment, audited: Audited) -> None:
+async def test_deletions_leave_everything_fitting_together(busy: Deployment) -> None:
     async with busy.worker(), busy.client() as client:
         flow = await client.create_flow_run("old")
         task = await client.create_task_run("below", flow_run=flow)
@@ -232,10 +217,10 @@ async def test_deletions_leave_everything_fitting_together(busy: Deployment, aud
         assert await client.delete_run(task) == 1
         done = await client.prune_runs([flow, kept], unchanged_since=datetime.now(UTC) + timedelta(hours=1))
         assert done.runs == 2
-        assert (await audited()).is_clean
+        assert (await busy.audited()).is_clean
 
 
-async def test_a_busy_deployment_gives_no_false_alarm(deployment: Deployment, audited: Audited) -> None:
+async def test_a_busy_deployment_gives_no_false_alarm(deployment: Deployment) -> None:
     async with deployment.worker(), deployment.client() as client:
         await client.set_limit("db", 2)
         audits = 0
@@ -256,6 +241,6 @@ async def test_a_busy_deployment_gives_no_false_alarm(deployment: Deployment, au
             for number in range(4):
                 group.create_task(work(number))
             while audits < 10:
-                assert told(await audited()) == []
+                assert told(await deployment.audited()) == []
                 audits += 1
-        assert told(await audited()) == []
+        assert told(await deployment.audited()) == []
