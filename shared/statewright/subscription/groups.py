@@ -22,7 +22,6 @@ from statewright.events import Event
 from statewright.protocol.replies import SyncedReply
 from statewright.protocol.requests import (
     MAX_SILENT_SECONDS,
-    SILENT_SECONDS,
     OpenSubscription,
     SyncSubscription,
 )
@@ -33,7 +32,11 @@ from statewright.subscription.shares import Share
 from statewright.subscription.stream import EventStreams, FindPosition, ReadEvents, starting_at
 
 SYNC_SECONDS: Final = 1.0
-"""How often a member gives word, whatever the load."""
+"""How often a member gives word, whatever the load, while there is something to say."""
+QUIET_WORDS: Final = 5
+"""After so many words in a row that said nothing, a member rests."""
+RESTING_SECONDS: Final = 3.0
+"""How often it gives word while it rests. Each word costs the engine a transaction, and most members rest mostly."""
 UNSETTLED_SECONDS: Final = 0.25
 """How often it does while shares change hands."""
 ANSWER_SECONDS: Final = 3.0
@@ -112,6 +115,8 @@ class NamedSubscription:
         self._good_until = 0.0
         """Until when nobody else can have the shares, by the event loop's clock."""
         self._latency = 0.0
+        self._quiet = 0
+        """How many words in a row have said nothing."""
         self._problem: StatewrightError | None = None
         """Why the last word was not answered."""
         self._news: asyncio.Event
@@ -193,6 +198,7 @@ class NamedSubscription:
             if self._clock() >= self._good_until:
                 self._hurry.set()
             elif (event := self._hand.next(self._clock())) is not None:
+                self._rise()
                 return event
             await self._wait(self._streams)
 
@@ -348,13 +354,23 @@ class NamedSubscription:
                 # Whatever it is, whoever iterates hears of it.
                 self._end(error)
             else:
-                pause = SYNC_SECONDS if is_settled else UNSETTLED_SECONDS
+                pause = self._pause if is_settled else UNSETTLED_SECONDS
+
+    @property
+    def _pause(self) -> float:
+        return RESTING_SECONDS if self._quiet >= QUIET_WORDS else SYNC_SECONDS
+
+    def _rise(self) -> None:
+        """Rest no more: give word at once, because the next one would be some seconds off."""
+        if self._quiet >= QUIET_WORDS:
+            self._hurry.set()
+        self._quiet = 0
 
     def _word(self) -> SyncSubscription:
         """Return what the engine has not heard yet."""
         return self._joining.replaced(
             joins=False,
-            seconds=min(max(SILENT_SECONDS, PATIENCE * self._latency), MAX_SILENT_SECONDS),
+            seconds=min(max(PATIENCE * self._pause, PATIENCE * self._latency), MAX_SILENT_SECONDS),
             generation=self._generation,
             **self._hand.word(self._clock()),
         )
@@ -384,6 +400,8 @@ class NamedSubscription:
             return True
         self._latency, self._problem = self._clock() - sent_at, None
         self._words += 1
+        is_quiet = reply.is_settled and not (self._hand.in_hand or word.says_something)
+        self._quiet = self._quiet + 1 if is_quiet else 0
         self._do(word, reply)
         self._good_until = sent_at + MARGIN * word.seconds
         self._synced.set()
