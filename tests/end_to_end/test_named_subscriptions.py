@@ -322,18 +322,20 @@ async def test_events_go_on_after_redis_was_emptied(deployment: Deployment) -> N
 
 
 async def test_a_member_with_nothing_to_say_rests_and_speaks_up_at_once(deployment: Deployment) -> None:
-    async with deployment.worker(partitions=1), deployment.client() as client:
-        async with client.subscribe("billing", since="beginning", member="b-1") as member:
+    async def rests() -> bool:
+        return bool(await deployment.fetch("SELECT FROM subscription_member WHERE seconds > 3"))
 
-            async def rests() -> bool:
-                return bool(await deployment.fetch("SELECT FROM subscription_member WHERE seconds > 3"))
+    async def is_heard() -> bool:
+        return bool(await deployment.fetch("SELECT FROM subscription_share WHERE position > 0"))
 
-            async def is_heard() -> bool:
-                return bool(await deployment.fetch("SELECT FROM subscription_share WHERE position > 0"))
-
-            await until(rests)
-            await client.create_flow_run("nightly", state=State.running())
-            assert await member.acknowledge(await anext(member))
-            await until(is_heard)
-            [one] = await deployment.fetch("SELECT seconds FROM subscription_member")
-            assert one["seconds"] == 3
+    async with (
+        deployment.worker(partitions=1),
+        deployment.client() as client,
+        client.subscribe("billing", since="beginning", member="b-1") as member,
+    ):
+        await until(rests)
+        await client.create_flow_run("nightly", state=State.running())
+        assert await member.acknowledge(await anext(member))
+        await until(is_heard)
+        [one] = await deployment.fetch("SELECT seconds FROM subscription_member")
+        assert one["seconds"] == 3
