@@ -219,13 +219,21 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
         Example("A parked proposal.", {"type": "withdraw", "partition": PARTITION, "proposal_id": PROPOSAL})
     ],
     "request.read_verdict": [
-        Example("Of any proposal.", {"type": "read_verdict", "partition": PARTITION, "proposal_id": PROPOSAL})
+        Example("Of any proposal.", {"type": "read_verdict", "partition": PARTITION, "proposal_id": PROPOSAL}),
+        Example(
+            "Of a proposal for this run.",
+            {"type": "read_verdict", "partition": PARTITION, "proposal_id": PROPOSAL, "run_id": FLOW_RUN},
+        ),
     ],
     "request.what_if": [
         Example("What would become of it now.", {"type": "what_if", "run_id": TASK_RUN, "state": {"type": "RUNNING"}})
     ],
     "request.explain": [
-        Example("Of any proposal.", {"type": "explain", "partition": PARTITION, "proposal_id": PROPOSAL})
+        Example("Of any proposal.", {"type": "explain", "partition": PARTITION, "proposal_id": PROPOSAL}),
+        Example(
+            "Of a proposal for this run.",
+            {"type": "explain", "partition": PARTITION, "proposal_id": PROPOSAL, "run_id": FLOW_RUN},
+        ),
     ],
     "request.read_timeline": [
         Example("From the beginning.", {"type": "read_timeline", "run_id": FLOW_RUN}),

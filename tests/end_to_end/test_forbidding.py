@@ -1,6 +1,6 @@
 """What a deployment does not let producers do: it is refused before anything of it is done."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -69,3 +69,19 @@ def test_what_nobody_can_forbid_is_named(deployment: Deployment) -> None:
         ConfigurationError, match=r"STATEWRIGHT_FORBID: limits cannot be forbidden; what can is .*force"
     ):
         deployment.settings(forbid="limits, force")
+
+
+async def test_what_is_old_enough_is_pruned_all_the_same(deployment: Deployment) -> None:
+    forbidding = {"forbid": "prune_runs,force", "keep_runs": 86_400.0}
+    async with deployment.worker(**forbidding), deployment.client() as client:
+        old, young = [await client.create_flow_run(name, state=State.completed()) for name in ("old", "young")]
+        running = await client.create_flow_run("running", state=State.running())
+        for column in ("created", "state_timestamp"):
+            await deployment.execute(f"UPDATE flow_run SET {column} = now() - interval '3 days' WHERE name = 'old'")
+        with pytest.raises(Forbidden, match="unchanged_since"):
+            await client.prune_runs([young], unchanged_since=datetime.now(UTC))
+        pruned = await client.prune_runs([old, young], unchanged_since=datetime.now(UTC) - timedelta(days=2))
+        assert (pruned.trees, pruned.runs) == (1, 1)
+        with pytest.raises(Forbidden):
+            await client.delete_run(running, force=True)
+        assert await client.delete_run(young) == 1

@@ -70,6 +70,9 @@ async def test_a_tree_goes_with_everything_that_belongs_to_it(deployment: Deploy
         stays = await rows(deployment)
         answers = await rows(deployment, "answer")
         flow, tasks = await a_tree(client)
+        proposal = IDS.new()
+        await client.propose(tasks[0], State.pending(), proposal_id=proposal)
+        assert await client.verdict(proposal, run=tasks[0]) is not None
         assert await client.delete_run(flow) == 5
         assert await rows(deployment) == stays
         # That of the deletion itself, by which a request that comes again is answered.
@@ -90,6 +93,11 @@ async def test_a_tree_goes_with_everything_that_belongs_to_it(deployment: Deploy
                 await client.propose(run, State.running())
             with pytest.raises(RunPruned):
                 await client.update_run(run, name="other")
+        for ask in (client.verdict, client.explain):
+            with pytest.raises(RunPruned):
+                await ask(proposal, run=tasks[0])
+            # Nobody knows to which run it has belonged.
+            assert await ask(proposal) is None
         with pytest.raises(RunPruned) as refused:
             await client.create_task_run("late", flow_run=flow)
         assert (refused.value.code, refused.value.field) == ("run_pruned", "flow_run_id")

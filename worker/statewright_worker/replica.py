@@ -100,7 +100,8 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
             settings.max_backlog,
             settings.max_backlog_bytes,
             settings.max_parked,
-            settings.forbid,
+            settings.forbidden,
+            settings.prunes_after,
             postgresql,
             redis,
         )

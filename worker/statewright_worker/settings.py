@@ -2,13 +2,14 @@
 
 import importlib
 import traceback
-from typing import Annotated, Any, Literal
+from datetime import timedelta
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from statewright.errors import ConfigurationError
-from statewright.protocol.requests import CAN_BE_FORBIDDEN
+from statewright.protocol.requests import CAN_BE_FORBIDDEN, PruneRuns
 from statewright.settings import ClientSettings
 from statewright.values import TAKES_DURATIONS
 from statewright_worker.orchestration.policies import BaseOrchestrationPolicy
@@ -16,6 +17,8 @@ from statewright_worker.orchestration.policies import BaseOrchestrationPolicy
 DEFAULT_PARTITIONS = 8
 
 PolicyName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+PRUNE: Final = PruneRuns.model_fields["type"].default
 
 
 class WorkerSettings(ClientSettings):
@@ -63,6 +66,17 @@ class WorkerSettings(ClientSettings):
             known = ", ".join(sorted(CAN_BE_FORBIDDEN))
             raise ValueError(f"{', '.join(unknown)} cannot be forbidden; what can is {known}")
         return frozenset(name for name in named if name)
+
+    @property
+    def forbidden(self) -> frozenset[str]:
+        """What producers may not do at all. Where runs are kept for some time, the maintenance prunes older ones by the
+        same request as producers, so that one is not among it."""
+        return self.forbid if self.keep_runs is None else self.forbid - {PRUNE}
+
+    @property
+    def prunes_after(self) -> timedelta | None:
+        """How long trees must be unchanged that producers may prune all the same: they are pruned anyhow."""
+        return timedelta(seconds=self.keep_runs) if self.keep_runs is not None and PRUNE in self.forbid else None
 
 
 def load_policy(name: str, variable: str) -> type[BaseOrchestrationPolicy]:

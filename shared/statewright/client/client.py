@@ -409,14 +409,15 @@ class Client:
         any answer does.
 
         Name the proposal's `run`, and the engine looks after everything that was pushed to its tree before. Otherwise
-        any partition looks into the ledger at once, and does not know of a proposal that is still under way. `timeout`
-        is as in `propose`.
+        any partition looks into the ledger at once, and does not know of a proposal that is still under way. Of a named
+        run that was deleted it raises RunPruned: its verdicts went with it. `timeout` is as in `propose`.
         """
         home = self._check_that_it_is_open()
         named = requests.id_of_proposal(proposal_id)
-        partition = self._any_partition() if run is None else self._partition_of(requests.id_of_run(run))
+        run_id = None if run is None else requests.id_of_run(run)
+        partition = self._any_partition() if run_id is None else self._partition_of(run_id)
         seconds = None if timeout is None else requests.seconds_of(timeout)
-        message = requests.read_verdict(partition, named)
+        message = requests.read_verdict(partition, named, run_id)
         return Sent(self._send(home, message, partition, timeout=seconds), partial(self._known_of, named))
 
     def _known_of(self, proposal_id: UUID, known: Any) -> Verdict | ParkedReply | None:
@@ -441,9 +442,10 @@ class Client:
         """
         home = self._check_that_it_is_open()
         named = requests.id_of_proposal(proposal_id)
-        partition = self._any_partition() if run is None else self._partition_of(requests.id_of_run(run))
+        run_id = None if run is None else requests.id_of_run(run)
+        partition = self._any_partition() if run_id is None else self._partition_of(run_id)
         seconds = None if timeout is None else requests.seconds_of(timeout)
-        message = requests.explain(partition, named)
+        message = requests.explain(partition, named, run_id)
         return Sent(self._send(home, message, partition, timeout=seconds), _explanation_of)
 
     def what_if(

@@ -205,9 +205,9 @@ def withdraw(partition: int, proposal_id: UUID) -> Withdraw:
     return Withdraw(partition=partition, proposal_id=proposal_id)
 
 
-def read_verdict(partition: int, proposal_id: UUID) -> ReadVerdict:
+def read_verdict(partition: int, proposal_id: UUID, run_id: UUID | None) -> ReadVerdict:
     """Return the request for what is known of a proposal."""
-    return ReadVerdict(partition=partition, proposal_id=proposal_id)
+    return ReadVerdict(partition=partition, proposal_id=proposal_id, run_id=run_id)
 
 
 def runs_per_heartbeat(max_message_bytes: int) -> int:
@@ -302,9 +302,9 @@ def what_if(
     )
 
 
-def explain(partition: int, proposal_id: UUID) -> Explain:
+def explain(partition: int, proposal_id: UUID, run_id: UUID | None) -> Explain:
     """Return the question why a proposal was decided as it was."""
-    return Explain(partition=partition, proposal_id=proposal_id)
+    return Explain(partition=partition, proposal_id=proposal_id, run_id=run_id)
 
 
 def read_timeline(run: RunReference, after: TimelineCursor | None = None) -> ReadTimeline:

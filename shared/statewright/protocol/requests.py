@@ -255,6 +255,8 @@ class ReadVerdict(_Request):
     """Any partition; that of the proposal's run also knows what was pushed to it before."""
     proposal_id: UUID
     """The proposal: the id of the request that made it."""
+    run_id: UUID | None = None
+    """Its run, if it is known: then a proposal that was deleted with it is told from one that never was."""
 
 
 class Explain(_Request):
@@ -268,6 +270,8 @@ class Explain(_Request):
     """Any partition; that of the proposal's run also knows what was pushed to it before."""
     proposal_id: UUID
     """The proposal: the id of the request that made it."""
+    run_id: UUID | None = None
+    """Its run, if it is known: then a proposal that was deleted with it is told from one that never was."""
 
 
 class Heartbeat(_Request):

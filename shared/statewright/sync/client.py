@@ -295,8 +295,8 @@ class Client(OpenedByUse):
         waiting for any answer does.
 
         Name the proposal's `run`, and the engine looks after everything that was pushed to its tree before. Otherwise
-        any partition looks into the ledger at once, and does not know of a proposal that is still under way. `timeout`
-        is as in `propose`.
+        any partition looks into the ledger at once, and does not know of a proposal that is still under way. Of a named
+        run that was deleted it raises RunPruned: its verdicts went with it. `timeout` is as in `propose`.
         """
         opened = self._opened()
         return under_way(self, opened.verdict(proposal_id, run=run, timeout=timeout))

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -82,6 +83,8 @@ class DrainTools:
     max_parked: int
     forbidden: frozenset[str]
     """What producers may not do; see `requests.forbidding`."""
+    prunes_after: timedelta | None
+    """How long trees must be unchanged that producers may prune."""
     postgresql: Outage
     redis: Outage
 
@@ -265,7 +268,16 @@ class Drain:
     ) -> tuple[list[Answered], list[LateAnswer]]:
         engine, read_back = self._tools.engine, self._feed.read_back
         room = self._tools.max_parked - self._parked
-        within = InBatch(engine, work, batch.sessions, self._hold.partition, batch.sequence, read_back, room)
+        within = InBatch(
+            engine,
+            work,
+            batch.sessions,
+            self._hold.partition,
+            batch.sequence,
+            read_back,
+            room,
+            self._tools.prunes_after,
+        )
         closes = self._clock() + BATCH_SECONDS
         answered: list[Answered] = []
         for one in decoded:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final, Generic, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -90,6 +90,8 @@ class InBatch:
     read_back: ReadBack
     parked_room: int = 0
     """How many more proposals may be parked."""
+    prunes_after: timedelta | None = None
+    """How long trees must be unchanged that producers may prune; None where they may prune whatever is over."""
     late: list[LateAnswer] = field(default_factory=list)
     """Answers to requests that were not answered when they were pushed: carrying out adds to them."""
 
@@ -203,6 +205,16 @@ def no_run(run_id: UUID, work: UnitOfWork) -> ErrorReply:
 def deleted(run_id: UUID) -> ErrorReply:
     """Return the answer to a request about a run that was deleted."""
     return refusal(ErrorCode.RUN_PRUNED, "run_id", f"the run {run_id} was deleted, on purpose or because it was old")
+
+
+def forbidden(field: str, what: str) -> ErrorReply:
+    """Return the answer to a request that the deployment does not let producers make."""
+    return refusal(
+        ErrorCode.FORBIDDEN,
+        field,
+        f"{field}: this deployment does not let producers do this; its workers' setting STATEWRIGHT_FORBID names"
+        f" {what!r}",
+    )
 
 
 def failure(error: OrchestrationError | NotWritable, work: UnitOfWork) -> ErrorReply:

@@ -24,6 +24,7 @@ from statewright_worker.requests.base import (
     OfRun,
     WhenDue,
     deleted,
+    forbidden,
     no_run,
     refusal,
 )
@@ -77,6 +78,8 @@ class PruneRunsKind(Kind[PruneRuns]):
         asked.deletions.trees |= dict.fromkeys(request.run_ids, False)
 
     async def carry_out(self, request: PruneRuns, incoming: Incoming, batch: InBatch) -> Reply:
+        if batch.prunes_after is not None and request.unchanged_since > batch.work.now - batch.prunes_after:
+            return forbidden("unchanged_since", request.type)
         deleting = batch.work.deleting
         pruned: list[TreeRecord] = []
         for run_id in dict.fromkeys(request.run_ids):

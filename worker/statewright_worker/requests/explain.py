@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from statewright.explanations import AwaitedLimit, BriefState, Explanation, RuleTrace, Trace, TraceSource
+from statewright.ids import partition_of
 from statewright.protocol.replies import ErrorReply, ExplanationReply, Reply
 from statewright.protocol.requests import Explain
 from statewright.states import State
@@ -12,7 +13,7 @@ from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine
 from statewright_worker.orchestration.records import LedgerEntry, ParkedProposal
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
-from statewright_worker.requests.base import InBatch, Incoming, Kind, known_reply
+from statewright_worker.requests.base import InBatch, Incoming, Kind, deleted, known_reply
 
 
 class ExplainKind(Kind[Explain]):
@@ -21,11 +22,15 @@ class ExplainKind(Kind[Explain]):
     answer_bytes = PAGE_BYTES
 
     def place(self, request: Explain, partitions: int) -> tuple[str, int]:
+        if request.run_id is not None:
+            return "run_id", partition_of(request.run_id, partitions)
         return "partition", request.partition
 
     def ask(self, request: Explain, asked: Asked, engine: Engine) -> None:
         asked.inquiries.proposal_ids.add(request.proposal_id)
         asked.explained.proposal_ids.add(request.proposal_id)
+        if request.run_id is not None:
+            asked.runs.ids.add(request.run_id)
 
     async def carry_out(self, request: Explain, incoming: Incoming, batch: InBatch) -> Reply:
         work, proposal_id = batch.work, request.proposal_id
@@ -36,6 +41,8 @@ class ExplainKind(Kind[Explain]):
         if isinstance(refused, ErrorReply):
             return ExplanationReply(proposal_id=proposal_id, refusal=refused)
         parked = work.waiting.parked.get(proposal_id) or work.waiting.seen.get(proposal_id)
+        if refused is None and parked is None and request.run_id in work.deleting.gone:
+            return deleted(request.run_id)
         if refused is not None or parked is None:
             # What has another answer is no proposal.
             return ExplanationReply(proposal_id=proposal_id)
