@@ -18,7 +18,7 @@ from pydantic_core import from_json
 from rich.console import Group, RenderableType
 from rich.live import Live
 
-from statewright import Client, RunFilters, RunKind, StateType
+from statewright import Client, ProposedState, RunFilters, RunKind, StateDetails, StateType
 from statewright.settings import DEFAULT_REDIS_URL
 from statewright.values import checked_actor, seconds_said
 from statewright_worker.cli import showing
@@ -36,6 +36,10 @@ Watch = Annotated[bool, typer.Option("--watch", help=f"Show it anew every {WATCH
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 RunId = Annotated[UUID, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)]
+ProposalId = Annotated[UUID, typer.Argument(metavar="PROPOSAL", help="The proposal's id.", show_default=False)]
+ItsRun = Annotated[
+    UUID | None, typer.Option("--run", metavar="RUN", help="Its run: then what is still under way is known, too.")
+]
 
 
 class _Connection(NamedTuple):
@@ -173,18 +177,53 @@ class _Filters(NamedTuple):
         return {name: value for name, value in chosen.items() if value is not None}  # type: ignore[return-value]
 
 
+class _Proposed(NamedTuple):
+    """What is proposed for a run."""
+
+    state: Annotated[
+        StateType,
+        typer.Argument(case_sensitive=False, metavar="STATE", help=", ".join(StateType), show_default=False),
+    ] = cast("StateType", ...)
+    name: Annotated[str | None, typer.Option(help="The state's name, if it is not that of its type.")] = None
+    message: Annotated[str | None, typer.Option(help="A text for people.")] = None
+    data: Annotated[str | None, typer.Option(metavar="JSON", help="What belongs to the state.")] = None
+    at: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="SCHEDULED for this moment: 2026-11-21T08:00+01:00.")
+    ] = None
+    lease: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="How long RUNNING is good without a heartbeat.")
+    ] = None
+    executor: Annotated[str | None, typer.Option(help="Whose heartbeats renew the lease.")] = None
+    force: Annotated[bool, typer.Option("--force", help="Apply the minimal policy alone.")] = False
+
+    def chosen(self) -> dict[str, Any]:
+        """Return it as arguments of the client. Raises typer.BadParameter."""
+        state = ProposedState(
+            type=self.state,
+            name=self.name,
+            message=self.message,
+            data=_json_said(self.data, "--data"),
+            state_details=StateDetails(scheduled_time=moment_said(self.at, "--at")),
+        )
+        lease = seconds_of(self.lease, "--lease")
+        return {"state": state, "lease": lease, "executor": self.executor, "force": self.force}
+
+
+_GROUPS: Final[dict[str, Any]] = {"filters": _Filters, "proposed": _Proposed}
+"""Options that several commands have, by the argument that takes what they choose."""
+
+
 def with_client(command: Command) -> Callable[..., None]:
     """Return the command as typer takes it: its first argument is a client, which is opened for it out of options of
-    its own. An argument `filters` becomes the options of a filter of runs."""
-    parameters = inspect.signature(command).parameters.values()
-    takes_filters = "filters" in (parameter.name for parameter in parameters)
-    ours: list[type[Any]] = [*([_Filters] if takes_filters else []), _Connection]
+    its own. Arguments that _GROUPS names become options as well."""
+    parameters = inspect.signature(command).parameters
+    groups = {name: group for name, group in _GROUPS.items() if name in parameters}
 
     @wraps(command)
     def call(**given: Any) -> None:
         where = _Connection(**_taken(_Connection, given))
-        if takes_filters:
-            given["filters"] = _Filters(**_taken(_Filters, given)).chosen()
+        for name, group in groups.items():
+            given[name] = group(**_taken(group, given)).chosen()
         timeout = seconds_of(where.answer_timeout, "--answer-timeout")
         actor = where.actor or _whoever_is_logged_in()
         client = Client(where.redis_url, namespace=where.namespace, answer_timeout=timeout, actor=actor)
@@ -194,8 +233,8 @@ def with_client(command: Command) -> Callable[..., None]:
             raise typer.Exit(STOPPED) from None
 
     hints = get_type_hints(command, include_extras=True)
-    own = [parameter for parameter in list(parameters)[1:] if parameter.name != "filters"]
-    added = [parameter for group in ours for parameter in _parameters_of(group)]
+    own = [parameter for parameter in list(parameters.values())[1:] if parameter.name not in groups]
+    added = [parameter for group in (*groups.values(), _Connection) for parameter in _parameters_of(group)]
     signature = inspect.Signature([parameter.replace(annotation=hints[parameter.name]) for parameter in own] + added)
     call.__signature__ = signature  # type: ignore[attr-defined]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}
@@ -310,7 +349,7 @@ def moment_said(text: str | None, option: str) -> datetime | None:
     return moment
 
 
-def json_said(text: str | None, option: str) -> Any:
+def _json_said(text: str | None, option: str) -> Any:
     """Return what a text in JSON says. Raises typer.BadParameter."""
     try:
         return None if text is None else from_json(text)

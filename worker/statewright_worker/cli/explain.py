@@ -1,8 +1,6 @@
 """`statewright explain`: why a proposal was decided as it was, or why it is parked."""
 
 from collections.abc import Iterator
-from typing import Annotated
-from uuid import UUID
 
 import typer
 from rich.console import Group, RenderableType
@@ -10,7 +8,7 @@ from rich.text import Text
 
 from statewright import Client, Explanation
 from statewright.explanations import AwaitedLimit, RuleTrace, TraceSource
-from statewright_worker.cli.asking import InJson, with_client
+from statewright_worker.cli.asking import InJson, ItsRun, ProposalId, with_client
 from statewright_worker.cli.showing import (
     Column,
     ago,
@@ -37,11 +35,9 @@ SOURCES = {
 @with_client
 async def explain(
     client: Client,
-    proposal: Annotated[UUID, typer.Argument(metavar="PROPOSAL", help="The proposal's id.", show_default=False)],
+    proposal: ProposalId,
     *,
-    run: Annotated[
-        UUID | None, typer.Option(metavar="RUN", help="Its run: then what is still under way is known, too.")
-    ] = None,
+    run: ItsRun = None,
     in_json: InJson = False,
 ) -> None:
     """Say why a proposal was decided as it was, rule by rule, or why it is parked. Asking changes nothing.

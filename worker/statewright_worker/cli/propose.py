@@ -5,8 +5,8 @@ from uuid import UUID
 
 import typer
 
-from statewright import Client, ProposedState, StateDetails, StateType
-from statewright_worker.cli.asking import InJson, RunId, Yes, confirmed, json_said, moment_said, seconds_of, with_client
+from statewright import Client
+from statewright_worker.cli.asking import InJson, RunId, Yes, confirmed, with_client
 from statewright_worker.cli.showing import state_of
 from statewright_worker.cli.verdict import tell
 
@@ -15,22 +15,8 @@ from statewright_worker.cli.verdict import tell
 async def propose(
     client: Client,
     run: RunId,
-    state: Annotated[
-        StateType,
-        typer.Argument(case_sensitive=False, metavar="STATE", help=", ".join(StateType), show_default=False),
-    ],
+    proposed: dict[str, Any],
     *,
-    name: Annotated[str | None, typer.Option(help="The state's name, if it is not that of its type.")] = None,
-    message: Annotated[str | None, typer.Option(help="A text for people.")] = None,
-    data: Annotated[str | None, typer.Option(metavar="JSON", help="What belongs to the state.")] = None,
-    at: Annotated[
-        str | None, typer.Option(metavar="WHEN", help="SCHEDULED for this moment: 2026-11-21T08:00+01:00.")
-    ] = None,
-    lease: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="How long RUNNING is good without a heartbeat.")
-    ] = None,
-    executor: Annotated[str | None, typer.Option(help="Whose heartbeats renew the lease.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Apply the minimal policy alone.")] = False,
     cascade: Annotated[
         bool, typer.Option("--cascade", help="What is below a flow run follows it to CANCELLED or CRASHED.")
     ] = False,
@@ -48,27 +34,12 @@ async def propose(
 
     The exit status says the verdict as well: 0 ACCEPT, 3 REJECT, 4 WAIT, 5 ABORT, 1 it was refused or not answered.
     """
-    proposed = ProposedState(
-        type=state,
-        name=name,
-        message=message,
-        data=json_said(data, "--data"),
-        state_details=StateDetails(scheduled_time=moment_said(at, "--at")),
-    )
+    asked = proposed["state"]
     if not yes:
         now = await client.read_run(run, history=False)
-        confirmed(f"{now.name} is {state_of(now.state).plain}. Propose {name or state}?", yes=yes)
+        confirmed(f"{now.name} is {state_of(now.state).plain}. Propose {asked.name or asked.type}?", yes=yes)
     given: dict[str, Any] = {"on_wait": "park", "priority": priority} if park else {}
     tell(
-        await client.propose(
-            run,
-            proposed,
-            force=force,
-            cascade=cascade,
-            lease=seconds_of(lease, "--lease"),
-            executor=executor,
-            proposal_id=proposal_id,
-            **given,
-        ),
+        await client.propose(run, cascade=cascade, proposal_id=proposal_id, **proposed, **given),
         in_json=in_json,
     )

@@ -1,14 +1,13 @@
 """`statewright verdict`: what became of a proposal."""
 
-from typing import Annotated, Final
-from uuid import UUID
+from typing import Final
 
 import typer
 from rich.console import RenderableType
 from rich.text import Text
 
 from statewright import Client, ParkedReply, SetStateStatus, Verdict
-from statewright_worker.cli.asking import InJson, with_client
+from statewright_worker.cli.asking import InJson, ItsRun, ProposalId, with_client
 from statewright_worker.cli.showing import ago, facts, moment, say, say_beside, say_json, verdict_lines
 
 STATUSES: Final = {SetStateStatus.ACCEPT: 0, SetStateStatus.REJECT: 3, SetStateStatus.WAIT: 4, SetStateStatus.ABORT: 5}
@@ -19,11 +18,9 @@ PARKED: Final = 6
 @with_client
 async def verdict(
     client: Client,
-    proposal: Annotated[UUID, typer.Argument(metavar="PROPOSAL", help="The proposal's id.", show_default=False)],
+    proposal: ProposalId,
     *,
-    run: Annotated[
-        UUID | None, typer.Option(metavar="RUN", help="Its run: then what is still under way is known, too.")
-    ] = None,
+    run: ItsRun = None,
     in_json: InJson = False,
 ) -> None:
     """Show what became of a proposal. Asking changes nothing.
