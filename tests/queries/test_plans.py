@@ -85,6 +85,7 @@ async def test_every_query_uses_its_indexes_at_a_hundred_thousand_runs(filled: a
         (find(tags=("a",)), TASK, None, "ix_task_run__created_id"),
         (find(state_types=running), TASK, OPEN, "ix_task_run__phase_created_id"),
         (find(state_types=failed, name_prefix="job"), FLOW, FAILED, "ix_flow_run__phase_created_id"),
+        (find(ended=False), TASK, OPEN, "ix_task_run__phase_created_id"),
         (find(flow_id=ID), FLOW, None, "ix_flow_run__flow_id_created_id"),
         (find(deployment_id=ID, state_types=running), FLOW, OPEN, "ix_flow_run__deployment_id_created_id"),
     ]:

@@ -41,6 +41,8 @@ class RunFilters(TypedDict, total=False):
     started_before: datetime | None
     ended_after: datetime | None
     ended_before: datetime | None
+    ended: bool | None
+    """Whether the run has come to an end; one without a state has not."""
     leased: bool | None
     """Whether the run is held by a lease."""
     unchanged_for: Duration | None

@@ -64,6 +64,8 @@ class _OfRuns(_Query):
     """The run came to an end then or later."""
     ended_before: Moment | None = None
     """The run came to an end earlier."""
+    ended: bool | None = None
+    """Whether the run has come to an end; one without a state has not."""
     leased: bool | None = None
     """Whether the run is held by a lease."""
     unchanged_for: (

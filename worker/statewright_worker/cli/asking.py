@@ -140,6 +140,10 @@ class _Filters(NamedTuple):
     started_before: Annotated[str | None, typer.Option(metavar="WHEN", rich_help_panel="Which runs")] = None
     ended_after: Annotated[str | None, typer.Option(metavar="WHEN", rich_help_panel="Which runs")] = None
     ended_before: Annotated[str | None, typer.Option(metavar="WHEN", rich_help_panel="Which runs")] = None
+    ended: Annotated[
+        bool | None,
+        typer.Option("--ended/--not-ended", help="Come to an end, or not.", rich_help_panel="Which runs"),
+    ] = None
     leased: Annotated[
         bool | None,
         typer.Option("--leased/--not-leased", help="Held by a lease, or not.", rich_help_panel="Which runs"),
@@ -170,6 +174,7 @@ class _Filters(NamedTuple):
             "started_before": moment_said(self.started_before, "--started-before"),
             "ended_after": moment_said(self.ended_after, "--ended-after"),
             "ended_before": moment_said(self.ended_before, "--ended-before"),
+            "ended": self.ended,
             "leased": self.leased,
             "unchanged_for": seconds_of(self.unchanged_for, "--unchanged-for"),
         }

@@ -10,7 +10,6 @@ from rich.text import Text
 from rich.tree import Tree
 
 from statewright import (
-    TERMINAL_STATES,
     Client,
     FlowRun,
     Place,
@@ -20,7 +19,6 @@ from statewright import (
     RunTree,
     State,
     StateCount,
-    StateType,
     TaskRun,
     Timeline,
     Verdict,
@@ -139,7 +137,7 @@ async def cancel(
     if bool(run) == bool(filters):
         raise typer.BadParameter("name the runs, or say by filters which are meant", param_hint="RUN")
     if not run:
-        filters.setdefault("state_types", [type_ for type_ in StateType if type_ not in TERMINAL_STATES])
+        filters["ended"] = False
     if not await _meant(client, filters, run or [], in_json=in_json, dry_run=dry_run):
         return
     if dry_run:

@@ -73,9 +73,11 @@ def kinds_meant(query: FindRuns | CountRuns) -> list[RunKind]:
     return [kind for kind in kinds if query.kind in (None, kind)]
 
 
-def phases_meant(state_types: Iterable[StateType]) -> list[str | None]:
-    """Return the phases of which an index finds all runs in these types; None stands for runs of any phase."""
-    types = set(state_types)
+def phases_meant(query: FindRuns | CountRuns) -> list[str | None]:
+    """Return the phases of which an index finds all runs that are meant; None stands for runs of any phase."""
+    if query.ended is False:
+        return [OPEN]
+    types = set(query.state_types)
     if not types or StateType.COMPLETED in types:
         return [None]
     phases = {FAILED: types & TERMINAL_STATES, OPEN: types - TERMINAL_STATES}
@@ -114,6 +116,8 @@ def _states(query: FindRuns | CountRuns, arguments: Arguments) -> Iterator[str]:
         yield f"run.state_type = ANY ({arguments.take(list(query.state_types), 'text[]')})"
     if query.state_names:
         yield f"run.state_name = ANY ({arguments.take(list(query.state_names), 'text[]')})"
+    if query.ended is not None:
+        yield f"run.phase {'IS DISTINCT FROM' if query.ended else '='} '{OPEN}'"
     if query.unchanged_for is not None:
         seconds = arguments.take(query.unchanged_for, "double precision")
         yield f"coalesce(run.state_timestamp, run.created) <= now() - {seconds} * interval '1 second'"

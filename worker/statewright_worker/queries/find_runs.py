@@ -46,7 +46,7 @@ class FindRunsKind(QueryKind[FindRuns]):
         matching: list[tuple[datetime, UUID, RunKind]] = []
         async with looking.moment() as driver:
             for kind in kinds_meant(query):
-                for phase in phases_meant(query.state_types):
+                for phase in phases_meant(query):
                     rows = await _matching(driver, query, kind, phase)
                     matching += [(row["created"], row["id"], kind) for row in rows]
             matching.sort(reverse=True)
