@@ -296,6 +296,7 @@ async def test_what_is_asked_for_wrongly_is_refused(deployment: Deployment) -> N
             ({"name": "x", "kinds": []}, "kinds"),
             ({"name": "x", "kinds": "run"}, "kinds.0"),
             ({"member": "m"}, "member"),
+            ({"in_flight": 5}, "in_flight"),
             ({"max_tries": 3}, "max_tries"),
         ):
             with pytest.raises(InvalidRequest) as refused:

@@ -773,7 +773,7 @@ class Client:
         state_names: str | Iterable[str] | None = None,
         tags: str | Iterable[str] | None = None,
         max_tries: int | None = None,
-        in_flight: int = DEFAULT_IN_FLIGHT,
+        in_flight: int | None = None,
     ) -> NamedSubscription: ...
 
     def subscribe(
@@ -789,7 +789,7 @@ class Client:
         state_names: str | Iterable[str] | None = None,
         tags: str | Iterable[str] | None = None,
         max_tries: int | None = None,
-        in_flight: int = DEFAULT_IN_FLIGHT,
+        in_flight: int | None = None,
     ) -> Subscription | NamedSubscription:
         """Return a subscription to events; use it within `async with`, which is when it begins.
 
@@ -803,7 +803,8 @@ class Client:
         `NamedSubscription`. Then `since` is for a name that is new: a subscription that exists goes on where it was.
         Its filter must be the same each time. `member` is this process' own name, by which it takes its part up again
         at once when it was killed; without one, others, or its successor, get that some seconds later. An event is
-        tried `max_tries` times (5 by default), and `in_flight` of them may be handed out and not acknowledged.
+        tried `max_tries` times (5 by default), and `in_flight` of them (100 by default) may be handed out and not
+        acknowledged.
 
         The other arguments are filters. An event is told when it fits each of them, and of several values one: its
         `kinds` of run ("flow-run", "task-run"), its `run`, the `tree` of runs to which a run belongs, and the types,
@@ -818,7 +819,7 @@ class Client:
             kinds=kinds, run=run, tree=tree, state_types=state_types, state_names=state_names, tags=tags
         )
         if name is None:
-            for argument, given in {"member": member, "max_tries": max_tries}.items():
+            for argument, given in {"member": member, "max_tries": max_tries, "in_flight": in_flight}.items():
                 if given is not None:
                     raise InvalidRequest(argument, "is for a subscription with a name")
             partitions = wanted.partitions(self._partitions)
@@ -831,7 +832,7 @@ class Client:
             streams=self._streams(),
             partitions=self._partitions,
             since=start,
-            in_flight=requests.at_least_one(in_flight, "in_flight"),
+            in_flight=requests.at_least_one(DEFAULT_IN_FLIGHT if in_flight is None else in_flight, "in_flight"),
             patience=self._settings.answer_timeout,
         )
 

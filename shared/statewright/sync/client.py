@@ -9,7 +9,7 @@ from types import EllipsisType
 from typing import Any, Literal, Unpack, cast, overload
 from uuid import UUID
 
-from statewright.client.client import DEFAULT_IN_FLIGHT, DEFAULT_LEASE_SECONDS, DEFAULT_PAGE
+from statewright.client.client import DEFAULT_LEASE_SECONDS, DEFAULT_PAGE
 from statewright.client.queries import RunFilters
 from statewright.client.requests import LeaseReference, OnWait, Proposal, Pruned, RunReference
 from statewright.client.sent import AboutRun
@@ -613,7 +613,7 @@ class Client(OpenedByUse):
         state_names: str | Iterable[str] | None = None,
         tags: str | Iterable[str] | None = None,
         max_tries: int | None = None,
-        in_flight: int = DEFAULT_IN_FLIGHT,
+        in_flight: int | None = None,
     ) -> NamedSubscription: ...
 
     def subscribe(
@@ -629,7 +629,7 @@ class Client(OpenedByUse):
         state_names: str | Iterable[str] | None = None,
         tags: str | Iterable[str] | None = None,
         max_tries: int | None = None,
-        in_flight: int = DEFAULT_IN_FLIGHT,
+        in_flight: int | None = None,
     ) -> Subscription | NamedSubscription:
         """Return a subscription to events; use it within `with`, which is when it begins.
 
@@ -643,7 +643,8 @@ class Client(OpenedByUse):
         `NamedSubscription`. Then `since` is for a name that is new: a subscription that exists goes on where it was.
         Its filter must be the same each time. `member` is this process' own name, by which it takes its part up again
         at once when it was killed; without one, others, or its successor, get that some seconds later. An event is
-        tried `max_tries` times (5 by default), and `in_flight` of them may be handed out and not acknowledged.
+        tried `max_tries` times (5 by default), and `in_flight` of them (100 by default) may be handed out and not
+        acknowledged.
 
         The other arguments are filters. An event is told when it fits each of them, and of several values one: its
         `kinds` of run ("flow-run", "task-run"), its `run`, the `tree` of runs to which a run belongs, and the types,
