@@ -170,6 +170,16 @@ class Deployment:
             await connection.close()
         return found
 
+    async def is_held(self) -> None:
+        """Return once every partition has a holder."""
+
+        async def all_are_held() -> bool:
+            return all(one.worker is not None for one in await client.list_partitions())
+
+        await self.announced()
+        async with self.client() as client:
+            await until(all_are_held)
+
     async def audited(self) -> Report:
         """Return what does not fit together at this moment."""
         engine = database.create_engine(self.database_url, pool_size=0)

@@ -13,6 +13,7 @@ from tests.deployment import HANGS_SECONDS, Deployment
 
 async def test_workers_and_partitions_are_listed(deployment: Deployment) -> None:
     async with deployment.worker(partitions=2), deployment.client() as client:
+        await deployment.is_held()
         run = await client.create_flow_run("nightly", state=State.running())
         [worker] = await lines(deployment, "workers")
         assert worker["partitions"] == [0, 1]
@@ -26,6 +27,7 @@ async def test_workers_and_partitions_are_listed(deployment: Deployment) -> None
 
 async def test_the_status_says_what_waits_and_what_is_stuck(deployment: Deployment) -> None:
     async with deployment.worker(partitions=2), deployment.client() as client:
+        await deployment.is_held()
         well = await asked(deployment, "status")
         assert (well.returncode, well.stdout.splitlines()[0]) == (0, "all is well")
         await client.set_limit("db", 1)
@@ -94,7 +96,7 @@ async def test_events_are_followed_and_filtered(deployment: Deployment) -> None:
 
 async def test_what_is_watched_is_shown_again_until_it_is_stopped(deployment: Deployment) -> None:
     async with deployment.worker(partitions=1):
-        await deployment.announced()
+        await deployment.is_held()
         for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 130)):
             watching = await asyncio.to_thread(
                 subprocess.Popen,
@@ -103,10 +105,14 @@ async def test_what_is_watched_is_shown_again_until_it_is_stopped(deployment: De
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
             )
-            assert watching.stdout
-            for _ in range(2):
-                line = await asyncio.to_thread(watching.stdout.readline)
-                assert json.loads(line)["partitions"] == [0]
-            watching.send_signal(number)
-            _, errors = await asyncio.to_thread(watching.communicate, timeout=HANGS_SECONDS)
-            assert (watching.returncode, errors.decode()) == (status, "")
+            with watching:
+                try:
+                    assert watching.stdout
+                    for _ in range(2):
+                        line = await asyncio.to_thread(watching.stdout.readline)
+                        assert json.loads(line)["partitions"] == [0]
+                    watching.send_signal(number)
+                    _, errors = await asyncio.to_thread(watching.communicate, timeout=HANGS_SECONDS)
+                    assert (watching.returncode, errors.decode()) == (status, "")
+                finally:
+                    watching.kill()

@@ -39,7 +39,7 @@ async def test_commands_show_what_the_readme_shows(deployment: Deployment) -> No
     section = README[README.index("### Looking inside") :]
     [transcript] = re.findall(r"```console\n(\$ statewright status\n.*?)```", section, re.S)
     deployment.spawn_worker()
-    await deployment.announced()
+    await deployment.is_held()
     settings = {**os.environ, **deployment.variables, "COLUMNS": "80"}
     run = partial(subprocess.run, env=settings, capture_output=True, text=True, check=False)
     await asyncio.to_thread(run, [sys.executable, "-c", RUNNABLE["Looking inside"][0]])
