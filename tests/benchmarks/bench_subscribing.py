@@ -32,7 +32,8 @@ PARTITIONS: Final = 8
 WANTED: Final = "vip"
 WANTED_PART: Final = 0.01
 TICK_SECONDS: Final = 0.01
-SETTLE_SECONDS: Final = 2.0
+SETTLE_SECONDS: Final = 10.0
+"""By then members that have nothing to say rest."""
 SUBSCRIPTIONS: Final = 20
 RATE: Final = "500"
 """Proposals a second."""
