@@ -32,8 +32,7 @@ PARTITIONS: Final = 8
 WANTED: Final = "vip"
 WANTED_PART: Final = 0.01
 TICK_SECONDS: Final = 0.01
-SETTLE_SECONDS: Final = 10.0
-"""By then members that have nothing to say rest."""
+SETTLE_SECONDS: Final = 3.0
 SUBSCRIPTIONS: Final = 20
 RATE: Final = "500"
 """Proposals a second."""
@@ -139,7 +138,8 @@ async def hold(redis_url: str, kind: str) -> None:
     """Hold some subscriptions and handle everything, until killed."""
     async with Client(redis_url, answer_timeout=60) as client, AsyncExitStack() as stack:
         for number in range(SUBSCRIPTIONS):
-            name = f"subscription {number}" if kind == "named" else None
+            # Names that are new: others still have members that were killed, and await their end.
+            name = f"subscription {os.getpid()}-{number}" if kind == "named" else None
             events: Any = await stack.enter_async_context(client.subscribe(name))
             stack.callback(asyncio.create_task(listen(events)).cancel)
         print("ready", flush=True)

@@ -1,9 +1,11 @@
 """Named subscriptions: positions that last, members that share the work, deliveries that fail."""
 
 import asyncio
+import re
 from collections import Counter, defaultdict
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -131,6 +133,49 @@ async def test_the_shares_of_a_member_that_leaves_go_to_the_others(deployment: D
 
         await until(alone)
         assert len(await handled(stays, 30)) == 30
+
+
+async def test_a_member_at_rest_gives_word_every_three_seconds_until_it_has_something_in_hand(
+    deployment: Deployment,
+) -> None:
+    async def heard() -> tuple[datetime, float]:
+        [row] = await deployment.fetch("SELECT seen, seconds FROM subscription_member")
+        return row["seen"], row["seconds"]
+
+    async with deployment.worker(), deployment.client() as client, client.subscribe("resting") as events:
+        reading = asyncio.ensure_future(anext(events))
+        words: list[datetime] = []
+
+        async def has_rested() -> bool:
+            seen, seconds = await heard()
+            if seconds == 7 and seen not in words:
+                words.append(seen)
+            return len(words) == 4
+
+        await until(has_rested)
+        # The first rest may be shorter, so that members of a machine rest together.
+        assert all(later - sooner > timedelta(seconds=2) for sooner, later in pairwise(words[1:]))
+        assert len(events.shares) == 64
+
+        await drive(client, 1, changes=1)
+        event = await asyncio.wait_for(reading, HANGS_SECONDS)
+        in_hand = [datetime.now(UTC)]
+
+        async def is_awake() -> bool:
+            seen, seconds = await heard()
+            if seconds == 3 and seen > in_hand[-1]:
+                in_hand.append(seen)
+            return len(in_hand) == 4
+
+        await until(is_awake)
+        assert all(later - sooner < timedelta(seconds=2) for sooner, later in pairwise(in_hand))
+        await events.acknowledge(event)
+
+        async def is_done() -> bool:
+            told = await client.read_subscription("resting")
+            return told is not None and told.lag == 0 and (await heard())[1] == 7
+
+        await until(is_done)
 
 
 async def test_another_filter_under_a_name_is_refused(deployment: Deployment) -> None:
@@ -295,9 +340,6 @@ async def test_what_is_asked_for_wrongly_is_refused(deployment: Deployment) -> N
             ({"name": "x", "in_flight": 0}, "in_flight"),
             ({"name": "x", "kinds": []}, "kinds"),
             ({"name": "x", "kinds": "run"}, "kinds.0"),
-            ({"member": "m"}, "member"),
-            ({"in_flight": 5}, "in_flight"),
-            ({"max_tries": 3}, "max_tries"),
         ):
             with pytest.raises(InvalidRequest) as refused:
                 client.subscribe(**wrong)
@@ -305,6 +347,15 @@ async def test_what_is_asked_for_wrongly_is_refused(deployment: Deployment) -> N
         events = client.subscribe("x")
         with pytest.raises(NotOpen):
             await anext(events)
+
+
+@pytest.mark.parametrize(("argument", "given"), [("member", "m"), ("max_tries", 3), ("in_flight", 100)])
+async def test_what_needs_a_name_is_refused_without_one(deployment: Deployment, argument: str, given: Any) -> None:
+    async with deployment.worker(), deployment.client() as client:
+        fix = f'subscribe under one, as in subscribe("billing", {argument}={given!r}), or leave it out'
+        with pytest.raises(InvalidRequest, match=re.escape(fix)) as refused:
+            client.subscribe(**{argument: given})
+        assert refused.value.field == argument
 
 
 async def test_events_go_on_after_redis_was_emptied(deployment: Deployment) -> None:
@@ -320,23 +371,3 @@ async def test_events_go_on_after_redis_was_emptied(deployment: Deployment) -> N
         await drive(client, 5)
         more = await handled(events, 15)
         assert len(set(places([*first, *rest, *more]))) == 30
-
-
-async def test_a_member_with_nothing_to_say_rests_and_speaks_up_at_once(deployment: Deployment) -> None:
-    async def rests() -> bool:
-        return bool(await deployment.fetch("SELECT FROM subscription_member WHERE seconds > 3"))
-
-    async def is_heard() -> bool:
-        return bool(await deployment.fetch("SELECT FROM subscription_share WHERE position > 0"))
-
-    async with (
-        deployment.worker(partitions=1),
-        deployment.client() as client,
-        client.subscribe("billing", since="beginning", member="b-1") as member,
-    ):
-        await until(rests)
-        await client.create_flow_run("nightly", state=State.running())
-        assert await member.acknowledge(await anext(member))
-        await until(is_heard)
-        [one] = await deployment.fetch("SELECT seconds FROM subscription_member")
-        assert one["seconds"] == 3

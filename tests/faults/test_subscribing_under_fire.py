@@ -1,6 +1,8 @@
 """Named subscriptions lose nothing while members are killed and frozen, Redis is emptied and PostgreSQL goes back."""
 
+import asyncio
 import subprocess
+import time
 
 from statewright import SubscriptionStatus
 from statewright_worker.embedded import Servers
@@ -18,6 +20,30 @@ async def test_every_event_is_handled_in_order_whatever_happens(deployment: Depl
     assert found.transitions == 1_500
     del found.problems[TOO_FEW_TO_BE_EVEN]
     assert found.problems == {check: [] for check in found.problems}
+
+
+async def test_the_shares_of_a_member_that_dies_at_rest_go_to_another_within_ten_seconds(
+    deployment: Deployment,
+) -> None:
+    file = deployment.folder / "handled.txt"
+    async with deployment.worker(), deployment.client() as client, client.subscribe("resting", member="stays") as stays:
+        reading = asyncio.ensure_future(anext(stays))
+        mortal = deployment.spawn_worker(str(SUBSCRIBER), "resting", "mortal", str(file))
+
+        async def both_rest() -> bool:
+            rows = await deployment.fetch("SELECT seconds FROM subscription_member")
+            return len(stays.shares) == 32 and [row["seconds"] for row in rows] == [7, 7]
+
+        await until(both_rest)
+        mortal.kill()
+        killed = time.monotonic()
+
+        async def alone() -> bool:
+            return len(stays.shares) == 64
+
+        await until(alone)
+        assert time.monotonic() - killed < 10
+        reading.cancel()
 
 
 async def test_an_event_over_which_members_die_goes_to_the_dead_letters_and_no_other(deployment: Deployment) -> None:

@@ -821,7 +821,11 @@ class Client:
         if name is None:
             for argument, given in {"member": member, "max_tries": max_tries, "in_flight": in_flight}.items():
                 if given is not None:
-                    raise InvalidRequest(argument, "is for a subscription with a name")
+                    raise InvalidRequest(
+                        argument,
+                        "is for a subscription with a name; subscribe under one, as in"
+                        f' subscribe("billing", {argument}={given!r}), or leave it out',
+                    )
             partitions = wanted.partitions(self._partitions)
             return Subscription(self._streams(), self._find_position, partitions, start, Sieve(wanted))
         instance = self._ids.new()

@@ -489,11 +489,6 @@ class SyncSubscription(_OfSubscription):
     dealt_with: Annotated[tuple[ShareEvent, ...], Field(max_length=MAX_FAILED_AT_ONCE)] = ()
     """Dead letters that were delivered again, and handled."""
 
-    @property
-    def says_something(self) -> bool:
-        """Whether it is more than that the member is there."""
-        return self.joins or self.leaves or bool(self.acknowledged or self.given_back or self.failed or self.dealt_with)
-
 
 class ReadSubscription(_OfSubscription):
     """Read a named subscription; answered with it, or with none."""

@@ -22,6 +22,7 @@ from statewright.events import Event
 from statewright.protocol.replies import SyncedReply
 from statewright.protocol.requests import (
     MAX_SILENT_SECONDS,
+    SILENT_SECONDS,
     OpenSubscription,
     SyncSubscription,
 )
@@ -32,11 +33,12 @@ from statewright.subscription.shares import Share
 from statewright.subscription.stream import EventStreams, FindPosition, ReadEvents, starting_at
 
 SYNC_SECONDS: Final = 1.0
-"""How often a member gives word, whatever the load, while there is something to say."""
-QUIET_WORDS: Final = 5
-"""After so many words in a row that said nothing, a member rests."""
+"""How often a member gives word while events come, whatever the load."""
 RESTING_SECONDS: Final = 3.0
-"""How often it gives word while it rests. Each word costs the engine a transaction, and most members rest mostly."""
+"""How often it does at rest: when nothing is in work, and there is nothing to say. All members on a machine do so in
+the same moments, so that one batch of a partition takes the words of many."""
+RESTING_SILENT_SECONDS: Final = 7.0
+"""For how long its shares are kept then: another member at rest notices its death within ten seconds."""
 UNSETTLED_SECONDS: Final = 0.25
 """How often it does while shares change hands."""
 ANSWER_SECONDS: Final = 3.0
@@ -115,12 +117,15 @@ class NamedSubscription:
         self._good_until = 0.0
         """Until when nobody else can have the shares, by the event loop's clock."""
         self._latency = 0.0
-        self._quiet = 0
-        """How many words in a row have said nothing."""
         self._problem: StatewrightError | None = None
         """Why the last word was not answered."""
+        self._rests = False
+        """Whether the last word had nothing to say, so that the next one may take its time."""
         self._news: asyncio.Event
         self._hurry: asyncio.Event
+        """The next word is due at once."""
+        self._stirred: asyncio.Event
+        """The rest is over: there is something to say, or soon will be."""
         self._synced: asyncio.Event
         self._words = 0
         """How many words were answered."""
@@ -151,8 +156,9 @@ class NamedSubscription:
         if self._streams is not None:
             raise NotOpen("a subscription is entered once; make another one")
         self._clock = asyncio.get_running_loop().time
-        self._news, self._hurry, self._synced = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._hand = Hand(Sieve(self._opening.filter), self._partitions, self._in_flight, self._hurry.set)
+        self._news, self._synced = asyncio.Event(), asyncio.Event()
+        self._hurry, self._stirred = asyncio.Event(), asyncio.Event()
+        self._hand = Hand(Sieve(self._opening.filter), self._partitions, self._in_flight, self._hurry_up)
         self._streams = streams = self._make_streams()
         try:
             self._max_tries = await self._engine.open(await self._opening_at(streams))
@@ -196,9 +202,8 @@ class NamedSubscription:
             if self._hand.errors:
                 raise self._hand.errors.popleft()
             if self._clock() >= self._good_until:
-                self._hurry.set()
+                self._hurry_up()
             elif (event := self._hand.next(self._clock())) is not None:
-                self._rise()
                 return event
             await self._wait(self._streams)
 
@@ -240,7 +245,7 @@ class NamedSubscription:
         try:
             async with asyncio.timeout(self._patience):
                 while self._words <= after and self._over is None:
-                    self._hurry.set()
+                    self._hurry_up()
                     self._synced.clear()
                     await self._synced.wait()
         except TimeoutError:
@@ -254,11 +259,9 @@ class NamedSubscription:
         """Wait for the engine's word where somebody else may have the shares meanwhile."""
         if self._clock() < self._good_until or self._over is not None:
             return
-        self._hurry.set()
+        self._hurry_up()
         self._synced.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(ANSWER_SECONDS):
-                await self._synced.wait()
+        await _set_within(self._synced, ANSWER_SECONDS)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -313,6 +316,7 @@ class NamedSubscription:
             await self._read_dead_letters()
             for stretch in await streams.read(BLOCK_MILLISECONDS):
                 self._hand.take(stretch)
+                self._stirred.set()
         except Exception as error:
             # Whatever it is, whoever iterates hears of it.
             self._hand.errors.append(error)
@@ -337,42 +341,46 @@ class NamedSubscription:
         positions = await starting_at(self._since, partitions, streams, self._engine.find_position)
         return self._opening.replaced(positions=pairs_of(positions))
 
+    def _hurry_up(self) -> None:
+        self._stirred.set()
+        self._hurry.set()
+
     async def _keep_in_sync(self) -> None:
-        pause = SYNC_SECONDS
+        is_settled = True
         while self._over is None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._hurry.wait()
+            await self._pause(is_settled)
             self._hurry.clear()
             try:
                 is_settled = await self._sync(self._word())
             except (NoAnswer, Overloaded, RedisUnavailable) as problem:
                 log.info("no answer to member %r of subscription %r: %s", self.member, self.name, problem)
                 self._problem = problem
+                self._stirred.set()
                 await asyncio.sleep(UNSETTLED_SECONDS)
             except Exception as error:
                 # Whatever it is, whoever iterates hears of it.
                 self._end(error)
-            else:
-                pause = self._pause if is_settled else UNSETTLED_SECONDS
 
-    @property
-    def _pause(self) -> float:
-        return RESTING_SECONDS if self._quiet >= QUIET_WORDS else SYNC_SECONDS
-
-    def _rise(self) -> None:
-        """Rest no more: give word at once, because the next one would be some seconds off."""
-        if self._quiet >= QUIET_WORDS:
-            self._hurry.set()
-        self._quiet = 0
+    async def _pause(self, is_settled: bool) -> None:
+        """Return when the next word is due."""
+        if self._rests and is_settled:
+            # This clock is the same in all processes of a machine.
+            await _set_within(self._stirred, RESTING_SECONDS - self._clock() % RESTING_SECONDS)
+            if not self._stirred.is_set():
+                return
+        await _set_within(self._hurry, SYNC_SECONDS if is_settled else UNSETTLED_SECONDS)
 
     def _word(self) -> SyncSubscription:
         """Return what the engine has not heard yet."""
+        self._stirred.clear()
+        said = self._hand.word(self._clock())
+        self._rests = self._hand.is_idle and not any(said.values())
+        silent = RESTING_SILENT_SECONDS if self._rests else SILENT_SECONDS
         return self._joining.replaced(
             joins=False,
-            seconds=min(max(PATIENCE * self._pause, PATIENCE * self._latency), MAX_SILENT_SECONDS),
+            seconds=min(max(silent, PATIENCE * self._latency), MAX_SILENT_SECONDS),
             generation=self._generation,
-            **self._hand.word(self._clock()),
+            **said,
         )
 
     async def _leave(self) -> None:
@@ -400,8 +408,6 @@ class NamedSubscription:
             return True
         self._latency, self._problem = self._clock() - sent_at, None
         self._words += 1
-        is_quiet = reply.is_settled and not (self._hand.in_hand or word.says_something)
-        self._quiet = self._quiet + 1 if is_quiet else 0
         self._do(word, reply)
         self._good_until = sent_at + MARGIN * word.seconds
         self._synced.set()
@@ -426,6 +432,7 @@ class NamedSubscription:
         hand.take_note_of(word)
         self._generation = reply.generation
         if reply.shares is not None:
+            self._stirred.set()
             lost, in_hand = hand.change(reply.shares, self._max_tries)
             if in_hand:
                 told = (self.member, self.name, lost, in_hand)
@@ -437,3 +444,10 @@ class NamedSubscription:
         self._over = why
         self._synced.set()
         self._news.set()
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    """Return when the event is set, and after so many seconds at the latest."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

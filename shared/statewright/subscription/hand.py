@@ -168,6 +168,11 @@ class Hand:
         return self.in_hand >= self._most
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing is handed out or waits, and every share is kept."""
+        return all(share.is_idle for share in self.shares.values())
+
+    @property
     def due(self) -> float | None:
         """When a refused event is to be tried again, by the event loop's clock."""
         return self._due[0][0] if self._due else None

@@ -222,6 +222,11 @@ class Share:
         return sum(item.in_hand for item in self._items())
 
     @property
+    def is_idle(self) -> bool:
+        """Whether all that was taken is done with, and it is kept."""
+        return not self._undone and not self._again and self.leaves_at is None
+
+    @property
     def due(self) -> float | None:
         """When a refused event is to be tried again, by the event loop's clock."""
         return min((item.due for item in self._refused), default=None)
