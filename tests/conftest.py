@@ -1,5 +1,6 @@
 """Options and fixtures of the whole test suite; they must be known before any test folder is read."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ from tests.deployment import deployment, servers, template
 from tests.node import node_with_checks, node_with_redis
 
 __all__ = ["deployment", "node_with_checks", "node_with_redis", "pytest_addoption", "servers", "template"]
+
+# A shell lets a job in the background ignore Ctrl-C, and so would every process that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -21,11 +21,13 @@ from statewright.connection import connection_pool
 from statewright.ids import IdSource
 from statewright.protocol.channels import Channels
 from statewright.sync import Client as SyncClient
+from statewright_worker.audit.audit import Report, audit
 from statewright_worker.embedded import Servers, embedded_servers
 from statewright_worker.logging import configure_logging
 from statewright_worker.replica import run_replica
 from statewright_worker.settings import WorkerSettings
 from statewright_worker.storage import database
+from statewright_worker.streams.reaching import open_pool
 
 TEMPLATE = "statewright_template"
 IDS = IdSource()
@@ -167,6 +169,22 @@ class Deployment:
         finally:
             await connection.close()
         return found
+
+    async def is_held(self) -> None:
+        """Return once every partition has a holder."""
+
+        async def all_are_held() -> bool:
+            return all(one.worker is not None for one in await client.list_partitions())
+
+        await self.announced()
+        async with self.client() as client:
+            await until(all_are_held)
+
+    async def audited(self) -> Report:
+        """Return what does not fit together at this moment."""
+        engine = database.create_engine(self.database_url, pool_size=0)
+        async with open_pool(self.redis_url) as pool:
+            return await audit(engine, self.channels, pool)
 
     async def execute(self, statement: str) -> None:
         connection = await asyncpg.connect(self.database_url)

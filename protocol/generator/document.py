@@ -3,10 +3,11 @@
 from typing import Final
 
 from protocol.generator.examples import CLIENT, EXAMPLES, NAMESPACE, PARTITION, PROPOSAL, REQUEST, Example
-from protocol.generator.messages import ADVICE, CONVERSATIONS, MESSAGES
-from protocol.generator.schemas import Json, schema_of, with_references
+from protocol.generator.messages import ADVICE, CONVERSATIONS, MESSAGES, QUERIES
+from protocol.generator.schemas import SENT, Json, schema_of, with_references
 from statewright.protocol.channels import Channels
 from statewright.protocol.requests import PROTOCOL_VERSION
+from statewright.values import ENGINE_ITSELF, MAX_ACTOR_LENGTH
 
 ASYNCAPI: Final = "3.0.0"
 REPLY_TO: Final = "^[A-Za-z0-9_.-]{1,64}$"
@@ -65,6 +66,15 @@ _ENTRY_OF_REQUEST: Final = {
             "pattern": REPLY_TO,
             "description": "The client whose reply stream gets the answer; left out when nobody waits for one.",
         },
+        "actor": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MAX_ACTOR_LENGTH,
+            "description": (
+                "Who asks, in printable characters; left out, nobody is told. It is no part of the message: whoever"
+                f" sends that again asks for the same. `{ENGINE_ITSELF}` is the engine itself, and refused."
+            ),
+        },
     },
 }
 _ENTRY_OF_REPLY: Final = {
@@ -92,6 +102,7 @@ _DEAD_LETTER: Final = {
     "properties": {
         "id": {"type": "string", "description": "As the request had it; perhaps it was no id."},
         "reply_to": {"type": "string", "description": "As the request had it."},
+        "actor": {"type": "string", "description": "As the request had it."},
         "reason": {"type": "string", "description": "What was wrong: the message of the error."},
         "field": {"type": "string", "description": "The field that was to blame; empty where none was."},
         "size": {"type": "string", "description": "How many bytes the message had, where it was cut."},
@@ -146,6 +157,17 @@ def _channels() -> Json:
             "parameters": _LANE,
             "messages": _all_of("request."),
         },
+        "queries": {
+            "address": channels.queries,
+            "title": "What is asked beside the partitions",
+            "description": (
+                "A stream. A query is one entry, added like a request. Any worker answers it, in no order with requests"
+                ", and deletes it then, so the length of the stream is the number of unanswered queries. It has no"
+                " effect; ask again when no answer comes."
+            ),
+            "parameters": _NAMESPACE,
+            "messages": _all_of("query."),
+        },
         "replies": {
             "address": channels.replies("{client}"),
             "title": "The answers to a client",
@@ -188,26 +210,7 @@ def _all_of(kind: str) -> Json:
 
 
 def _operations() -> Json:
-    operations: Json = {
-        name: {
-            "action": "send",
-            "channel": {"$ref": "#/channels/proposals"},
-            "summary": _summary(f"request.{name}"),
-            "description": "Errors that may answer it: " + ", ".join(conversation.errors) + ".",
-            "messages": [{"$ref": f"#/channels/proposals/messages/request.{name}"}],
-            "reply": {
-                "address": {
-                    "location": "$message.header#/reply_to",
-                    "description": "The reply stream of the client that this names.",
-                },
-                "channel": {"$ref": "#/channels/replies"},
-                "messages": [
-                    {"$ref": f"#/channels/replies/messages/reply.{reply}"} for reply in (*conversation.replies, "error")
-                ],
-            },
-        }
-        for name, conversation in CONVERSATIONS.items()
-    }
+    operations: Json = {name: _sending(name) for name in CONVERSATIONS}
     operations["subscribe"] = {
         "action": "receive",
         "channel": {"$ref": "#/channels/events"},
@@ -223,6 +226,28 @@ def _operations() -> Json:
     return operations
 
 
+def _sending(name: str) -> Json:
+    channel, kind = ("queries", "query") if name in QUERIES else ("proposals", "request")
+    conversation = CONVERSATIONS[name]
+    return {
+        "action": "send",
+        "channel": {"$ref": f"#/channels/{channel}"},
+        "summary": _summary(f"{kind}.{name}"),
+        "description": "Errors that may answer it: " + ", ".join(conversation.errors) + ".",
+        "messages": [{"$ref": f"#/channels/{channel}/messages/{kind}.{name}"}],
+        "reply": {
+            "address": {
+                "location": "$message.header#/reply_to",
+                "description": "The reply stream of the client that this names.",
+            },
+            "channel": {"$ref": "#/channels/replies"},
+            "messages": [
+                {"$ref": f"#/channels/replies/messages/reply.{reply}"} for reply in (*conversation.replies, "error")
+            ],
+        },
+    }
+
+
 def _message(name: str) -> Json:
     kind, _, own = name.partition(".")
     message: Json = {
@@ -234,7 +259,7 @@ def _message(name: str) -> Json:
         "examples": [_example(kind, example) for example in EXAMPLES[name]],
     }
     match kind:
-        case "request":
+        case "request" | "query":
             message["headers"] = _ENTRY_OF_REQUEST
             message["correlationId"] = {
                 "location": "$message.header#/id",
@@ -258,7 +283,7 @@ def _example(kind: str, example: Example) -> Json:
     if kind != "event":
         is_about_proposal = example.message["type"] in {"propose", "verdict", "parked"}
         about["headers"] = {"id": PROPOSAL if is_about_proposal else REQUEST}
-    if kind == "request":
+    if kind in ("request", "query"):
         about["headers"]["reply_to"] = CLIENT
     return {**about, "payload": example.message}
 
@@ -300,7 +325,7 @@ def _schemas() -> Json:
     messages: Json = {}
     for name, model in MESSAGES.items():
         schema = schema_of(name, model)
-        prefix = "sent" if name.startswith("request.") else "told"
+        prefix = "sent" if name.startswith(SENT) else "told"
 
         def renamed(reference: str, prefix: str = prefix) -> str:
             return f"#/components/schemas/{prefix}.{reference.rpartition('/')[2]}"

@@ -16,6 +16,7 @@ GENERATION: Final = 1893463200125000
 CLIENT: Final = "nightly-7f3a"
 NAMESPACE: Final = "statewright"
 PARTITION: Final = 7
+WORKER: Final = "engine-1-019a0bf7d8007a10b2c3d4e5f6a7b8c9"
 
 _RUNNING: Final = {
     "id": STATE,
@@ -38,6 +39,19 @@ _FLOW_RUN: Final = {
     "kind": "flow-run",
     "flow_id": FLOW,
     "deployment_id": DEPLOYMENT,
+}
+_TASK_RUN: Final = {
+    "id": TASK_RUN,
+    "name": "load",
+    "tags": ["database"],
+    "policy": {"pause_keys": [], "resuming": False},
+    "created": "2030-01-01T02:00:00.15Z",
+    "run_count": 0,
+    "total_run_time": "PT0S",
+    "labels": {},
+    "kind": "task-run",
+    "flow_run_id": FLOW_RUN,
+    "flow_run_run_count": 0,
 }
 _LIMIT: Final = {"scope": "tag", "key": "database", "concurrency_limit": 3, "free": 2, "held": 1}
 _SUBSCRIPTION: Final = {
@@ -103,6 +117,34 @@ _ERA_BEGAN: Final = {
     "sequence": "0000000000000000061",
     "era": 1,
     "data": {"went_back_to": 42, "undone_up_to": 60},
+}
+
+
+_FULL: Final = "Concurrency limit for the database tag has been reached"
+_WAITS: Final = {
+    "proposal_id": PROPOSAL,
+    "run_id": TASK_RUN,
+    "status": "WAIT",
+    "reason": _FULL,
+    "delay_seconds": 30,
+    "rule_signature": ["SecureTaskConcurrencySlots"],
+    "finalization_signature": [],
+}
+_TRACE: Final = {
+    "initial": {"type": "PENDING", "name": "Pending"},
+    "intended": {"type": "RUNNING", "name": "Running"},
+    "rules": [
+        {
+            "rule": "SecureTaskConcurrencySlots",
+            "entered": True,
+            "fizzled": False,
+            "decisions": [{"verb": "wait", "reason": _FULL, "delay_seconds": 30}],
+            "saw": {
+                "limits": [{"on": "tag", "key": "database", "concurrency_limit": 3, "held": 3, "free": 0, "before": 2}]
+            },
+        },
+        {"rule": "RenameReruns", "entered": False, "fizzled": False, "decisions": [], "saw": {}},
+    ],
 }
 
 
@@ -177,7 +219,32 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
         Example("A parked proposal.", {"type": "withdraw", "partition": PARTITION, "proposal_id": PROPOSAL})
     ],
     "request.read_verdict": [
-        Example("Of any proposal.", {"type": "read_verdict", "partition": PARTITION, "proposal_id": PROPOSAL})
+        Example("Of any proposal.", {"type": "read_verdict", "partition": PARTITION, "proposal_id": PROPOSAL}),
+        Example(
+            "Of a proposal for this run.",
+            {"type": "read_verdict", "partition": PARTITION, "proposal_id": PROPOSAL, "run_id": FLOW_RUN},
+        ),
+    ],
+    "request.what_if": [
+        Example("What would become of it now.", {"type": "what_if", "run_id": TASK_RUN, "state": {"type": "RUNNING"}})
+    ],
+    "request.explain": [
+        Example("Of any proposal.", {"type": "explain", "partition": PARTITION, "proposal_id": PROPOSAL}),
+        Example(
+            "Of a proposal for this run.",
+            {"type": "explain", "partition": PARTITION, "proposal_id": PROPOSAL, "run_id": FLOW_RUN},
+        ),
+    ],
+    "request.read_timeline": [
+        Example("From the beginning.", {"type": "read_timeline", "run_id": FLOW_RUN}),
+        Example(
+            "The next page.",
+            {
+                "type": "read_timeline",
+                "run_id": FLOW_RUN,
+                "after": {"ordinal": 100, "decided": "2030-01-01T02:00:00.131Z", "proposal_id": PROPOSAL},
+            },
+        ),
     ],
     "request.heartbeat": [
         Example(
@@ -256,6 +323,45 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
         Example("Of a deployment.", {"type": "read_limit", "deployment_id": DEPLOYMENT}),
     ],
     "request.read_limits": [Example("From the beginning.", {"type": "read_limits", "partition": 0})],
+    "query.find_runs": [
+        Example("The newest runs.", {"type": "find_runs", "seconds": 30, "limit": 100}),
+        Example(
+            "Task runs that have been RUNNING for an hour, behind the page before.",
+            {
+                "type": "find_runs",
+                "seconds": 30,
+                "kind": "task-run",
+                "state_types": ["RUNNING"],
+                "tags": ["database"],
+                "unchanged_for": 3600,
+                "limit": 100,
+                "after": {"created": "2030-01-01T02:00:00.1Z", "id": TASK_RUN},
+            },
+        ),
+    ],
+    "query.count_runs": [
+        Example(
+            "What became of a night's runs.",
+            {"type": "count_runs", "seconds": 30, "name_prefix": "nightly", "created_after": "2030-01-01T00:00:00Z"},
+        )
+    ],
+    "query.read_tree": [Example("A flow run's.", {"type": "read_tree", "seconds": 30, "run_id": FLOW_RUN})],
+    "query.list_partitions": [Example("All of them.", {"type": "list_partitions", "seconds": 5})],
+    "query.list_workers": [Example("All of them.", {"type": "list_workers", "seconds": 5})],
+    "request.prune_runs": [
+        Example(
+            "One tree, if it is over and has not changed for a month.",
+            {
+                "type": "prune_runs",
+                "partition": PARTITION,
+                "run_ids": [FLOW_RUN],
+                "unchanged_since": "2029-12-02T02:00:00Z",
+            },
+        )
+    ],
+    "request.delete_run": [
+        Example("A task run, whatever it is in.", {"type": "delete_run", "run_id": TASK_RUN, "force": True})
+    ],
     "reply.verdict": [
         Example(
             "Accepted.",
@@ -302,6 +408,7 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
             },
         )
     ],
+    "reply.deleted": [Example("A flow run with its task runs.", {"type": "deleted", "v": 1, "trees": 1, "runs": 13})],
     "reply.withdrawn": [Example("It was parked.", {"type": "withdrawn", "v": 1, "withdrawn": True})],
     "reply.known": [
         Example(
@@ -330,7 +437,10 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
         )
     ],
     "reply.events": [
-        Example("A page: read on after 61.", {"type": "events", "v": 1, "events": [_EVENT, _ERA_BEGAN], "up_to": 61})
+        Example(
+            "A page: read on after 61.",
+            {"type": "events", "v": 1, "events": [_EVENT, _ERA_BEGAN], "up_to": 61, "pruned_up_to": 0},
+        )
     ],
     "reply.position": [Example("Behind event 41.", {"type": "position", "v": 1, "position": 41})],
     "reply.synced": [
@@ -431,6 +541,175 @@ EXAMPLES: Final[dict[str, list[Example]]] = {
         Example(
             "The last page.",
             {"type": "limits", "v": 1, "limits": [{**_LIMIT, "holders": [], "waiting": 0, "waiters": []}]},
+        )
+    ],
+    "reply.runs": [
+        Example(
+            "A page that is not the last one.",
+            {
+                "type": "runs",
+                "v": 1,
+                "page": {"runs": [_FLOW_RUN], "next": {"created": "2030-01-01T02:00:00.1Z", "id": FLOW_RUN}},
+            },
+        )
+    ],
+    "reply.counts": [
+        Example(
+            "Of two kinds and states.",
+            {
+                "type": "counts",
+                "v": 1,
+                "counts": [
+                    {
+                        "kind": "flow-run",
+                        "state_type": "RUNNING",
+                        "state_name": "Running",
+                        "count": 3,
+                        "or_more": False,
+                    },
+                    {
+                        "kind": "task-run",
+                        "state_type": "COMPLETED",
+                        "state_name": "Completed",
+                        "count": 50_000,
+                        "or_more": True,
+                    },
+                ],
+            },
+        )
+    ],
+    "reply.tree": [
+        Example(
+            "A flow run, and the first of what is below it.",
+            {
+                "type": "tree",
+                "v": 1,
+                "tree": {
+                    "run": _FLOW_RUN,
+                    "below": [{"run": _TASK_RUN, "below": [], "or_more": False}],
+                    "or_more": True,
+                },
+            },
+        )
+    ],
+    "reply.partitions": [
+        Example(
+            "One of them.",
+            {
+                "type": "partitions",
+                "v": 1,
+                "partitions": [
+                    {
+                        "partition": PARTITION,
+                        "backlog": 3,
+                        "oldest_seconds": 0.012,
+                        "worker": WORKER,
+                        "held_since": "2030-01-01T01:00:00Z",
+                        "sequence": 42,
+                        "era": 0,
+                        "parked": 1,
+                        "due": 0,
+                        "next_due": "2030-01-01T02:00:30Z",
+                    }
+                ],
+            },
+        )
+    ],
+    "reply.workers": [
+        Example(
+            "One that is alive.",
+            {
+                "type": "workers",
+                "v": 1,
+                "workers": [
+                    {
+                        "worker": WORKER,
+                        "host": "engine-1",
+                        "pid": 4711,
+                        "version": "0.1.0",
+                        "since": "2030-01-01T01:00:00Z",
+                        "seeks": True,
+                        "partitions": [PARTITION],
+                    }
+                ],
+            },
+        )
+    ],
+    "reply.explanation": [
+        Example(
+            "It was told to wait.",
+            {
+                "type": "explanation",
+                "v": 1,
+                "proposal_id": PROPOSAL,
+                "explanation": {
+                    "proposal_id": PROPOSAL,
+                    "run_id": TASK_RUN,
+                    "source": "recorded",
+                    "actor": "scheduler-3",
+                    "verdict": _WAITS,
+                    "decided": "2030-01-01T02:00:00.131Z",
+                    "trace": {**_TRACE, "is_cut": False},
+                    "reason": _FULL,
+                    "waits_for": [],
+                },
+            },
+        ),
+        Example(
+            "It is parked, behind two others.",
+            {
+                "type": "explanation",
+                "v": 1,
+                "proposal_id": PROPOSAL,
+                "explanation": {
+                    "proposal_id": PROPOSAL,
+                    "run_id": TASK_RUN,
+                    "source": "recorded",
+                    "trace": {**_TRACE, "is_cut": False},
+                    "parked_since": "2030-01-01T02:00:00.131Z",
+                    "reason": _FULL,
+                    "waits_for": [
+                        {
+                            "limit": {**_LIMIT, "free": 0, "held": 3, "holders": [], "waiting": 0, "waiters": []},
+                            "before": 2,
+                        }
+                    ],
+                },
+            },
+        ),
+    ],
+    "reply.timeline": [
+        Example(
+            "A page that is not the last one.",
+            {
+                "type": "timeline",
+                "v": 1,
+                "timeline": {
+                    "run": _FLOW_RUN,
+                    "now": "2030-01-01T02:00:05Z",
+                    "entries": [
+                        {
+                            "at": "2030-01-01T02:00:00.125Z",
+                            "kind": "verdict",
+                            "proposal_id": PROPOSAL,
+                            "status": "ACCEPT",
+                            "actor": "scheduler-3",
+                        },
+                        {
+                            "at": "2030-01-01T02:00:00.125Z",
+                            "kind": "state",
+                            "state_id": STATE,
+                            "ordinal": 2,
+                            "type": "RUNNING",
+                            "name": "Running",
+                            "timestamp": "2030-01-01T02:00:00.125Z",
+                            "proposal_id": PROPOSAL,
+                            "actor": "scheduler-3",
+                        },
+                    ],
+                },
+                "next": {"ordinal": 2, "decided": "2030-01-01T02:00:00.125Z", "proposal_id": PROPOSAL},
+            },
         )
     ],
     "reply.error": [

@@ -7,7 +7,7 @@ from typing import Final
 
 from protocol.generator.examples import EXAMPLES
 from protocol.generator.messages import ADVICE, CONVERSATIONS, MESSAGES
-from protocol.generator.schemas import Json, schema_of
+from protocol.generator.schemas import SENT, Json, schema_of
 
 _SECTION: Final = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- end -->)", re.S)
 _TEXTS: Final = {"uuid": "UUID", "date-time": "time", "duration": "duration"}
@@ -26,12 +26,12 @@ def _messages(kind: str) -> str:
 
 
 def _message(name: str) -> str:
-    kind, _, own = name.partition(".")
+    _, _, own = name.partition(".")
     schema = schema_of(name, MESSAGES[name])
-    answers = f"\n{_answers(own)}\n" if kind == "request" else ""
+    answers = f"\n{_answers(own)}\n" if name.startswith(SENT) else ""
     example = json.dumps(EXAMPLES[name][-1].message, ensure_ascii=False, separators=(",", ":"))
     described = f"#### {own}\n\n{schema['description']}\n{answers}"
-    return f"{described}\n{_fields(schema, kind)}\n\n```json\n{example}\n```\n"
+    return f"{described}\n{_fields(schema, is_sent=name.startswith(SENT))}\n\n```json\n{example}\n```\n"
 
 
 def _answers(name: str) -> str:
@@ -60,23 +60,23 @@ def _parts(kinds: Iterable[str]) -> Json:
 
 def _value(name: str, part: Json) -> str:
     is_sent = part.get("additionalProperties") is False
-    described = _fields(part, "request" if is_sent else "reply") if "properties" in part else f"One of {_is(part)}."
+    described = _fields(part, is_sent=is_sent) if "properties" in part else f"One of {_is(part)}."
     return f"#### {name}\n\n{part['description']}\n\n{described}\n"
 
 
-def _fields(schema: Json, kind: str) -> str:
+def _fields(schema: Json, *, is_sent: bool) -> str:
     required = schema.get("required", ())
     rows = ["| field | is | |", "| --- | --- | --- |"]
     for name, field in schema["properties"].items():
-        may = "" if name in required else _left_out(field, kind)
+        may = "" if name in required else _left_out(field, is_sent=is_sent)
         rows.append(f"| `{name}` | {_is(field)}{may} | {field.get('description', '')} |")
     return "\n".join(rows)
 
 
-def _left_out(field: Json, kind: str) -> str:
+def _left_out(field: Json, *, is_sent: bool) -> str:
     default = field.get("default")
-    if kind != "request" or default in (None, {}, []):
-        return "; may be left out" if kind == "request" else "; may be missing"
+    if not is_sent or default in (None, {}, []):
+        return "; may be left out" if is_sent else "; may be missing"
     return f"; left out: `{json.dumps(default)}`"
 
 
@@ -131,7 +131,7 @@ def _object(field: Json) -> str:
     most = f", {field['maxProperties']:,} at most" if "maxProperties" in field else ""
     keys = field.get("propertyNames")
     named = f" under names ({_is({'type': 'string', **keys})})" if keys else ""
-    [values] = field["patternProperties"].values()
+    [values] = [*field.get("patternProperties", {}).values()] or [field["additionalProperties"]]
     return f"object: {_is(values)}{named}{most}"
 
 
@@ -152,9 +152,10 @@ _OF_TYPE: Final[dict[str, Callable[[Json], str]]] = {
 }
 _SECTIONS: Final[dict[str, Callable[[], str]]] = {
     "requests": lambda: _messages("request."),
-    "sent": lambda: _values(["request"]),
+    "queries": lambda: _messages("query."),
+    "sent": lambda: _values(["request", "query"]),
     "replies": lambda: _messages("reply."),
     "events": lambda: _messages("event."),
-    "told": lambda: _values(["reply", "event"], but={*_parts(["request"]), *_ALIKE}),
+    "told": lambda: _values(["reply", "event"], but={*_parts(["request", "query"]), *_ALIKE}),
     "errors": _errors,
 }

@@ -1,4 +1,4 @@
-"""JSON Schemas of the messages: requests as they may be sent, replies and events as they are told.
+"""JSON Schemas of the messages: requests and queries as they may be sent, replies and events as they are told.
 
 What is sent is refused when it has a field that nobody knows. What is told may get more fields within a version, so its
 schemas allow them: a reader passes over what it does not know.
@@ -23,6 +23,8 @@ from statewright.values import MAX_INTEGER_BITS, MAX_JSON_DEPTH
 
 Json = dict[str, Any]
 
+SENT: Final = ("request.", "query.")
+"""How the names of what is sent begin."""
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 _ANY_JSON: Final = (
     f"Any JSON: nested {MAX_JSON_DEPTH} levels deep at most, integers of {MAX_INTEGER_BITS} bits at most, texts without"
@@ -61,7 +63,7 @@ _BETWEEN_FIELDS: Final[dict[Model, list[Json]]] = {
 
 
 def sent(model: Model) -> Json:
-    """Return the schema of a request."""
+    """Return the schema of a request or a query."""
     return _schema(model, _Sent)
 
 
@@ -72,7 +74,7 @@ def told(model: Model) -> Json:
 
 def schema_of(name: str, model: Model) -> Json:
     """Return the schema of a message by its name, which says whether it is sent or told."""
-    return sent(model) if name.startswith("request.") else told(model)
+    return sent(model) if name.startswith(SENT) else told(model)
 
 
 def as_file(name: str, schema: Json) -> Json:

@@ -2,12 +2,15 @@
 
 from statewright.client import Client, Proposal
 from statewright.client.leases import Executor, KeepAlive
+from statewright.client.queries import RunFilters
 from statewright.client.sent import Sent, SentCreation, SentProposal, SentRun
 from statewright.errors import (
     ConfigurationError,
     Delivery,
     EraBegan,
     EventsMissed,
+    EventsPruned,
+    Forbidden,
     InvalidMessage,
     InvalidRequest,
     LeaseLost,
@@ -20,18 +23,23 @@ from statewright.errors import (
     Overloaded,
     PartitionCountMismatch,
     ProposalConflict,
+    QueryFailed,
+    QueryTooSlow,
     RedisUnavailable,
     RequestFailed,
     RuleFailed,
     RunConflict,
     RunNotFound,
+    RunPruned,
     StatewrightError,
     SubscriptionConflict,
     SubscriptionNotFound,
     UnreadableAnswer,
 )
 from statewright.events import Event
+from statewright.explanations import Explanation, Timeline
 from statewright.limits import ConcurrencyLimit, LimitScope, SlotHolder, Waiter
+from statewright.overview import DeadRequest, PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
 from statewright.protocol.replies import ParkedReply
 from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.states import TERMINAL_STATES, ProposedState, State, StateDetails, StateType
@@ -47,13 +55,17 @@ __all__ = [
     "ConcurrencyLimit",
     "ConfigurationError",
     "DeadLetter",
+    "DeadRequest",
     "Delivery",
     "EraBegan",
     "Event",
     "EventFilter",
     "EventsMissed",
+    "EventsPruned",
     "Executor",
+    "Explanation",
     "FlowRun",
+    "Forbidden",
     "InvalidMessage",
     "InvalidRequest",
     "KeepAlive",
@@ -70,17 +82,25 @@ __all__ = [
     "Overloaded",
     "ParkedReply",
     "PartitionCountMismatch",
+    "PartitionStatus",
+    "Place",
     "Proposal",
     "ProposalConflict",
     "ProposedState",
+    "QueryFailed",
+    "QueryTooSlow",
     "RedisUnavailable",
     "RequestFailed",
     "RuleFailed",
     "RunConflict",
+    "RunFilters",
     "RunHistory",
     "RunKind",
     "RunNotFound",
+    "RunPage",
     "RunPolicy",
+    "RunPruned",
+    "RunTree",
     "Sent",
     "SentCreation",
     "SentProposal",
@@ -89,6 +109,7 @@ __all__ = [
     "ShareStatus",
     "SlotHolder",
     "State",
+    "StateCount",
     "StateDetails",
     "StateType",
     "StatewrightError",
@@ -97,7 +118,9 @@ __all__ = [
     "SubscriptionNotFound",
     "SubscriptionStatus",
     "TaskRun",
+    "Timeline",
     "UnreadableAnswer",
     "Verdict",
     "Waiter",
+    "WorkerStatus",
 ]

@@ -11,19 +11,24 @@ StatewrightError
 ├── NoAnswer                    no answer came in time; says how far the request got; asking again under its id is safe
 ├── UnreadableAnswer            a worker of another version answered in a form that this client does not know
 ├── EventsMissed                a subscription cannot tell some events; it goes on behind them
+│   └── EventsPruned            some went with their runs, which were deleted; it goes on with those that are left
 ├── LeaseLost                   a run is no longer held by the lease that was kept; says what it is in now, and why
 ├── MemberReplaced              another process has joined a named subscription under this member's name
 ├── EraBegan                    changes that a subscription told of no longer exist; it goes on behind them
 └── RequestFailed               the request was refused; nothing was written for it
     ├── InvalidMessage
     ├── RunNotFound
+    │   └── RunPruned           the run was deleted
     ├── RunConflict
     ├── ProposalConflict
     ├── RuleFailed
     ├── NotWritable
     ├── SubscriptionNotFound
     ├── SubscriptionConflict
-    └── Overloaded              too many requests of its partition are unanswered
+    ├── Overloaded              too many requests of its partition, or too many queries, are unanswered
+    ├── Forbidden               the deployment does not let producers do that
+    ├── QueryTooSlow            a query took longer than it may; says which filter would help
+    └── QueryFailed             the engine could not look: PostgreSQL is away, or refuses
 """
 
 from __future__ import annotations
@@ -168,6 +173,23 @@ class EventsMissed(StatewrightError):
         self.last = last
 
 
+class EventsPruned(EventsMissed):
+    """Some of the events `first` to `last` of a partition went with their runs, which were deleted.
+
+    The subscription goes on with those that are left, and passes over the others without a word.
+    """
+
+    def __init__(self, partition: int, first: int, last: int) -> None:
+        StatewrightError.__init__(
+            self,
+            f"some of the events {first} to {last} of partition {partition} went with their runs, which were deleted;"
+            " the subscription goes on with those that are left",
+        )
+        self.partition = partition
+        self.first = first
+        self.last = last
+
+
 class LeaseLost(StatewrightError):
     """A run is no longer held by the lease that its holder kept: stop working on it.
 
@@ -260,11 +282,15 @@ class RunNotFound(RequestFailed):
     """No run has this id."""
 
 
+class RunPruned(RunNotFound):
+    """The run was deleted, on purpose or because it was older than runs are kept."""
+
+
 class RunConflict(RequestFailed):
     """What is asked for contradicts the run as it is; `field` says what.
 
     A run to be created exists with other content, or its parent does not exist; a run to be changed is in a terminal
-    state, or is RUNNING, which keeps its tags.
+    state, or is RUNNING, which keeps its tags; a run to be deleted, or one below it, has not come to an end.
     """
 
 
@@ -288,10 +314,23 @@ class SubscriptionConflict(RequestFailed):
     """A subscription of this name has another filter, or other terms; `field` says which."""
 
 
-class Overloaded(RequestFailed):
-    """Too many requests of the partition are unanswered, in number or in bytes; nothing was written for this one.
+class Forbidden(RequestFailed):
+    """The deployment does not let producers do that (its workers' setting STATEWRIGHT_FORBID); `field` says what."""
 
-    The numbers are None where the engine refused it and did not say them.
+
+class QueryTooSlow(RequestFailed):
+    """A query took longer than it may; the text says which filter would help. Proposals were not held up."""
+
+
+class QueryFailed(RequestFailed):
+    """The engine could not look: PostgreSQL does not answer the worker's queries, or refuses them. Ask again later."""
+
+
+class Overloaded(RequestFailed):
+    """Too many requests of the partition, or too many queries, are unanswered, in number or in bytes; nothing was
+    written for this one.
+
+    The numbers are None where the engine refused it and did not say them; `partition` is None for a query.
     """
 
     partition: int | None = None
@@ -301,11 +340,12 @@ class Overloaded(RequestFailed):
 
     @classmethod
     def unsent(
-        cls, request_id: UUID, partition: int, *, unanswered: int, size: int, oldest_seconds: float
+        cls, request_id: UUID, partition: int | None, *, unanswered: int, size: int, oldest_seconds: float
     ) -> Overloaded:
         """Return the error of a request that its client has not sent."""
+        which = "queries" if partition is None else f"requests of partition {partition}"
         error = cls(
-            f"partition {partition} has {unanswered} unanswered requests of {size} bytes, the oldest of which has been"
+            f"{unanswered} {which} are unanswered, of {size} bytes, the oldest of which has been"
             f" waiting for {_in_words(oldest_seconds)}; this one was not sent. Send less at a time, add workers, wait"
             " for room (STATEWRIGHT_WAIT_FOR_ROOM, in seconds) or allow more (STATEWRIGHT_MAX_BACKLOG,"
             " STATEWRIGHT_MAX_BACKLOG_BYTES)",
@@ -329,13 +369,17 @@ def _in_words(seconds: float) -> str:
 _BY_CODE: Final[dict[str, type[RequestFailed]]] = {
     "invalid_message": InvalidMessage,
     "run_not_found": RunNotFound,
+    "run_pruned": RunPruned,
     "run_conflict": RunConflict,
     "proposal_conflict": ProposalConflict,
     "rule_failed": RuleFailed,
     "not_writable": NotWritable,
     _OVERLOADED: Overloaded,
+    "query_too_slow": QueryTooSlow,
+    "query_failed": QueryFailed,
     "subscription_not_found": SubscriptionNotFound,
     "subscription_conflict": SubscriptionConflict,
+    "forbidden": Forbidden,
 }
 
 

@@ -81,6 +81,8 @@ class Change(Frozen):
     proposal_id: UUID | None = None
     """The proposal that caused it, also by way of a rule that let another run follow; None for a state that was written
     by a version that did not keep it."""
+    actor: str | None = None
+    """Who has made that proposal; None where nobody has said so."""
     follows: UUID | None = None
     """The event of the run's previous state, when that is less than five minutes older."""
     resource: EventResource

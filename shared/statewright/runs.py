@@ -137,3 +137,6 @@ class RunHistory(Frozen):
     """The run as it is now."""
     states: tuple[State, ...]
     """Its states, oldest first."""
+    actors: Annotated[tuple[str | None, ...], Field(exclude_if=lambda actors: not actors)] = ()
+    """Who has caused each of them: whoever has made the proposal, None where they have not said who they are. It is
+    empty where nobody has said that of any."""

@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.asyncio import ConnectionPool
 
 from statewright.errors import ConfigurationError
-from statewright.values import MAX_PARTITIONS, TAKES_DURATIONS
+from statewright.values import MAX_PARTITIONS, TAKES_DURATIONS, Actor
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
@@ -26,6 +26,8 @@ class ClientSettings(BaseSettings):
 
     redis_url: SecretStr = SecretStr(DEFAULT_REDIS_URL)
     namespace: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "statewright"
+    actor: Actor | None = None
+    """Who is told to have done what this client asks for; None says nobody."""
     partitions: Annotated[int, Field(ge=1, le=MAX_PARTITIONS)] | None = None
     """Only checked: the number is fixed when the first worker starts, and clients learn it from Redis."""
     max_message_bytes: Annotated[int, Field(ge=1_024, le=100_000_000)] = 1_048_576

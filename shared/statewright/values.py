@@ -1,9 +1,11 @@
 """The field types that every message and value shares: text, times and JSON that PostgreSQL can store."""
 
 import math
+import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self
 
 from pydantic import (
     AfterValidator,
@@ -15,6 +17,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     JsonValue,
     StringConstraints,
+    TypeAdapter,
     ValidationError,
 )
 from pydantic_core import CoreSchema, core_schema
@@ -29,11 +32,15 @@ MAX_LABELS = 50
 MAX_LABEL_KEY_LENGTH = 100
 MAX_LABEL_LENGTH = 255
 MAX_IDEMPOTENCY_KEY_LENGTH = 2_000
+MAX_ACTOR_LENGTH = 128
 MAX_JSON_DEPTH = 100
 MAX_INTEGER_BITS = 1_024
 MAX_PARTITIONS = 1_024
 MAX_POSITION = 2**63 - 1
 """The greatest number of an event within its partition, and more than a run can have states."""
+
+ENGINE_ITSELF = "statewright"
+"""The actor of what the engine does by itself: it ends leases and pauses, and lets runs follow their flow run."""
 
 _ROOM_FOR_THE_NOTE = 40
 _NO_NUL = r"^[^\x00]*$"
@@ -168,18 +175,45 @@ def _sayable(message: Any) -> Any:
     return truncated(message, MAX_MESSAGE_LENGTH)
 
 
+def checked_actor(actor: str) -> str:
+    """Return the name of an actor as it is. Raises ValueError when a producer may not have it."""
+    if not (0 < len(actor) <= MAX_ACTOR_LENGTH and actor.isprintable()):
+        raise ValueError(f"must be 1 to {MAX_ACTOR_LENGTH} printable characters")
+    if actor == ENGINE_ITSELF:
+        raise ValueError(f"{ENGINE_ITSELF!r} is the engine itself; take another name")
+    return actor
+
+
 Duration = float | timedelta
 """A number of seconds, or a duration of the standard library's or of pendulum's, whose class is derived from it."""
+
+
+_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_SHORT: Final = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([smhdw]?)\s*$")
+_ISO_8601: Final = TypeAdapter(timedelta)
 
 
 def _in_seconds(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
+    if isinstance(value, str):
+        return seconds_said(value)
     return tuple(map(_in_seconds, value)) if isinstance(value, list | tuple) else value
 
 
+def seconds_said(text: str) -> float | str:
+    """Return the seconds of a duration like `30d`, `P30D` (ISO 8601) or `2592000`; any other text as it is."""
+    short = _SHORT.match(text)
+    if short is not None:
+        return float(short[1]) * _UNITS[short[2]]
+    if text.lstrip("+-").startswith("P"):
+        with suppress(ValidationError):
+            return _ISO_8601.validate_python(text).total_seconds()
+    return text
+
+
 class _TakesDurations:
-    """Lets a field of seconds take durations in Python; the wire has only numbers."""
+    """Lets a field of seconds take durations in Python and in settings; the wire has only numbers."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = handler(source)
@@ -195,6 +229,8 @@ Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 """A point in time with its zone, kept in UTC. A naive datetime is refused: nobody can know what it means."""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH, pattern=_NO_NUL)]
+Actor = Annotated[str, AfterValidator(checked_actor)]
+"""Who asks for something: what a producer says of itself, which nobody checks."""
 Message = Annotated[str, BeforeValidator(_sayable)]
 """A text for people. It is never refused: what cannot be stored is escaped, and what is too long is cut."""
 CacheKey = Annotated[str, StringConstraints(max_length=MAX_CACHE_KEY_LENGTH, pattern=_NO_NUL)]

@@ -16,7 +16,7 @@ from statewright_worker.facts.batch import Asked, Batch
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.records import TaskRunRecord
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
-from statewright_worker.storage import database
+from statewright_worker.storage import database, statements
 from statewright_worker.storage.transactions import Fence, Storage
 from tests.benchmarks.harness import show
 
@@ -75,7 +75,7 @@ async def decide(work: UnitOfWork, proposed: dict[UUID, UUID], state: ProposedSt
 
 
 async def measure(target: Target, total: int) -> None:
-    engine = database.create_engine(target.database_url or "", pool_size=2, for_batches=True)
+    engine = database.create_engine(target.database_url or "", pool_size=2, settings=statements.BATCH_SETTINGS)
     try:
         storage = Storage(engine)
         await database.fix_partitions(engine, None, default=8)

@@ -27,6 +27,19 @@ def test_whole_seconds_may_be_a_duration(setting: str, duration: Any) -> None:
     assert getattr(settings(**{setting: duration}), setting) == 120
 
 
+@pytest.mark.parametrize("said", ["129600", "129600.0", "129600s", "2160m", "36h", "1.5d", "P1DT12H", "PT36H"])
+def test_a_duration_may_be_said_in_words(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATEWRIGHT_KEEP_RUNS", said)
+    monkeypatch.setenv("STATEWRIGHT_DEAD_LETTER_SECONDS", said)
+    assert (settings().keep_runs, settings().dead_letter_seconds) == (129_600, 129_600)
+
+
+@pytest.mark.parametrize("said", ["", "-1d", "1 fortnight", "P", "d", "0"])
+def test_what_says_no_duration_is_refused(said: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^STATEWRIGHT_KEEP_RUNS: "):
+        settings(keep_runs=said)
+
+
 @pytest.mark.parametrize("wrong", [*NO_DURATIONS, timedelta(days=1, seconds=0.5)], ids=repr)
 @pytest.mark.parametrize(
     "setting",

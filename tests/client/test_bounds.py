@@ -7,6 +7,7 @@ import pytest
 
 from statewright import ConfigurationError
 from statewright.events import TRUNCATE_MESSAGES_AT
+from statewright.protocol.queries import MAX_RUNS_PER_PAGE
 from statewright.protocol.requests import (
     MAX_CONCURRENCY_LIMIT,
     MAX_DEAD_LETTERS,
@@ -35,6 +36,7 @@ from statewright.values import (
     MAX_TAGS,
 )
 from statewright.verdicts import MAX_DELAY_SECONDS
+from statewright_worker.queries.tree import RUNS_TOLD
 from statewright_worker.requests.subscriptions import MAX_MEMBERS
 
 README = Path(__file__).parents[2] / "README.md"
@@ -69,6 +71,8 @@ BOUNDS = {
     "dead letters of a named subscription": MAX_DEAD_LETTERS,
     "what a dead letter says of its error": ERROR_CHARACTERS,
     "events of a share that wait in a member's memory": WAITING_AT_MOST,
+    "a page of runs that were found": MAX_RUNS_PER_PAGE,
+    "a tree that is told": RUNS_TOLD,
     "partitions": MAX_PARTITIONS,
     "the number of an event in its partition": MAX_POSITION,
     "a namespace, a reply stream's name": NAMESPACE_LENGTH,

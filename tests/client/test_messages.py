@@ -30,6 +30,7 @@ from statewright import (
 )
 from statewright.protocol.replies import (
     REPLY,
+    DeletedReply,
     ErrorCode,
     ErrorReply,
     EventsReply,
@@ -56,12 +57,14 @@ from statewright.protocol.requests import (
     AcknowledgedShare,
     CreateFlowRun,
     CreateTaskRun,
+    DeleteRun,
     FailedEvent,
     FindPosition,
     Heartbeat,
     OpenSubscription,
     PartitionPosition,
     Propose,
+    PruneRuns,
     ReadEvents,
     ReadLimit,
     ReadLimits,
@@ -150,6 +153,13 @@ REQUESTS = {
         CreateTaskRun, name=NAMES, tags=TAGS, policy=POLICIES, labels=LABELS, state=st.none() | STATES, task_key=NAMES
     ),
     UpdateRun: st.builds(UpdateRun, name=st.none() | NAMES, tags=st.none() | TAGS, policy=st.none() | POLICIES),
+    DeleteRun: st.builds(DeleteRun, force=st.booleans()),
+    PruneRuns: st.builds(
+        PruneRuns,
+        partition=st.integers(0, 1_023),
+        run_ids=st.lists(IDS, min_size=1, max_size=3).map(tuple),
+        unchanged_since=MOMENTS,
+    ),
     Propose: st.builds(Propose, state=STATES, force=st.booleans(), api_version=st.sampled_from([None, "0.8.2", "3"])),
     ReadRun: st.builds(ReadRun, after=POSITIONS, history=st.booleans()),
     Heartbeat: st.lists(st.tuples(IDS, st.none() | IDS), min_size=1, max_size=3).flatmap(
@@ -248,7 +258,8 @@ REPLIES: list[Reply] = [
     LimitsReply(limits=()),
     HistoryReply(history=RunHistory(run=FLOW_RUN, states=(RUNNING,)), next=1),
     EventsReply(events=(ERA, EVENT), up_to=17),
-    EventsReply(events=(), up_to=17),
+    EventsReply(events=(), up_to=17, pruned_up_to=16),
+    DeletedReply(trees=1, runs=13),
     LimitReply(limit=None),
     HeartbeatReply(
         lost=(LostRun(run_id=ID), LostRun(run_id=ID, state_type=StateType.CRASHED, state_name="Crashed", executor="e")),
@@ -393,7 +404,7 @@ def test_another_version_is_refused_by_its_field(version: object) -> None:
     assert blamed(body(v=version, type="read_run", run_id=str(ID))) == ["read_run.v"]
 
 
-@pytest.mark.parametrize("fields", [{"type": "delete_run"}, {"type": None}, {}])
+@pytest.mark.parametrize("fields", [{"type": "start_run"}, {"type": None}, {}])
 def test_an_unknown_type_is_refused_as_such(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="type") as raised:
         REQUEST.validate_json(body(run_id=str(ID), **fields))

@@ -1,9 +1,9 @@
-"""How a read is cut into transactions: by bytes alone, so that no statement grows too large."""
+"""How a read is cut into transactions: by bytes, so that no statement grows too large, and round what stands alone."""
 
 from uuid import uuid4
 
 from statewright import State
-from statewright.protocol.requests import Propose, ReadLimit, ReadRun, Request, SetLimit
+from statewright.protocol.requests import DeleteRun, Propose, ReadLimit, ReadRun, Request, SetLimit
 from statewright_worker.drain.drain import SEGMENT_BYTES, segments
 from statewright_worker.requests.base import Incoming
 from statewright_worker.requests.kinds import kind_of
@@ -39,3 +39,9 @@ def test_a_segment_does_not_outgrow_a_statement() -> None:
 
 def test_a_message_that_is_too_large_for_a_segment_stands_alone() -> None:
     assert lengths(taken(PROPOSE), taken(PROPOSE, HALF + HALF + b"."), taken(PROPOSE)) == [1, 1, 1]
+
+
+def test_a_deletion_stands_alone() -> None:
+    delete = DeleteRun(run_id=uuid4())
+    every: list[Request] = [PROPOSE, PROPOSE, delete, delete, PROPOSE, delete]
+    assert lengths(*[taken(request) for request in every]) == [2, 1, 1, 1, 1]

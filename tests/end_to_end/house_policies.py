@@ -22,6 +22,7 @@ class SpendBudget(BaseOrchestrationRule):
 
     async def before_transition(self, initial_state: Any, proposed_state: Any, context: Any) -> None:
         left = await context.session.scalar(text("UPDATE budget SET amount = amount - 1 RETURNING amount"))
+        self.saw(left=left)
         if left < 0:
             await self.abort_transition("The budget is spent.")
             await context.session.execute(text("UPDATE budget SET amount = 0"))

@@ -28,7 +28,9 @@ KEYS = {
     "suspect": "{ns:0}:suspect",
     "replies": "ns:replies:somebody",
     "partitions": "ns:partitions",
+    "queries": "ns:queries",
     "holders": "ns:holders",
+    "announced": "ns:announced",
     "workers": "ns:workers",
     "database": "ns:database",
     "queue": "ns:queue",
@@ -58,6 +60,7 @@ COMMANDS: dict[str, tuple[Any, ...]] = {
 }
 READS = "XREAD GET XLEN MEMORY"
 A_PRODUCERS = {
+    "queries": "XADD XLEN MEMORY",
     "proposals": "XADD XRANGE XLEN MEMORY",
     "replies": f"{READS} XADD XTRIM",
     "partitions": READS,
@@ -70,12 +73,14 @@ ALLOWED = {
     "subscriber": {"events": "XREAD XREVRANGE GET", "partitions": "XREAD XREVRANGE GET"},
     "member": {
         "proposals": "XADD XRANGE XLEN MEMORY",
+        "queries": "XADD XLEN MEMORY",
         "replies": f"{READS_MORE} XADD XTRIM",
         "partitions": READS_MORE,
         "events": READS_MORE,
     },
     "operator": {
         "proposals": "XADD XRANGE XLEN MEMORY",
+        "queries": "XADD XLEN MEMORY",
         "replies": f"{AN_OPERATORS} XADD XTRIM",
         "dead letters": f"{AN_OPERATORS} XTRIM XDEL",
         **dict.fromkeys(("events", "partitions", "holders", "workers"), AN_OPERATORS),
@@ -166,6 +171,9 @@ async def test_each_user_can_do_its_work(deployment: Deployment, monkeypatch: py
                 assert (await producer.propose(run, state)).accepted
             await producer.set_limit("database", 1)
             assert len((await producer.read_run(run)).states) == 3
+            assert [found.id for found in (await producer.find_runs()).runs] == [run.run_id]
+            assert [worker.seeks for worker in await producer.list_workers()] == [True]
+            assert sum(partition.sequence for partition in await producer.list_partitions()) == 3
             assert [(await anext(events)).data.resource.state_name for _ in range(3)] == [
                 "Pending",
                 "Running",

@@ -49,7 +49,13 @@ async def test_an_event_that_is_made_again_equals_the_first_one(deployment: Depl
         raw = RawProducer(redis, deployment)
         await raw.push(encode(ReadEvents(partition=0, after=2)))
         reply = await raw.reply()
-        assert reply == {"type": "events", "v": 1, "events": [json.loads(one) for one in first[2:]], "up_to": CHANGES}
+        assert reply == {
+            "type": "events",
+            "v": 1,
+            "events": [json.loads(one) for one in first[2:]],
+            "up_to": CHANGES,
+            "pruned_up_to": 0,
+        }
         await deployment.empty_redis()
         assert await bodies(deployment, redis, CHANGES) == first
 

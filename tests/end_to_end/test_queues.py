@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 
 from statewright import Client, RunNotFound, RunPolicy, SetStateStatus, State, StateType, TaskRun
-from statewright_worker.storage import database
-from statewright_worker.storage.audit import Finding, audit
 from tests.deployment import HANGS_SECONDS, Deployment, until
 
 
@@ -274,18 +272,10 @@ async def test_many_that_wait_below_a_cancelled_flow_run_are_answered_once(deplo
             return not await deployment.fetch("SELECT FROM task_run WHERE state_type IS DISTINCT FROM 'CANCELLED'")
 
         await until(all_are_cancelled)
-        findings = [finding for finding in await audited(deployment) if finding.is_wrong]
+        findings = [finding for finding in (await deployment.audited()).findings if finding.is_wrong]
         answered = await deployment.fetch("SELECT FROM answer")
 
     assert {verdict.status for verdict in verdicts} <= {SetStateStatus.ACCEPT, SetStateStatus.ABORT}
     assert sum(verdict.accepted for verdict in verdicts) >= 3
     assert not findings
     assert len(answered) == 1, "only the limit's answer: no proposal got an error"
-
-
-async def audited(deployment: Deployment) -> list[Finding]:
-    engine = database.create_engine(deployment.database_url, pool_size=1)
-    try:
-        return await audit(engine)
-    finally:
-        await engine.dispose()

@@ -14,8 +14,6 @@ from uuid import UUID
 
 from statewright_worker.orchestration.records import MICROSECOND
 from statewright_worker.orchestration.waiting import TICKETS_A_MICROSECOND, TICKETS_BEGAN
-from statewright_worker.storage import database
-from statewright_worker.storage.audit import audit
 from tests.deployment import Deployment
 
 WATCH: Final = """
@@ -269,11 +267,7 @@ async def _tickets(deployment: Deployment) -> dict[str, float]:
 
 async def audited(deployment: Deployment) -> list[str]:
     """Return what the audit finds wrong at this moment."""
-    engine = database.create_engine(deployment.database_url, pool_size=1)
-    try:
-        return [str(finding) for finding in await audit(engine) if finding.is_wrong]
-    finally:
-        await engine.dispose()
+    return [str(finding) for finding in (await deployment.audited()).findings if finding.is_wrong]
 
 
 async def checked(deployment: Deployment, priorities: dict[UUID, int], forced: Iterable[UUID] = ()) -> Found:

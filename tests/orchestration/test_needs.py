@@ -1,5 +1,6 @@
 """What rules declare that they ask for is asked for where they may govern, and nothing else."""
 
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -140,7 +141,7 @@ async def loaded(engine: Engine, proposal: Propose) -> list[tuple[object, ...]]:
     asked = Asked()
     asked.foretell(proposal, engine.needs(proposal))
     driver: Any = Driver()
-    loading = asked.runs.load(Reading(driver, 0, 0, {"flow": [], "task": []}), work_with())
+    loading = asked.runs.load(Reading(driver, 0, 0, defaultdict(list)), work_with())
     if loading is not None:
         await loading
     return executed

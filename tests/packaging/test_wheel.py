@@ -34,11 +34,19 @@ def test_the_wheel_contains_types_and_migrations(wheel: Path) -> None:
 def test_the_base_install_is_the_light_client(light: Path) -> None:
     run(light, "-c", "import statewright; statewright.Client")
     assert importable(light, HEAVY) == []
-    refused = subprocess.run(
-        [light.with_name("statewright")], capture_output=True, text=True, check=False, env=clean_environment()
-    )
-    assert refused.returncode == 1
-    assert "pip install 'statewright[worker]'" in refused.stderr
+
+    def statewright(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [str(light.with_name("statewright")), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=clean_environment())
+
+    told = statewright("--help")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "[worker]" in told.stdout
+    assert statewright().stdout == told.stdout
+    for command, extra in (("worker", "worker"), ("runs", "cli")):
+        refused = statewright(command)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert f"pip install 'statewright[{extra}]'" in refused.stderr
 
 
 def test_the_extra_adds_the_worker(wheel: Path, pins: Path, tmp_path: Path) -> None:

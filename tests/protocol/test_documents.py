@@ -14,8 +14,10 @@ from pydantic import ValidationError
 
 from protocol.generator.examples import EXAMPLES
 from protocol.generator.files import FOLDER, made, there
-from protocol.generator.messages import ADVICE, CONVERSATIONS, MESSAGES, REPLIES, REQUESTS
+from protocol.generator.messages import ADVICE, CONVERSATIONS, MESSAGES, QUERIES, REPLIES, REQUESTS
+from protocol.generator.schemas import SENT
 from statewright.events import event_from
+from statewright.protocol.queries import query_from
 from statewright.protocol.replies import ErrorCode, reply_from
 from statewright.protocol.requests import PROTOCOL_VERSION, encode, request_from
 from statewright_worker.requests.kinds import kind_of
@@ -24,7 +26,7 @@ from tests.client.test_messages import REQUESTS as GENERATED
 from tests.node import CHECKS
 
 ASYNCAPI = FOLDER / "asyncapi.json"
-READS = {"request": request_from, "reply": reply_from, "event": event_from}
+READS = {"request": request_from, "query": query_from, "reply": reply_from, "event": event_from}
 GOLDEN = [
     path
     for path in sorted((Path(__file__).parent / "golden" / f"v{PROTOCOL_VERSION}").glob("*.json"))
@@ -125,7 +127,7 @@ def test_what_the_engine_refuses_fits_no_schema(message: dict[str, Any]) -> None
     assert not schema_of(f"request.{message['type']}").is_valid(message)
 
 
-@pytest.mark.parametrize("name", [name for name in MESSAGES if not name.startswith("request.")])
+@pytest.mark.parametrize("name", [name for name in MESSAGES if not name.startswith(SENT)])
 def test_what_is_told_may_have_fields_that_nobody_knows_yet(name: str) -> None:
     read: Any = READS[name.partition(".")[0]]
     later = {**EXAMPLES[name][0].message, "added_later": 1}
@@ -134,7 +136,7 @@ def test_what_is_told_may_have_fields_that_nobody_knows_yet(name: str) -> None:
 
 
 def test_every_request_has_answers_and_every_error_advice() -> None:
-    assert CONVERSATIONS.keys() == REQUESTS.keys()
+    assert CONVERSATIONS.keys() == REQUESTS.keys() | QUERIES.keys()
     assert {reply for answers in CONVERSATIONS.values() for reply in answers.replies} | {"error"} == REPLIES.keys()
     assert ADVICE.keys() == set(ErrorCode) == {code for answers in CONVERSATIONS.values() for code in answers.errors}
 
@@ -154,7 +156,7 @@ def test_the_document_fits_the_schema_of_asyncapi(node_with_checks: str) -> None
 def test_the_parser_of_asyncapi_reads_the_document(node_with_checks: str) -> None:
     parsed = ran(node_with_checks, CHECKS / "parse.mjs", ASYNCAPI)
     assert (parsed.returncode, parsed.stderr) == (0, "")
-    assert parsed.stdout == f"AsyncAPI 3.0.0: {len(REQUESTS) + 2} operations, {len(MESSAGES) + 1} messages\n"
+    assert parsed.stdout == f"AsyncAPI 3.0.0: {len(CONVERSATIONS) + 2} operations, {len(MESSAGES) + 1} messages\n"
 
 
 def test_the_parser_finds_what_is_wrong(node_with_checks: str, tmp_path: Path) -> None:

@@ -14,16 +14,19 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
 from statewright.events import AnyEvent, event_from
+from statewright.protocol.queries import Query, query_from
 from statewright.protocol.replies import Reply, reply_from
 from statewright.protocol.requests import PROTOCOL_VERSION, Request, request_from
 
 READERS: Final[dict[str, Callable[[bytes], Any]]] = {
     "request": request_from,
+    "query": query_from,
     "reply": reply_from,
     "event": event_from,
 }
 MESSAGES: Final[dict[str, set[type[BaseModel]]]] = {
     "request": set(get_args(get_args(Request)[0])),
+    "query": set(get_args(Query)),
     "reply": set(get_args(Reply)),
     "event": set(get_args(AnyEvent)),
 }
@@ -53,7 +56,7 @@ REQUESTS, REPLIES, OF_ENGINE = (
     pytest.mark.parametrize(
         "golden", [golden for golden in FILES if golden.kind in kinds], ids=lambda golden: golden.name
     )
-    for kinds in (("request",), ("reply",), ("reply", "event"))
+    for kinds in (("request", "query"), ("reply",), ("reply", "event"))
 )
 
 
@@ -93,7 +96,7 @@ def test_what_a_later_engine_says_beside_it_is_ignored(golden: Golden) -> None:
 @REQUESTS
 def test_a_request_with_a_field_that_is_not_known_is_refused(golden: Golden) -> None:
     with pytest.raises(ValidationError, match=r"later\n.*Extra inputs are not permitted"):
-        request_from(json.dumps({**golden.message, "later": LATER}).encode())
+        READERS[golden.kind](json.dumps({**golden.message, "later": LATER}).encode())
 
 
 @pytest.mark.parametrize("kind", READERS)

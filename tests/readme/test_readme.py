@@ -35,6 +35,24 @@ async def test_a_snippet_prints_what_the_readme_says(deployment: Deployment, cod
     assert (done.stdout, done.stderr) == (printed, "")
 
 
+async def test_commands_show_what_the_readme_shows(deployment: Deployment) -> None:
+    section = README[README.index("### Looking inside") :]
+    [transcript] = re.findall(r"```console\n(\$ statewright status\n.*?)```", section, re.S)
+    deployment.spawn_worker()
+    await deployment.is_held()
+    settings = {**os.environ, **deployment.variables, "COLUMNS": "80"}
+    run = partial(subprocess.run, env=settings, capture_output=True, text=True, check=False)
+    await asyncio.to_thread(run, [sys.executable, "-c", RUNNABLE["Looking inside"][0]])
+    for command, shown in re.findall(r"^\$ statewright (.*)\n((?:(?!\$).*\n)*)", transcript, re.M):
+        done = await asyncio.to_thread(run, [sys.executable, "-m", "statewright_worker", *command.split()])
+        printed = done.stderr + done.stdout
+        # How wide a column is depends on what is in it.
+        lines = [
+            r"\s+".join(re.escape(word).replace("…", ".+?") for word in line.split()) for line in shown.splitlines()
+        ]
+        assert re.fullmatch(r"\s*".join(lines) + r"\s*", printed), f"{command}\n{printed}"
+
+
 @pytest.mark.parametrize(("hours", "status"), [("0, 0", "REJECT"), ("0, 24", "ACCEPT")])
 async def test_the_house_rule_governs(deployment: Deployment, hours: str, status: str) -> None:
     [(name, code)] = re.findall(r"<!-- file (\S+) -->\n```python\n(.*?)```", README, re.S)

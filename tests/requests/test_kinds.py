@@ -13,17 +13,21 @@ from statewright.limits import LimitName, LimitScope
 from statewright.protocol.requests import (
     CreateFlowRun,
     CreateTaskRun,
+    DeleteRun,
+    Explain,
     FindPosition,
     Heartbeat,
     OpenSubscription,
     PartitionPosition,
     Propose,
+    PruneRuns,
     ReadEvents,
     ReadLimit,
     ReadLimits,
     ReadRun,
     ReadSubscription,
     ReadSubscriptions,
+    ReadTimeline,
     ReadVerdict,
     RemoveSubscription,
     Request,
@@ -31,7 +35,9 @@ from statewright.protocol.requests import (
     SetLimit,
     SettleDeadLetters,
     SyncSubscription,
+    TimelineCursor,
     UpdateRun,
+    WhatIf,
     Withdraw,
 )
 from statewright_worker.facts.batch import Asked
@@ -60,6 +66,10 @@ EVERY: list[Any] = [
     Withdraw(partition=3, proposal_id=OTHER),
     Heartbeat(partition=partition_of(RUN, PARTITIONS), run_ids=(RUN,)),
     ReadLimits(partition=3, after=5),
+    DeleteRun(run_id=RUN),
+    PruneRuns(
+        partition=partition_of(RUN, PARTITIONS), run_ids=(RUN,), unchanged_since=datetime(2030, 1, 1, tzinfo=UTC)
+    ),
     ReadVerdict(partition=3, proposal_id=OTHER),
     FindPosition(partition=3, since=NOON),
     OpenSubscription(name="billing"),
@@ -69,6 +79,9 @@ EVERY: list[Any] = [
     ResetSubscription(name="billing", positions=(PartitionPosition(partition=3, position=5),)),
     SettleDeadLetters(name="billing", deliver_again=True),
     ReadSubscriptions(partition=3),
+    WhatIf(run_id=RUN, state=State.running(cache_key="asked")),
+    Explain(partition=3, proposal_id=OTHER),
+    ReadTimeline(run_id=RUN, after=TimelineCursor(ordinal=7)),
 ]
 OF_SUBSCRIPTION = {request.type for request in EVERY if request.type.endswith(("_subscription", "_letters"))}
 
@@ -98,8 +111,10 @@ def test_a_request_belongs_to_the_partition_of_what_it_is_about(request_: Any) -
         "read_events": ("partition", 3),
         "withdraw": ("partition", 3),
         "heartbeat": ("partition", partition_of(RUN, PARTITIONS)),
+        "prune_runs": ("partition", partition_of(RUN, PARTITIONS)),
         "read_limits": ("partition", 3),
         "read_verdict": ("partition", 3),
+        "explain": ("partition", 3),
         "find_position": ("partition", 3),
         "read_subscriptions": ("partition", 3),
         **dict.fromkeys(OF_SUBSCRIPTION, ("name", partition_of_subscription("billing", PARTITIONS))),
@@ -119,6 +134,7 @@ def test_what_changes_something_is_looked_up_in_the_ledger(request_: Any) -> Non
         "update_run",
         "set_limit",
         "withdraw",
+        "delete_run",
         "open_subscription",
         "remove_subscription",
         "reset_subscription",
@@ -140,10 +156,12 @@ def test_requests_ask_for_runs_histories_events_and_limits() -> None:
     def runs(request: Any) -> set[UUID]:
         return asked(incoming(request)).runs.ids
 
-    named = [{RUN}, {RUN, OTHER}, {RUN, OTHER}, {RUN}, {RUN}, *[set()] * 15]
+    named = [{RUN}, {RUN, OTHER}, {RUN, OTHER}, {RUN}, {RUN}, *[set()] * 6, {RUN}, *[set()] * 10, {RUN}, set(), {RUN}]
     assert [runs(request) for request in EVERY] == named
     wanted = asked(*map(incoming, EVERY))
-    assert wanted.histories.pages == {(RUN, 3)}
+    assert wanted.histories.pages == {(RUN, 3), (RUN, 7)}
+    assert wanted.cache._keys == {"asked"}
+    assert wanted.explained.proposal_ids == {OTHER}
     assert (wanted.changes.after, wanted.changes.since) == ({5}, {NOON})
     assert (wanted.limits.read, wanted.limits.to_set) == ({LIMIT}, {LIMIT: [1]})
     assert (wanted.limits.to_remove, wanted.limits.pages) == (set(), {5})
@@ -159,7 +177,7 @@ def test_requests_ask_for_runs_histories_events_and_limits() -> None:
 
 def test_labels_are_asked_for_where_an_answer_tells_them() -> None:
     labelled = [asked(incoming(request)).runs.labelled for request in EVERY]
-    assert labelled == [set(), {RUN}, {RUN}, {RUN}, {RUN}, *[set()] * 15]
+    assert labelled == [set(), {RUN}, {RUN}, {RUN}, {RUN}, *[set()] * 19, {RUN}]
 
 
 def test_a_run_that_is_read_alone_asks_for_no_history() -> None:
@@ -173,6 +191,20 @@ def test_a_first_state_asks_for_what_a_proposal_asks_for() -> None:
     assert created.cache._keys == proposed.cache._keys == {"k"}
     assert created.limits._proposed == proposed.limits._proposed
     assert created.ledger.request_ids[1:] == [first_proposal(RUN)]
+
+
+def test_a_deletion_asks_for_its_tree_and_shares_no_transaction() -> None:
+    wanted = asked(*[incoming(request) for request in EVERY if kind_of(request).is_alone])
+    assert wanted.deletions.trees == {RUN: False}
+    assert asked(incoming(DeleteRun(run_id=RUN, force=True))).deletions.trees == {RUN: True}
+    assert {type(request) for request in EVERY if kind_of(request).is_alone} == {DeleteRun, PruneRuns}
+
+
+def test_trees_that_are_pruned_are_of_one_partition() -> None:
+    here = partition_of(RUN, PARTITIONS)
+    stranger = next(run_id for run_id in iter(ids.new, None) if partition_of(run_id, PARTITIONS) != here)
+    mixed = PruneRuns(partition=here, run_ids=(RUN, stranger), unchanged_since=datetime(2030, 1, 1, tzinfo=UTC))
+    assert kind_of(mixed).place(mixed, PARTITIONS) == ("run_ids", partition_of(stranger, PARTITIONS))
 
 
 def test_a_heartbeat_names_runs_of_one_partition() -> None:

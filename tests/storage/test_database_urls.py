@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from statewright import ConfigurationError
 from statewright_worker.starting import ServerAway
-from statewright_worker.storage import database
+from statewright_worker.storage import database, statements
 from statewright_worker.storage.database_url import parse_database_url
 from tests.deployment import Deployment
 from tests.relays import CERTIFICATE, Connect, pooler, relay, towards
@@ -206,7 +206,9 @@ async def test_a_server_that_accepts_and_says_nothing_is_away(deployment: Deploy
 async def test_a_server_that_falls_silent_is_given_up(deployment: Deployment, pooled: bool) -> None:
     async with relay(server_of(deployment)) as made:
         url = at(deployment, f"127.0.0.1:{made.port}")
-        engine = database.create_engine(url, 1, for_batches=True, pooled_transactions=pooled, command_timeout=0.2)
+        engine = database.create_engine(
+            url, 1, settings=statements.BATCH_SETTINGS, pooled_transactions=pooled, command_timeout=0.2
+        )
         await database.check_schema(engine)
         made.silent = True
         async with asyncio.timeout(60):

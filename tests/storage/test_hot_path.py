@@ -17,14 +17,18 @@ from statewright_worker.facts import (
     batch,
     cache,
     changes,
+    deletions,
+    explained,
     histories,
     inquiries,
     leases,
     ledger,
     limits,
+    old_trees,
     parked,
     runs,
     subscriptions,
+    timelines,
     timers,
 )
 from statewright_worker.facts.batch import Asked, Batch
@@ -55,6 +59,13 @@ FILL = """
         SELECT gen_random_uuid(), id, 1, 'RUNNING', 'Running', now(), '{}', 1, 1, row_number() OVER () FROM flow_run;
     INSERT INTO verdict (proposal_id, run_id, status, state_id, rule_signature, finalization_signature, decided)
         SELECT gen_random_uuid(), run_id, 'ACCEPT', id, '', '', now() FROM task_run_state;
+    UPDATE task_run_state SET proposal_id = proposal.proposal_id
+        FROM verdict AS proposal WHERE proposal.state_id = task_run_state.id;
+    INSERT INTO pruned (run_id, tree, partition, pruned, is_left)
+        SELECT gen_random_uuid(), id, 0, now(), false FROM task_run;
+    INSERT INTO answer (request_id, digest, reply, answered, run_id)
+        SELECT gen_random_uuid(), 0, '', now(), id FROM task_run;
+    INSERT INTO low_water (partition, sequence) SELECT n, n FROM generate_series(0, 1000) AS n;
     INSERT INTO task_run_state_cache (cache_key, task_run_state_id, created)
         SELECT id::text, id, now() FROM task_run_state;
     INSERT INTO concurrency_limit (scope, key, concurrency_limit)
@@ -95,11 +106,34 @@ INDEXES: dict[str | Part, set[str]] = {
         "pk_verdict",
         "pk_answer",
         "pk_parked",
+        "ix_pruned__partition_tree",
     },
+    runs.READ_GONE: {"pk_pruned"},
     runs.LOCK_FAILED_TASK_RUNS: {"ix_task_run__flow_run_id", "pk_task_run_state"},
     ledger.READ_VERDICTS: {"pk_verdict", "pk_flow_run_state", "pk_task_run_state"},
     inquiries.READ_WAITING: {"pk_parked"},
-    histories.READ_HISTORY: {"uq_flow_run_state__run_id_ordinal", "uq_task_run_state__run_id_ordinal"},
+    histories.READ_HISTORY: {
+        "uq_flow_run_state__run_id_ordinal",
+        "uq_task_run_state__run_id_ordinal",
+        "pk_verdict",
+    },
+    explained.READ_QUEUES: {
+        "ix_waiter__proposal_id",
+        "pk_concurrency_limit",
+        "pk_concurrency_slot",
+        "ix_waiter__limit_id_priority_ticket",
+    },
+    explained.READ_LEFT: {"pk_verdict", "pk_flow_run_state", "pk_task_run_state"},
+    timelines.READ_CAUSES: {"pk_verdict"},
+    timelines.READ_REFUSED: {"ix_verdict__run_id_decided"},
+    timelines.READ_NEXT: {
+        "uq_flow_run_state__run_id_ordinal",
+        "uq_task_run_state__run_id_ordinal",
+        "pk_verdict",
+    },
+    timelines.READ_WAITS: {"ix_parked__run_id"},
+    timelines.READ_SLOTS_OF: {"ix_concurrency_slot__run_id", "pk_concurrency_limit"},
+    timelines.READ_LEASE: {"pk_lease", "pk_executor"},
     cache.READ_CACHE: {"ix_task_run_state_cache__cache_key_id", "pk_task_run_state"},
     changes.READ_CHANGES: {
         "uq_flow_run_state__partition_sequence",
@@ -108,6 +142,7 @@ INDEXES: dict[str | Part, set[str]] = {
         "pk_task_run",
         "pk_flow_run_state",
         "pk_task_run_state",
+        "pk_verdict",
     },
     changes.FIND_POSITION: {"uq_flow_run_state__partition_sequence", "uq_task_run_state__partition_sequence"},
     subscriptions.READ_SUBSCRIPTIONS: {"pk_subscription", "pk_subscription_member"},
@@ -158,6 +193,34 @@ INDEXES: dict[str | Part, set[str]] = {
     parked.READ_PARKED: {"pk_parked", "ix_parked__run_id", "ix_waiter__proposal_id", "pk_concurrency_limit"},
     parked.PARKED_CHANGED: {"pk_partition", "pk_parked"},
     parked.PARKED_REMOVED: {"pk_partition", "pk_parked"},
+    changes.LOW_WATER: {"pk_low_water"},
+    deletions.TREES: {
+        "pk_flow_run",
+        "pk_task_run",
+        "ix_task_run__flow_run_id",
+        "ix_flow_run__parent_task_run_id",
+        "ix_parked__run_id",
+    },
+    deletions.READ_LEFT: {"ix_pruned__partition_tree", "pk_flow_run", "pk_task_run"},
+    deletions.READ_NUMBERS: {"uq_flow_run_state__run_id_ordinal", "uq_task_run_state__run_id_ordinal"},
+    deletions.FLOW_VERDICTS_DELETED: {"pk_partition", "uq_flow_run_state__run_id_ordinal", "pk_verdict"},
+    deletions.TASK_VERDICTS_DELETED: {"pk_partition", "uq_task_run_state__run_id_ordinal", "pk_verdict"},
+    deletions.OTHER_VERDICTS_DELETED: {"pk_partition", "ix_verdict__run_id_decided"},
+    deletions.ANSWERS_DELETED: {"pk_partition", "ix_answer__run_id"},
+    deletions.CACHED_DELETED: {
+        "pk_partition",
+        "uq_task_run_state__run_id_ordinal",
+        "ix_task_run_state_cache__task_run_state_id",
+    },
+    deletions.FLOW_STATES_DELETED: {"pk_partition", "uq_flow_run_state__run_id_ordinal"},
+    deletions.TASK_STATES_DELETED: {"pk_partition", "uq_task_run_state__run_id_ordinal"},
+    deletions.FLOW_RUNS_DELETED: {"pk_partition", "pk_flow_run"},
+    deletions.TASK_RUNS_DELETED: {"pk_partition", "pk_task_run"},
+    deletions.TIMERS_DELETED: {"pk_partition", "pk_timer"},
+    old_trees.ROOTS[0]: {"ix_flow_run__created_id"},
+    old_trees.ROOTS[1]: {"ix_task_run__created"},
+    old_trees.FORGET: {"ix_pruned__pruned", "pk_pruned"},
+    old_trees.FORGET_ANSWERS: {"ix_answer__answered", "pk_answer", "pk_flow_run", "pk_task_run"},
 }
 
 
@@ -176,7 +239,7 @@ class CountingDriver:
 
 @asynccontextmanager
 async def storage(deployment: Deployment) -> AsyncIterator[Storage]:
-    engine = database.create_engine(deployment.database_url, pool_size=1, for_batches=True)
+    engine = database.create_engine(deployment.database_url, pool_size=1, settings=statements.BATCH_SETTINGS)
     await database.fix_partitions(engine, None, default=1)
     opened = Storage(engine)
     try:

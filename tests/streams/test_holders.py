@@ -20,7 +20,7 @@ async def workers(deployment: Deployment) -> AsyncIterator[tuple[OwnRedis, Calla
 
             def seen_by(worker: str) -> Holders:
                 return stack.enter_context(
-                    closing(Holders(deployment.redis_url, deployment.channels, PARTITIONS, worker))
+                    closing(Holders(deployment.redis_url, deployment.channels, PARTITIONS, worker, "{}"))
                 )
 
             yield own, seen_by

@@ -134,7 +134,9 @@ def _body(method: Method) -> list[str]:
     first, *others = re.sub(r"\[[^]]*]", "", returns).split(" | ")
     is_property = any(ast.unparse(decorator) == "property" for decorator in method.decorator_list)
     # Of several signatures each has its own type, which the body cannot know.
-    opened = "opened: Any = self._opened()" if others else "opened = self._opened()"
+    opened = (
+        "opened: Any = self._opened()" if others and first in (*SENT, *SUBSCRIPTIONS) else "opened = self._opened()"
+    )
     if is_property:
         result = named
     elif first in SENT:
@@ -160,6 +162,8 @@ def _arguments(method: Method) -> Iterator[str]:
             yield _handed_on(argument, in_the_loop=in_the_loop)
     for argument in method.args.kwonlyargs:
         yield f"{argument.arg}={_handed_on(argument, in_the_loop=in_the_loop)}"
+    if method.args.kwarg is not None:
+        yield f"**{method.args.kwarg.arg}"
 
 
 def _handed_on(argument: ast.arg, *, in_the_loop: bool) -> str:

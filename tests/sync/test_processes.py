@@ -114,6 +114,8 @@ begun.wait()
 verdict = client.propose(client.create_task_run("leased"), State.running(), lease=30).answer()
 client.keep_alive(verdict).__enter__()
 client.executor("left open").__enter__()
+import gc
+gc.collect()
 print(verdict.status)
 """
 WAITING = """

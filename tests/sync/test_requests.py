@@ -61,6 +61,11 @@ async def test_every_call_returns_what_it_does_with_an_event_loop(deployment: De
         history = client.read_run(task_run).answer()
         assert [state.name for state in history.states] == ["Running"]
         assert client.read_run(creation, history=False).answer() == flow_run
+        assert [run.name for run in client.find_runs(parent=creation, leased=True).runs] == ["unload"]
+        assert [count.count for count in client.count_runs(kind="flow-run")] == [1]
+        assert [below.run.id for below in client.tree(flow_run).below] == [task_run.id]
+        assert [worker.partitions for worker in client.list_workers()] == [(0, 1)]
+        assert sum(partition.sequence for partition in client.list_partitions()) == 2
 
     await used(deployment, use)
 

@@ -5,7 +5,9 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -13,23 +15,34 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from statewright.ids import IdSource
 from statewright.protocol.channels import Channels
+from statewright_worker.audit.audit import audit
 from statewright_worker.drain.drain import DrainTools
+from statewright_worker.facts.old_trees import OldTrees
 from statewright_worker.holding.holder import Holder
 from statewright_worker.maintenance.jobs import Maintenance
+from statewright_worker.maintenance.retention import Retention
 from statewright_worker.observing.outages import Outage
 from statewright_worker.orchestration.contexts import OrchestrationSettings
 from statewright_worker.orchestration.engine import Engine
+from statewright_worker.queries.answering import Answering
 from statewright_worker.settings import DEFAULT_PARTITIONS, WorkerSettings, load_policy
 from statewright_worker.starting import when_there
 from statewright_worker.storage import database
 from statewright_worker.storage.deployment import claim_database
+from statewright_worker.storage.reading import READING_CONNECTIONS, Reading
+from statewright_worker.storage.statements import BATCH_SETTINGS
 from statewright_worker.storage.transactions import Storage
 from statewright_worker.streams.bounds import StreamBounds
 from statewright_worker.streams.holders import Holders
 from statewright_worker.streams.namespace import claim_namespace
 from statewright_worker.streams.partition import PartitionStreams
+from statewright_worker.streams.queries import QueryStream
 from statewright_worker.streams.reaching import check_redis, open_pool, worker_pool
 from statewright_worker.streams.rights import check_rights
+from statewright_worker.streams.standing import announcement
+
+CHECK_SECONDS: Final = 120.0
+"""How long a single check of the audit may take before it is given up until the next hour."""
 
 log = structlog.get_logger()
 
@@ -46,15 +59,17 @@ async def run_replica(settings: WorkerSettings, until: asyncio.Event) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A worker: what holds partitions, and what does the maintenance."""
+    """A worker: what holds partitions, what answers queries, and what does the maintenance."""
 
     holder: Holder
+    answering: Answering
     maintenance: Maintenance
 
     async def run(self, until: asyncio.Event) -> None:
         """Work until `until` is set; then hand everything back."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.holder.run(until))
+            group.create_task(self.answering.run(until))
             group.create_task(self.maintenance.run(until))
 
 
@@ -67,12 +82,16 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
     async with AsyncExitStack() as stack:
         partitions = await _known_to_both(settings, channels)
         db = await stack.enter_async_context(_database(settings))
+        read_only = await stack.enter_async_context(_reading(settings))
+        aside = await stack.enter_async_context(_aside(settings, "maintenance", database.COMMAND_SECONDS))
+        auditing = await stack.enter_async_context(_aside(settings, "audit", CHECK_SECONDS))
         pool = await stack.enter_async_context(open_pool(redis_url))
+        bounds = _bounds(settings)
         storage = Storage(db, pooled=settings.transaction_pooler)
         postgresql, redis = Outage("PostgreSQL", log), Outage("Redis", log)
         tools = DrainTools(
             storage,
-            partial(PartitionStreams, pool, channels, bounds=_bounds(settings)),
+            partial(PartitionStreams, pool, channels, bounds=bounds),
             engine,
             ids,
             partitions,
@@ -81,14 +100,33 @@ async def open_replica(settings: WorkerSettings) -> AsyncIterator[Replica]:
             settings.max_backlog,
             settings.max_backlog_bytes,
             settings.max_parked,
+            settings.forbidden,
+            settings.prunes_after,
             postgresql,
             redis,
         )
-        holders = Holders(redis_url, channels, partitions, worker)
+        holders = Holders(redis_url, channels, partitions, worker, announcement(datetime.now(UTC)))
         log.info("worker started", worker=worker, partitions=partitions)
         yield Replica(
             Holder(holders, tools.drain, storage.can_write, postgresql=postgresql, redis=redis),
-            Maintenance(partial(worker_pool, redis_url), channels, worker, settings.reply_seconds, redis),
+            Answering(
+                QueryStream(pool, channels, bounds),
+                read_only,
+                channels,
+                partitions,
+                settings.max_message_bytes,
+                redis=redis,
+            ),
+            Maintenance(
+                partial(worker_pool, redis_url),
+                channels,
+                worker,
+                reply_seconds=settings.reply_seconds,
+                retention=Retention(OldTrees(aside), partitions, settings.keep_runs),
+                audit=partial(audit, auditing, channels),
+                ids=ids,
+                outage=redis,
+            ),
         )
         log.info("worker stopped", worker=worker)
 
@@ -119,14 +157,46 @@ async def _database(settings: WorkerSettings) -> AsyncIterator[AsyncEngine]:
         settings.database_url.get_secret_value(),
         # Each partition keeps its own connection. One that a pool kept idle could be broken without anybody knowing.
         pool_size=0,
-        for_batches=True,
+        settings=BATCH_SETTINGS,
         pooled_transactions=settings.transaction_pooler,
         application="worker",
-        # Storage watches the connections itself, because the driver's own limit is expensive.
+        # Storage watches its connections itself, because the driver's own limit is expensive.
         command_timeout=None,
     )
     try:
         yield db
+    finally:
+        await db.dispose()
+
+
+@asynccontextmanager
+async def _aside(settings: WorkerSettings, application: str, command_seconds: float) -> AsyncIterator[AsyncEngine]:
+    """Yield an engine for what is done now and then, and keeps no connection in between."""
+    db = database.create_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=0,
+        pooled_transactions=settings.transaction_pooler,
+        application=application,
+        command_timeout=command_seconds,
+    )
+    try:
+        yield db
+    finally:
+        await db.dispose()
+
+
+@asynccontextmanager
+async def _reading(settings: WorkerSettings) -> AsyncIterator[Reading]:
+    db = database.create_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=READING_CONNECTIONS,
+        pooled_transactions=settings.transaction_pooler,
+        application="queries",
+        # The reading itself watches how long it takes.
+        command_timeout=None,
+    )
+    try:
+        yield Reading(db)
     finally:
         await db.dispose()
 

@@ -7,28 +7,44 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from functools import partial
 from types import EllipsisType, TracebackType
-from typing import Any, Final, Literal, Self, cast, overload
+from typing import Any, Final, Literal, Self, Unpack, cast, overload
 from uuid import UUID
 
 from pydantic import ValidationError
 
-from statewright.client import requests
+from statewright.client import queries, requests
+from statewright.client.dead_requests import delete_dead_requests, read_dead_requests
 from statewright.client.heart import Heart, Kept
 from statewright.client.home import Home
 from statewright.client.inbox import Inbox
 from statewright.client.leases import Executor, KeepAlive
-from statewright.client.outbox import Outbox
+from statewright.client.outbox import QUERIES, Outbox
 from statewright.client.partitions import announced_partitions
-from statewright.client.requests import Identity, LeaseReference, OnWait, Proposal, RunReference
+from statewright.client.queries import RunFilters
+from statewright.client.requests import Identity, LeaseReference, OnWait, Proposal, Pruned, RunReference
 from statewright.client.room import Bound
-from statewright.client.sent import AboutRun, Answer, Sent, SentCreation, SentHistory, SentProposal, SentRun, UnderWay
+from statewright.client.sent import (
+    AboutRun,
+    Answer,
+    Sent,
+    SentCreation,
+    SentHistory,
+    SentProposal,
+    SentRun,
+    SentTimeline,
+    UnderWay,
+)
 from statewright.connection import connection_pool
 from statewright.errors import InvalidRequest, LeaseLost, NotOpen, StatewrightError, UnreadableAnswer, error_from
+from statewright.explanations import Explanation, Timeline
 from statewright.ids import IdSource, partition_of, partition_of_subscription
 from statewright.limits import ConcurrencyLimit
 from statewright.log import LOG, Outage, without_secrets
-from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
+from statewright.overview import DeadRequest, PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
+from statewright.protocol.channels import REQUEST_ACTOR, REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO, Channels
+from statewright.protocol.queries import Query, encode_query
 from statewright.protocol.replies import (
+    DeletedReply,
     ErrorReply,
     EventsReply,
     HeartbeatReply,
@@ -37,6 +53,7 @@ from statewright.protocol.replies import (
     ParkedReply,
     SubscriptionsReply,
     SyncedReply,
+    TimelineReply,
     VerdictReply,
     reply_from,
 )
@@ -45,10 +62,12 @@ from statewright.protocol.requests import (
     LimitRequest,
     OpenSubscription,
     Propose,
+    PruneRuns,
     Request,
     RunRequest,
     SubscriptionRequest,
     SyncSubscription,
+    TimelineCursor,
 )
 from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.settings import ClientSettings
@@ -63,6 +82,7 @@ from statewright.values import Duration
 from statewright.verdicts import Verdict
 
 DEFAULT_LEASE_SECONDS: Final = 30.0
+DEFAULT_PAGE: Final = 100
 CANCELLED_SECONDS: Final = 1.0
 """How long a client whose block was cancelled waits until Redis holds what was sent."""
 DEFAULT_IN_FLIGHT: Final = 100
@@ -99,6 +119,7 @@ class Client:
         max_backlog_bytes: int | None = None,
         wait_for_room: Duration | None = None,
         name: str | None = None,
+        actor: str | None = None,
         ids: IdSource | None = None,
     ) -> None:
         """Take what is given, and the rest from `STATEWRIGHT_*`; raises ConfigurationError on a wrong setting.
@@ -108,6 +129,9 @@ class Client:
         one that was opened last. One that was opened before, and is open still, gets no answers from then on, and its
         calls raise NotOpen. So no setting names a client: all clients of a process would have the same name, and
         commands that are run beside it too. Raises InvalidRequest for a wrong name.
+
+        An `actor` says who asks: it is kept with the verdicts on the client's proposals, and told with the states that
+        they cause. It is 1 to 128 printable characters, and nobody checks whether it is true.
 
         Where more than `max_backlog` requests of a partition are unanswered, or where they take more than
         `max_backlog_bytes`, a request waits for room, `wait_for_room` seconds at most, and is refused with `Overloaded`
@@ -122,8 +146,11 @@ class Client:
             max_backlog=max_backlog,
             max_backlog_bytes=max_backlog_bytes,
             wait_for_room=wait_for_room,
+            actor=actor,
         )
         self._name = None if name is None else requests.name_of_client(name)
+        # It goes with every request: telling those apart that change something would take longer.
+        self._signature = {} if self._settings.actor is None else {REQUEST_ACTOR: self._settings.actor.encode()}
         self._ids = ids or IdSource()
         self._channels = Channels(self._settings.namespace)
         self._partitions = 0
@@ -154,6 +181,7 @@ class Client:
             if self._name is not None:
                 await self._inbox.take_over()
             streams = [self._channels.proposals(partition) for partition in range(self._partitions)]
+            streams.append(self._channels.queries)
             bound = Bound(self._settings.max_backlog, self._settings.max_backlog_bytes)
             self._outbox = Outbox(pool, streams, bound, self._settings.wait_for_room, outage)
             stack.push_async_callback(self._outbox.close)
@@ -279,6 +307,30 @@ class Client:
         message = requests.update_run(run, name=name, tags=tags, policy=policy)
         return self._send_to_run(message, lambda reply: reply.run)
 
+    def delete_run(self, run: RunReference, *, force: bool = False) -> SentRun[int]:
+        """Delete a run with all that is below it, and return how many runs these were.
+
+        From the answer on they do not exist: their histories, verdicts and cached states go with them, and requests
+        about them are refused with `RunPruned`. Proposals of theirs that are parked are answered so as well. An
+        idempotency key of theirs makes a new run.
+
+        Refused with RunConflict, and nothing is deleted, where one of them has not come to an end; with `force` they
+        are deleted all the same, and their slots and leases are free. No event tells of it.
+        """
+        return self._send_to_run(requests.delete_run(run, force=force), lambda reply: reply.runs)
+
+    async def prune_runs(self, runs: Iterable[RunReference], *, unchanged_since: datetime) -> Pruned:
+        """Delete trees that are over, named by their first runs, and return how many trees and runs were deleted.
+
+        A tree stays where one of its runs has not come to an end, or was changed since `unchanged_since`, or has a
+        proposal parked; and where a worker has no time for it just now. Name it again then. Raises InvalidRequest, and
+        what awaiting an answer raises.
+        """
+        self._check_that_it_is_open()
+        messages = requests.prune_runs(runs, unchanged_since, self._partition_of)
+        replies = await asyncio.gather(*(self._send_pruning(message) for message in messages))
+        return Pruned(sum(reply.trees for reply in replies), sum(reply.runs for reply in replies))
+
     def propose(
         self,
         run: RunReference,
@@ -357,14 +409,15 @@ class Client:
         any answer does.
 
         Name the proposal's `run`, and the engine looks after everything that was pushed to its tree before. Otherwise
-        any partition looks into the ledger at once, and does not know of a proposal that is still under way. `timeout`
-        is as in `propose`.
+        any partition looks into the ledger at once, and does not know of a proposal that is still under way. Of a named
+        run that was deleted it raises RunPruned: its verdicts went with it. `timeout` is as in `propose`.
         """
         home = self._check_that_it_is_open()
         named = requests.id_of_proposal(proposal_id)
-        partition = self._any_partition() if run is None else self._partition_of(requests.id_of_run(run))
+        run_id = None if run is None else requests.id_of_run(run)
+        partition = self._any_partition() if run_id is None else self._partition_of(run_id)
         seconds = None if timeout is None else requests.seconds_of(timeout)
-        message = requests.read_verdict(partition, named)
+        message = requests.read_verdict(partition, named, run_id)
         return Sent(self._send(home, message, partition, timeout=seconds), partial(self._known_of, named))
 
     def _known_of(self, proposal_id: UUID, known: Any) -> Verdict | ParkedReply | None:
@@ -376,6 +429,58 @@ class Client:
         if isinstance(reply, ErrorReply):
             raise error_from(reply, proposal_id)
         return reply.verdict
+
+    def explain(
+        self, proposal_id: UUID | str, *, run: RunReference | None = None, timeout: Duration | None = None
+    ) -> Sent[Explanation | None]:
+        """Ask why a proposal was decided as it was, or why it is parked: rule by rule, what each saw and decided.
+
+        That is kept of what was not accepted (`source` says so); of what was accepted, only which rules took part. A
+        parked proposal is told with the limits that it waits for, and how many wait before it. Return None when the
+        engine does not know the proposal. Awaiting the answer raises the RequestFailed with which the proposal was
+        refused. `run` and `timeout` are as in `verdict`.
+        """
+        home = self._check_that_it_is_open()
+        named = requests.id_of_proposal(proposal_id)
+        run_id = None if run is None else requests.id_of_run(run)
+        partition = self._any_partition() if run_id is None else self._partition_of(run_id)
+        seconds = None if timeout is None else requests.seconds_of(timeout)
+        message = requests.explain(partition, named, run_id)
+        return Sent(self._send(home, message, partition, timeout=seconds), _explanation_of)
+
+    def what_if(
+        self,
+        run: RunReference,
+        state: ProposedState,
+        *,
+        force: bool = False,
+        api_version: str | None = None,
+        lease: Duration | None = None,
+        executor: str | None = None,
+        priority: int = 0,
+        timeout: Duration | None = None,
+    ) -> SentRun[Explanation]:
+        """Ask which verdict a proposal would get now, and why, after everything sent before to the run's tree.
+
+        It is decided like a proposal, and undone: nothing is kept or told, and no slot is taken. A user's rules govern
+        it as well, and what they write through their session is undone; `context.is_what_if` tells them. Raises what
+        proposing raises. The options are those of `propose` on which a verdict depends.
+        """
+        message = requests.what_if(
+            run, state, force=force, api_version=api_version, lease=lease, executor=executor, priority=priority
+        )
+        seconds = None if timeout is None else requests.seconds_of(timeout)
+        return self._send_to_run(message, _explanation_of, timeout=seconds)
+
+    def timeline(self, run: RunReference) -> SentRun[Timeline]:
+        """Read what happened to a run, after everything sent before to its tree: its states, the verdicts on its
+        proposals, the times in which they were parked, the slots that it holds, its leases; in one order.
+
+        A long one comes in several answers, each of which may take `answer_timeout` seconds.
+        """
+        message = requests.read_timeline(run)
+        under_way = self._send_in_its_tree(message)
+        return SentTimeline(under_way, message.run_id, partial(self._page_of_timeline, message.run_id))
 
     def _claim(self, proposal_id: UUID) -> None:
         self._inbox.claim(str(proposal_id).encode())
@@ -496,6 +601,10 @@ class Client:
         home = self._check_that_it_is_open()
         return Sent(self._send(home, message, message.partition, timeout=timeout), lambda reply: reply)
 
+    def _send_pruning(self, message: PruneRuns) -> Sent[DeletedReply]:
+        home = self._check_that_it_is_open()
+        return Sent(self._send(home, message, message.partition), lambda reply: reply)
+
     def _partition_of(self, run_id: UUID) -> int:
         return partition_of(run_id, self._partitions)
 
@@ -547,6 +656,94 @@ class Client:
             found += page.limits
             after = page.next
         return sorted(found, key=lambda limit: (limit.scope, limit.key))
+
+    async def find_runs(
+        self, *, limit: int = DEFAULT_PAGE, after: Place | None = None, **filters: Unpack[RunFilters]
+    ) -> RunPage:
+        """Return a page of the runs that match all `filters` (see `RunFilters`), the newest first, `limit` at most.
+
+            page = await client.find_runs(state_types=["RUNNING"], unchanged_for=3_600)
+            while page.next:
+                page = await client.find_runs(..., after=page.next)
+
+        Large runs make a page shorter than `limit`; only one without `next` is the last. Any worker answers, beside the
+        requests: the page may not show yet what was sent just before. Raises QueryTooSlow when no index helps enough,
+        which says what would; QueryFailed when PostgreSQL does not answer; and what awaiting any answer does.
+        """
+        return await self._ask(lambda seconds: queries.find_runs(seconds, filters, limit, after), _page_of)
+
+    async def count_runs(self, **filters: Unpack[RunFilters]) -> list[StateCount]:
+        """Return how many runs match all `filters`, for each kind and state that any of them is in.
+
+        Counting ends at a bound; `or_more` says where. Raises what `find_runs` does.
+        """
+        return await self._ask(lambda seconds: queries.count_runs(seconds, filters), lambda reply: list(reply.counts))
+
+    async def tree(self, run: RunReference) -> RunTree:
+        """Return a run with what is below it, level by level, up to a bound: of a flow run its task runs, of a task run
+        its subflows.
+
+        Raises RunNotFound when there is no such run, and what `find_runs` does.
+        """
+        return await self._ask(lambda seconds: queries.read_tree(seconds, run), _tree_of)
+
+    async def list_workers(self) -> list[WorkerStatus]:
+        """Return all workers that are alive, the oldest first, with the partitions that each holds.
+
+        Raises what awaiting an answer does. Where there is no worker, that is NoAnswer.
+        """
+        return await self._ask(queries.list_workers, lambda reply: list(reply.workers))
+
+    async def list_partitions(self) -> list[PartitionStatus]:
+        """Return all partitions as they stand, by number: what waits in each, and what it has got to.
+
+        Raises what awaiting an answer does.
+        """
+        return await self._ask(queries.list_partitions, lambda reply: list(reply.partitions))
+
+    async def list_dead_requests(
+        self, partition: int, *, limit: int = DEFAULT_PAGE, after: str | None = None
+    ) -> list[DeadRequest]:
+        """Return dead letters of a partition, the oldest first, `limit` at most, behind the one whose entry is `after`:
+        requests that could not be carried out.
+
+        They are read from Redis itself, which only operators may (see deploy/redis/users.acl). Raises RedisUnavailable
+        when Redis is away or refuses, which is NotPermitted when its user lacks the right.
+        """
+        self._check_that_it_is_open()
+        return await read_dead_requests(
+            self._pool,
+            self._channels,
+            requests.a_partition(partition, self._partitions),
+            limit=requests.at_least_one(limit, "limit"),
+            after=after,
+        )
+
+    async def send_again(self, letter: DeadRequest) -> Verdict | None:
+        """Send the request of a dead letter again, and return the verdict, None where it is no proposal.
+
+        It is sent under an id of its own, because the refusal is the one answer to the old one. The letter stays; drop
+        it once this has returned. Raises InvalidRequest where the letter has not the whole message, and what awaiting
+        an answer raises.
+        """
+        home = self._check_that_it_is_open()
+        body = requests.within(requests.body_of_letter(letter), self._settings.max_message_bytes)
+        partition = requests.a_partition(letter.partition, self._partitions)
+        under_way = self._push(home, body, partition, None, self._settings.answer_timeout)
+        return await Sent(under_way, lambda reply: reply.verdict if isinstance(reply, VerdictReply) else None)
+
+    async def drop_dead_requests(self, letters: Iterable[DeadRequest]) -> int:
+        """Delete dead letters, and return how many of them were there. Raises what `list_dead_requests` does."""
+        self._check_that_it_is_open()
+        entries: dict[int, list[str]] = {}
+        for letter in letters:
+            entries.setdefault(requests.a_partition(letter.partition, self._partitions), []).append(letter.entry)
+        return sum(
+            [
+                await delete_dead_requests(self._pool, self._channels, partition, some)
+                for partition, some in entries.items()
+            ]
+        )
 
     @overload
     def subscribe(
@@ -607,7 +804,7 @@ class Client:
         Its filter must be the same each time. `member` is this process' own name, by which it takes its part up again
         at once when it was killed; without one, others, or its successor, get that some seconds later. An event is
         tried `max_tries` times (5 by default), and `in_flight` of them (100 by default) may be handed out and not
-        acknowledged. These three are refused without a name.
+        acknowledged.
 
         The other arguments are filters. An event is told when it fits each of them, and of several values one: its
         `kinds` of run ("flow-run", "task-run"), its `run`, the `tree` of runs to which a run belongs, and the types,
@@ -639,7 +836,7 @@ class Client:
             streams=self._streams(),
             partitions=self._partitions,
             since=start,
-            in_flight=DEFAULT_IN_FLIGHT if in_flight is None else requests.at_least_one(in_flight, "in_flight"),
+            in_flight=requests.at_least_one(DEFAULT_IN_FLIGHT if in_flight is None else in_flight, "in_flight"),
             patience=self._settings.answer_timeout,
         )
 
@@ -730,6 +927,13 @@ class Client:
         position: int = await Sent(under_way, lambda reply: reply.position)
         return position
 
+    async def _ask(self, query_of: Callable[[float], Query], read: Callable[[Any], Answer]) -> Answer:
+        """Return what `read` makes of the reply to a query, which is made of the seconds that it is waited for."""
+        home = self._check_that_it_is_open()
+        seconds = self._settings.answer_timeout
+        body = requests.within(encode_query(query_of(seconds)), self._settings.max_message_bytes)
+        return await Sent(self._push(home, body, QUERIES, None, seconds), read).answer()
+
     def _send_to_run(
         self,
         message: RunRequest,
@@ -748,6 +952,9 @@ class Client:
     def _page_of_history(self, run_id: UUID, after: int) -> Sent[HistoryReply]:
         return Sent(self._send_in_its_tree(requests.read_run(run_id, after=after)), lambda reply: reply)
 
+    def _page_of_timeline(self, run_id: UUID, after: TimelineCursor) -> Sent[TimelineReply]:
+        return Sent(self._send_in_its_tree(requests.read_timeline(run_id, after)), lambda reply: reply)
+
     def _read_events(self, partition: int, after: int, seconds: float | None) -> Sent[EventsReply]:
         home = self._check_that_it_is_open()
         message = requests.read_events(partition, after)
@@ -765,6 +972,11 @@ class Client:
         self, home: Home, message: Request, partition: int, request_id: UUID | None = None, timeout: float | None = None
     ) -> UnderWay:
         body = requests.body_of(message, self._settings.max_message_bytes)
+        return self._push(home, body, partition, request_id, timeout)
+
+    def _push(
+        self, home: Home, body: bytes, partition: int, request_id: UUID | None, timeout: float | None
+    ) -> UnderWay:
         request_id = request_id or self._ids.new()
         named = str(request_id).encode()
         reply = self._inbox.expect(named)
@@ -775,7 +987,7 @@ class Client:
     def _put(
         self, partition: int, request_id: bytes, body: bytes, reply: "asyncio.Future[bytes]"
     ) -> "asyncio.Future[StatewrightError | None]":
-        fields = {REQUEST_ID: request_id, REQUEST_REPLY_TO: self._reply_to, REQUEST_MESSAGE: body}
+        fields = {REQUEST_ID: request_id, REQUEST_REPLY_TO: self._reply_to, **self._signature, REQUEST_MESSAGE: body}
         return self._outbox.put(partition, fields, len(body), reply)
 
     def _ask_again(self, message: Propose, request_id: UUID) -> None:
@@ -820,6 +1032,22 @@ class Client:
 def _verdict_of(reply: Any) -> Verdict:
     verdict: Verdict = reply.verdict
     return verdict
+
+
+def _page_of(reply: Any) -> RunPage:
+    page: RunPage = reply.page
+    return page
+
+
+def _tree_of(reply: Any) -> RunTree:
+    tree: RunTree = reply.tree
+    return tree
+
+
+def _explanation_of(reply: Any) -> Any:
+    if reply.refusal is not None:
+        raise error_from(reply.refusal, reply.proposal_id)
+    return reply.explanation
 
 
 def _withdrawn_of(reply: Any) -> bool:

@@ -33,6 +33,8 @@ PIPELINE_SIZE: Final = 500
 PIPELINE_BYTES: Final = 4_000_000
 SLOWEST_BYTES_PER_SECOND: Final = 1_000_000
 """Requests that leave more slowly than this mean that the connection to Redis is dead."""
+QUERIES: Final = -1
+"""Names the last of an outbox's streams, that of queries, where others are named by their partition."""
 TOGETHER: Final = 16
 """Up to so many requests become visible in one instant; more than that arrive faster than a drain reads anyway."""
 ROOM_POLL_SECONDS: Final = 0.1
@@ -76,7 +78,10 @@ class Outbox:
     def __init__(
         self, pool: ConnectionPool, streams: Sequence[str], bound: Bound, wait_for_room: float, outage: Outage
     ) -> None:
-        """Make an outbox for the event loop that runs; the first request starts it."""
+        """Make an outbox for the event loop that runs; the first request starts it.
+
+        `streams` are those of the partitions, and that of queries behind them.
+        """
         self._redis = HeldConnection(pool)
         self._loop = asyncio.get_running_loop()
         self._streams = streams
@@ -278,7 +283,7 @@ class Outbox:
                 entry.fail(
                     Overloaded.unsent(
                         entry.request_id,
-                        partition,
+                        None if partition == QUERIES else partition,
                         unanswered=backlog.requests,
                         size=backlog.size,
                         oldest_seconds=age,

@@ -12,21 +12,27 @@ from pydantic import ValidationError
 from statewright.client.sent import AboutRun
 from statewright.errors import InvalidRequest, MessageTooLarge
 from statewright.ids import IdSource, id_from_key, partition_of, tree_tag
+from statewright.overview import DeadRequest
 from statewright.protocol.requests import (
     MAX_RUNS_OF_HEARTBEAT,
+    MAX_TREES_PRUNED,
     ONE_OF_THREE,
     CreateFlowRun,
     CreateTaskRun,
+    DeleteRun,
+    Explain,
     FindPosition,
     Heartbeat,
     OpenSubscription,
     Propose,
+    PruneRuns,
     ReadEvents,
     ReadLimit,
     ReadLimits,
     ReadRun,
     ReadSubscription,
     ReadSubscriptions,
+    ReadTimeline,
     ReadVerdict,
     RemoveSubscription,
     Request,
@@ -34,7 +40,9 @@ from statewright.protocol.requests import (
     SetLimit,
     SettleDeadLetters,
     SyncSubscription,
+    TimelineCursor,
     UpdateRun,
+    WhatIf,
     Withdraw,
     encode,
 )
@@ -43,7 +51,7 @@ from statewright.states import ProposedState, StateDetails
 from statewright.subscription.filters import EventFilter
 from statewright.subscription.positions import pairs_of
 from statewright.subscription.status import DeadLetter
-from statewright.values import MAX_IDEMPOTENCY_KEY_LENGTH, Duration
+from statewright.values import MAX_IDEMPOTENCY_KEY_LENGTH, Duration, Frozen
 from statewright.verdicts import Verdict
 
 RunReference = UUID | str | Run | AboutRun[Any]
@@ -61,7 +69,14 @@ HEARTBEAT_BYTES: Final = 1_500
 HEARTBEAT_BYTES_PER_RUN: Final = 80
 """Two ids, with quotes and commas."""
 
-Message = TypeVar("Message", bound=Request)
+Message = TypeVar("Message", bound=Frozen)
+
+
+class Pruned(NamedTuple):
+    """How many trees were deleted, and how many runs these had in all."""
+
+    trees: int
+    runs: int
 
 
 class Proposal(NamedTuple):
@@ -103,7 +118,7 @@ def create_flow_run(
 ) -> CreateFlowRun:
     """Return the request for a flow run. Raises InvalidRequest."""
     parent_id = None if parent_task_run is None else id_of_run(parent_task_run, "parent_task_run")
-    return _checked(
+    return checked(
         CreateFlowRun,
         run_id=_id_of_new_run(ids, identity, parent_id),
         name=name,
@@ -131,7 +146,7 @@ def create_task_run(
 ) -> CreateTaskRun:
     """Return the request for a task run. Raises InvalidRequest."""
     flow_run_id = None if flow_run is None else id_of_run(flow_run, "flow_run")
-    return _checked(
+    return checked(
         CreateTaskRun,
         run_id=_id_of_new_run(ids, identity, flow_run_id),
         name=name,
@@ -149,7 +164,7 @@ def update_run(
 ) -> UpdateRun:
     """Return the request that a run be changed. Raises InvalidRequest."""
     tags_or_none = None if tags is None else _tuple_of(tags)
-    return _checked(UpdateRun, run_id=id_of_run(run), name=name, tags=tags_or_none, policy=policy)
+    return checked(UpdateRun, run_id=id_of_run(run), name=name, tags=tags_or_none, policy=policy)
 
 
 def propose(
@@ -182,7 +197,7 @@ def propose(
         said["cascade"] = cascade
     if park_timeout is not None:
         said["park_seconds"] = seconds_of(park_timeout, "park_timeout")
-    return _checked(Propose, run_id=id_of_run(run), state=state, **said)
+    return checked(Propose, run_id=id_of_run(run), state=state, **said)
 
 
 def withdraw(partition: int, proposal_id: UUID) -> Withdraw:
@@ -190,9 +205,9 @@ def withdraw(partition: int, proposal_id: UUID) -> Withdraw:
     return Withdraw(partition=partition, proposal_id=proposal_id)
 
 
-def read_verdict(partition: int, proposal_id: UUID) -> ReadVerdict:
+def read_verdict(partition: int, proposal_id: UUID, run_id: UUID | None) -> ReadVerdict:
     """Return the request for what is known of a proposal."""
-    return ReadVerdict(partition=partition, proposal_id=proposal_id)
+    return ReadVerdict(partition=partition, proposal_id=proposal_id, run_id=run_id)
 
 
 def runs_per_heartbeat(max_message_bytes: int) -> int:
@@ -236,9 +251,65 @@ def lease_seconds(lease: Duration) -> float:
     return StateDetails(lease=lease).lease or 0.0
 
 
+def delete_run(run: RunReference, *, force: bool) -> DeleteRun:
+    """Return the request that a run be deleted with all that is below it. Raises InvalidRequest."""
+    return checked(DeleteRun, run_id=id_of_run(run), force=force)
+
+
+def prune_runs(
+    runs: Iterable[RunReference], unchanged_since: datetime, partition_of: Callable[[UUID], int]
+) -> list[PruneRuns]:
+    """Return the requests that the trees of these runs be deleted, if they are over and were not changed since then.
+
+    Raises InvalidRequest.
+    """
+    by_partition: dict[int, list[UUID]] = {}
+    for number, run in enumerate(_each(runs)):
+        run_id = id_of_run(run, f"runs.{number}")
+        by_partition.setdefault(partition_of(run_id), []).append(run_id)
+    return [
+        checked(
+            PruneRuns,
+            partition=partition,
+            run_ids=tuple(run_ids[first : first + MAX_TREES_PRUNED]),
+            unchanged_since=unchanged_since,
+        )
+        for partition, run_ids in by_partition.items()
+        for first in range(0, len(run_ids), MAX_TREES_PRUNED)
+    ]
+
+
 def read_run(run: RunReference, *, after: int = 0, history: bool = True) -> ReadRun:
     """Return the request for a run, and for its history behind an ordinal. Raises InvalidRequest."""
-    return _checked(ReadRun, run_id=id_of_run(run), after=after, history=history)
+    return checked(ReadRun, run_id=id_of_run(run), after=after, history=history)
+
+
+def what_if(
+    run: RunReference,
+    state: ProposedState,
+    *,
+    force: bool,
+    api_version: str | None,
+    lease: Duration | None,
+    executor: str | None,
+    priority: int,
+) -> WhatIf:
+    """Return the question which verdict a proposal would get. Raises InvalidRequest."""
+    if lease is not None or executor is not None:
+        state = _leased(state, lease, executor)
+    return checked(
+        WhatIf, run_id=id_of_run(run), state=state, force=force, api_version=api_version, priority=priority or None
+    )
+
+
+def explain(partition: int, proposal_id: UUID, run_id: UUID | None) -> Explain:
+    """Return the question why a proposal was decided as it was."""
+    return Explain(partition=partition, proposal_id=proposal_id, run_id=run_id)
+
+
+def read_timeline(run: RunReference, after: TimelineCursor | None = None) -> ReadTimeline:
+    """Return the request for what happened to a run, behind a place. Raises InvalidRequest."""
+    return ReadTimeline(run_id=id_of_run(run), after=TimelineCursor() if after is None else after)
 
 
 def read_events(partition: int, after: int) -> ReadEvents:
@@ -262,17 +333,17 @@ def event_filter(*, run: RunReference | None, tree: RunReference | int | None, *
 
 def open_subscription(name: str, wanted: EventFilter, max_tries: int | None) -> OpenSubscription:
     """Return the request that a named subscription exist. Raises InvalidRequest."""
-    return _checked(OpenSubscription, name=name, filter=wanted, max_tries=max_tries)
+    return checked(OpenSubscription, name=name, filter=wanted, max_tries=max_tries)
 
 
 def join_subscription(name: str, member: str, instance: UUID) -> SyncSubscription:
     """Return the first word of a member. Raises InvalidRequest."""
-    return _checked(SyncSubscription, name=name, member=member, instance=instance, joins=True)
+    return checked(SyncSubscription, name=name, member=member, instance=instance, joins=True)
 
 
 def read_subscription(name: str) -> ReadSubscription:
     """Return the request for a named subscription. Raises InvalidRequest."""
-    return _checked(ReadSubscription, name=name)
+    return checked(ReadSubscription, name=name)
 
 
 def read_subscriptions(partition: int, after: str) -> ReadSubscriptions:
@@ -282,12 +353,12 @@ def read_subscriptions(partition: int, after: str) -> ReadSubscriptions:
 
 def remove_subscription(name: str) -> RemoveSubscription:
     """Return the request that a named subscription be removed. Raises InvalidRequest."""
-    return _checked(RemoveSubscription, name=name)
+    return checked(RemoveSubscription, name=name)
 
 
 def reset_subscription(name: str, positions: Mapping[int, int]) -> ResetSubscription:
     """Return the request that a named subscription go on behind these positions. Raises InvalidRequest."""
-    return _checked(ResetSubscription, name=name, positions=pairs_of(positions))
+    return checked(ResetSubscription, name=name, positions=pairs_of(positions))
 
 
 def settle_dead_letters(
@@ -299,7 +370,7 @@ def settle_dead_letters(
         event_ids = tuple(
             letter.event_id if isinstance(letter, DeadLetter) else _uuid_of(letter, "letters") for letter in letters
         )
-    return _checked(SettleDeadLetters, name=name, deliver_again=deliver_again, event_ids=event_ids)
+    return checked(SettleDeadLetters, name=name, deliver_again=deliver_again, event_ids=event_ids)
 
 
 def set_limit(
@@ -319,12 +390,12 @@ def set_limit(
             if given is not None:
                 raise InvalidRequest(argument, "a limit that is removed, because concurrency_limit is None, has none")
     named = _name_of(tag, name, deployment_id)
-    return _checked(SetLimit, **named, concurrency_limit=concurrency_limit, period_seconds=period, lease_seconds=lease)
+    return checked(SetLimit, **named, concurrency_limit=concurrency_limit, period_seconds=period, lease_seconds=lease)
 
 
 def read_limit(tag: str | None, *, name: str | None = None, deployment_id: UUID | str | None = None) -> ReadLimit:
     """Return the request for the limit on one of the three. Raises InvalidRequest."""
-    return _checked(ReadLimit, **_name_of(tag, name, deployment_id))
+    return checked(ReadLimit, **_name_of(tag, name, deployment_id))
 
 
 def read_limits(partition: int, after: int) -> ReadLimits:
@@ -355,7 +426,11 @@ def options_of(number: int, proposal: Any) -> dict[str, Any]:
 
 def body_of(message: Request, most: int) -> bytes:
     """Return the request as JSON. Raises MessageTooLarge where that takes more than `most` bytes."""
-    body = encode(message)
+    return within(encode(message), most)
+
+
+def within(body: bytes, most: int) -> bytes:
+    """Return the body of a message. Raises MessageTooLarge where it has more than `most` bytes."""
     if len(body) > most:
         raise MessageTooLarge(len(body), most)
     return body
@@ -393,6 +468,24 @@ def at_least_one(number: int, argument: str) -> int:
     if isinstance(number, int) and number >= 1:
         return number
     raise InvalidRequest(argument, f"must be 1 or more, not {_shown(number)}")
+
+
+def a_partition(partition: int, partitions: int) -> int:
+    """Return the partition. Raises InvalidRequest unless the deployment, which has so many, has it."""
+    if isinstance(partition, int) and 0 <= partition < partitions:
+        return partition
+    raise InvalidRequest("partition", f"must be one of 0 to {partitions - 1}, not {_shown(partition)}")
+
+
+def body_of_letter(letter: DeadRequest) -> bytes:
+    """Return the message of a dead letter. Raises InvalidRequest where the letter has not all of it."""
+    if letter.is_whole:
+        return letter.message.encode()
+    raise InvalidRequest(
+        "letter",
+        f"the message had {letter.size} bytes, of which its beginning alone is kept; so it cannot be sent again, and"
+        " its producer must do that",
+    )
 
 
 def _leased(state: ProposedState, lease: Duration | None, executor: str | None) -> ProposedState:
@@ -457,7 +550,8 @@ def _shown(value: object) -> str:
     return repr(value)[:MAX_TEXT_SHOWN]
 
 
-def _checked(message: Callable[..., Message], **fields: Any) -> Message:
+def checked(message: Callable[..., Message], **fields: Any) -> Message:
+    """Return the message with these fields. Raises InvalidRequest, naming the field, where one is wrong."""
     try:
         return message(**fields)
     except ValidationError as error:

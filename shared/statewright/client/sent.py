@@ -13,7 +13,9 @@ from pydantic import ValidationError
 from statewright.client.expected import Expected
 from statewright.client.home import Home
 from statewright.errors import Delivery, NoAnswer, NotOpen, StatewrightError, UnreadableAnswer, error_from
-from statewright.protocol.replies import HistoryReply, ParkedReply, Reply, reply_from
+from statewright.explanations import Timeline, in_order
+from statewright.protocol.replies import HistoryReply, ParkedReply, Reply, TimelineReply, reply_from
+from statewright.protocol.requests import TimelineCursor
 from statewright.runs import RunHistory
 from statewright.states import State
 
@@ -263,11 +265,41 @@ class SentHistory(SentRun[RunHistory]):
         """
         page: Any = await self._replied()
         history = self._read(page)
-        states = list(history.states)
+        states, actors = list(history.states), list(_actors_of(history))
         while page.next is not None:
             page = await self._read_on(page.next)
             states += page.history.states
-        return history.replaced(states=_up_to(history.run.state, states))
+            actors += _actors_of(page.history)
+        told = _up_to(history.run.state, states)
+        return history.replaced(states=told, actors=tuple(actors[: len(told)]) if any(actors) else ())
+
+
+class SentTimeline(SentRun[Timeline]):
+    """A request for what happened to a run, whose further pages are asked for while it is awaited."""
+
+    def __init__(
+        self, under_way: UnderWay, run_id: UUID, read_on: Callable[[TimelineCursor], Sent[TimelineReply]]
+    ) -> None:
+        """`read_on` asks for the page behind a place."""
+        super().__init__(under_way, lambda reply: reply.timeline, run_id)
+        self._read_on = read_on
+
+    async def answer(self) -> Timeline:
+        """Return what happened to the run until the last page was read; each page has the whole timeout.
+
+        Raises what `Sent.answer` does.
+        """
+        page: Any = await self._replied()
+        entries = [*page.timeline.entries]
+        while page.next is not None:
+            page = await self._read_on(page.next)
+            entries += page.timeline.entries
+        timeline: Timeline = page.timeline
+        return timeline.replaced(entries=in_order(entries))
+
+
+def _actors_of(page: RunHistory) -> tuple[str | None, ...]:
+    return page.actors or (None,) * len(page.states)
 
 
 def _up_to(last: State | None, states: Sequence[State]) -> tuple[State, ...]:

@@ -9,8 +9,10 @@ Keys of one partition share the hash tag `{namespace:p}`, so a Redis Cluster kee
     {ns:p}:suspect        string   the request over which holders of partition p have vanished, and how often
     ns:replies:<client>   stream   answers for one client; an entry with `opened` alone is none: it is the sign of the
                                    client that has this name from then on
-    ns:holders            hash     who drains each partition, and until when; one field per partition
+    ns:queries            stream   reads beside the lanes; every worker reads it as one consumer group
+    ns:holders            hash     who drains each partition, until when and since when; one field per partition
     ns:workers            zset     live workers, scored by the millisecond at which each is given up
+    ns:announced          hash     what each worker says of itself, for people; one field per worker
     ns:partitions         string   the fixed number of partitions
     ns:database           string   the id of the database that this namespace belongs to
     ns:queue              zset     arq's queue
@@ -26,8 +28,11 @@ How large each may grow, and how long it lives:
     {ns:p}:suspect        one id; expires an hour after the last holder vanished
     ns:replies:<client>   STATEWRIGHT_REPLIES_KEPT entries, about, each of 64 KiB or one answer; the client deletes what
                           it has received; expires STATEWRIGHT_REPLY_SECONDS after the last one
+    ns:queries            as many entries as a partition's proposals, of which clients are told before they push; an
+                          entry goes when it is answered, and unanswered once nobody waits for it any more
     ns:holders            one field per partition; expires a day after the last worker
     ns:workers            one member per live worker; expires a day after the last one
+    ns:announced          one field per worker, and a few of dead ones; expires a day after the last worker
     ns:partitions         one number; stays
     ns:database           one id; stays
     ns:queue              bounded by the number of arq's jobs
@@ -38,6 +43,8 @@ from typing import Final
 
 REQUEST_ID: Final = b"id"
 REQUEST_REPLY_TO: Final = b"reply_to"
+REQUEST_ACTOR: Final = b"actor"
+"""Who asks: no part of the message, so whoever sends it again asks for the same, whoever that is."""
 REQUEST_MESSAGE: Final = b"message"
 WAKE: Final = b"wake"
 """The only field of an entry that is no request: it asks the partition's holder to look at what has come due."""
@@ -78,6 +85,10 @@ class Channels:
         return f"{self.namespace}:replies:{client}"
 
     @property
+    def queries(self) -> str:
+        return f"{self.namespace}:queries"
+
+    @property
     def holders(self) -> str:
         return f"{self.namespace}:holders"
 
@@ -92,6 +103,10 @@ class Channels:
     @property
     def workers(self) -> str:
         return f"{self.namespace}:workers"
+
+    @property
+    def announced(self) -> str:
+        return f"{self.namespace}:announced"
 
     @property
     def queue(self) -> str:

@@ -8,8 +8,10 @@ from uuid import UUID
 from pydantic import Field, TypeAdapter
 
 from statewright.events import AnyEvent
+from statewright.explanations import Explanation, Timeline
 from statewright.limits import ConcurrencyLimit
-from statewright.protocol.requests import ShareEvent, ShareReference, Trial
+from statewright.overview import PartitionStatus, RunPage, RunTree, StateCount, WorkerStatus
+from statewright.protocol.requests import ShareEvent, ShareReference, TimelineCursor, Trial
 from statewright.runs import FlowRun, RunHistory, TaskRun
 from statewright.states import StateType
 from statewright.subscription.status import SubscriptionStatus
@@ -27,13 +29,17 @@ class ErrorCode(StrEnum):
 
     INVALID_MESSAGE = "invalid_message"
     RUN_NOT_FOUND = "run_not_found"
+    RUN_PRUNED = "run_pruned"
     RUN_CONFLICT = "run_conflict"
     PROPOSAL_CONFLICT = "proposal_conflict"
     RULE_FAILED = "rule_failed"
     NOT_WRITABLE = "not_writable"
     OVERLOADED = "overloaded"
+    QUERY_TOO_SLOW = "query_too_slow"
+    QUERY_FAILED = "query_failed"
     SUBSCRIPTION_NOT_FOUND = "subscription_not_found"
     SUBSCRIPTION_CONFLICT = "subscription_conflict"
+    FORBIDDEN = "forbidden"
 
 
 class _Reply(Frozen):
@@ -82,6 +88,16 @@ class RunReply(_Reply):
     """Whether the run is new: this request has created it just now."""
 
 
+class DeletedReply(_Reply):
+    """What was deleted: so many trees, or runs with all that was below them, and so many runs in all."""
+
+    type: Literal["deleted"] = "deleted"
+    trees: int
+    """How many trees, or runs that were named."""
+    runs: int
+    """How many runs in all."""
+
+
 class HistoryReply(_Reply):
     """A run with its history, or a page of it."""
 
@@ -104,6 +120,9 @@ class EventsReply(_Reply):
     """The events, oldest first."""
     up_to: int
     """The position to read on after."""
+    pruned_up_to: int = 0
+    """The last number whose event went with its run, which was deleted: what is missing up to there may have gone so.
+    What is missing beyond went in another way."""
 
 
 class PositionReply(_Reply):
@@ -231,6 +250,46 @@ class SubscriptionsReply(_Reply):
     """Where to read on; None when there are no more."""
 
 
+class RunsReply(_Reply):
+    """A page of the runs that match a query."""
+
+    type: Literal["runs"] = "runs"
+    page: RunPage
+    """The runs, and where to read on."""
+
+
+class CountsReply(_Reply):
+    """How many runs match a query, for each kind and state that any of them is in."""
+
+    type: Literal["counts"] = "counts"
+    counts: tuple[StateCount, ...]
+    """One for each kind and state."""
+
+
+class TreeReply(_Reply):
+    """A run with what is below it."""
+
+    type: Literal["tree"] = "tree"
+    tree: RunTree
+    """The run, and what is below it."""
+
+
+class PartitionsReply(_Reply):
+    """All partitions as they stand, by number."""
+
+    type: Literal["partitions"] = "partitions"
+    partitions: tuple[PartitionStatus, ...]
+    """By their number."""
+
+
+class WorkersReply(_Reply):
+    """All workers that are alive, the oldest first."""
+
+    type: Literal["workers"] = "workers"
+    workers: tuple[WorkerStatus, ...]
+    """The one that was started first is the first."""
+
+
 class ErrorReply(_Reply):
     """A request that was not carried out, why, and which field was to blame. Nothing was written for it."""
 
@@ -253,12 +312,35 @@ class KnownReply(_Reply):
     """The answer that the proposal has, or that it is parked; None when it is unknown."""
 
 
+class ExplanationReply(_Reply):
+    """Why a proposal was decided as it was, or would be, or is parked."""
+
+    type: Literal["explanation"] = "explanation"
+    proposal_id: UUID
+    """The proposal that was asked about."""
+    explanation: Explanation | None = None
+    """The explanation; None when the proposal is unknown or was refused."""
+    refusal: ErrorReply | None = None
+    """The answer of a proposal that was refused: nothing was decided."""
+
+
+class TimelineReply(_Reply):
+    """What happened to a run, or a page of it."""
+
+    type: Literal["timeline"] = "timeline"
+    timeline: Timeline
+    """The run as it is now, and a page of what happened to it."""
+    next: TimelineCursor | None = None
+    """Where to read on; None when there is no more."""
+
+
 Reply = (
     VerdictReply
     | ParkedReply
     | WithdrawnReply
     | KnownReply
     | RunReply
+    | DeletedReply
     | HistoryReply
     | EventsReply
     | PositionReply
@@ -269,6 +351,13 @@ Reply = (
     | SubscriptionReply
     | SubscriptionsReply
     | SettledReply
+    | RunsReply
+    | CountsReply
+    | TreeReply
+    | PartitionsReply
+    | WorkersReply
+    | ExplanationReply
+    | TimelineReply
     | ErrorReply
 )
 REPLY: Final[TypeAdapter[Reply]] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])

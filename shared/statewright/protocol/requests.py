@@ -5,7 +5,7 @@ A request is one stream entry with the fields of `channels.REQUEST_*`; its JSON 
 
 import json
 from enum import IntEnum
-from typing import Annotated, Final, Literal, Self, TypeVar
+from typing import Annotated, Final, Literal, Self, TypeVar, get_args
 from uuid import UUID
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
@@ -34,6 +34,7 @@ VERSIONS_READ: Final = (PROTOCOL_VERSION,)
 MAX_CONCURRENCY_LIMIT: Final = 1_000_000
 MAX_PRIORITY: Final = 1_000_000
 MAX_RUNS_OF_HEARTBEAT: Final = 1_000
+MAX_TREES_PRUNED: Final = 100
 MAX_PARK_SECONDS: Final = 10 * 365 * 86_400
 MAX_TRIES: Final = 1_000
 MAX_SHARES: Final = 64
@@ -98,10 +99,7 @@ class CreateTaskRun(_CreateRun):
     """A name of the producer's own for what the task does; no rule reads it."""
 
 
-class Propose(_Request):
-    """Propose that a run enter a state; answered with a verdict."""
-
-    type: Literal["propose"] = "propose"
+class _Proposing(_Request):
     run_id: UUID
     """The run that is to enter the state."""
     state: ProposedState
@@ -110,14 +108,26 @@ class Propose(_Request):
     """Whether it is entered whatever the rules say; bookkeeping goes with it all the same."""
     api_version: ApiVersion | None = None
     """For producers that were made for an earlier version of the documented engine's interface; otherwise left out."""
-    on_wait: Literal["answer", "park"] | None = None
-    """What becomes of it where the verdict would be WAIT: it is answered so, or kept until it can be decided."""
     priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     """Which of the parked proposals that wait for the same limit goes first: the greatest; None is 0."""
+
+
+class Propose(_Proposing):
+    """Propose that a run enter a state; answered with a verdict."""
+
+    type: Literal["propose"] = "propose"
+    on_wait: Literal["answer", "park"] | None = None
+    """What becomes of it where the verdict would be WAIT: it is answered so, or kept until it can be decided."""
     cascade: bool | None = None
     """Whether the runs below a flow run follow it when this lets it be CANCELLED or CRASHED."""
     park_seconds: ParkSeconds | None = None
     """How long it may be parked; then it is answered WAIT after all. None means for ever."""
+
+
+class WhatIf(_Proposing):
+    """Ask which verdict a proposal would get now, behind everything pushed before, and why. It has no effect."""
+
+    type: Literal["what_if"] = "what_if"
 
 
 class UpdateRun(_Request):
@@ -134,6 +144,35 @@ class UpdateRun(_Request):
     """Replaces the old policy, but for the marks that pausing leaves on it."""
 
 
+class DeleteRun(_Request):
+    """Delete a run with all that is below it; answered with how many runs these are.
+
+    It is refused where one of them has not come to an end, unless it is forced.
+    """
+
+    type: Literal["delete_run"] = "delete_run"
+    run_id: UUID
+    """The run."""
+    force: bool = False
+    """Whether runs go that have not come to an end, too."""
+
+
+class PruneRuns(_Request):
+    """Delete trees that are over, named by their first runs, each as a whole or not at all.
+
+    A tree stays when one of its runs has not come to an end, or was changed since a moment, or has a proposal parked;
+    or when there is no room for it in this transaction. Answered with what was deleted.
+    """
+
+    type: Literal["prune_runs"] = "prune_runs"
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    """The partition of the trees."""
+    run_ids: Annotated[tuple[UUID, ...], Field(min_length=1, max_length=MAX_TREES_PRUNED)]
+    """Their first runs: flow runs that are no subflows, and task runs that are within no flow run."""
+    unchanged_since: Moment
+    """A tree with a run that was created or changed since then stays."""
+
+
 class ReadRun(_Request):
     """Read a run and its history, or the run alone, as they are after everything pushed before.
 
@@ -148,6 +187,27 @@ class ReadRun(_Request):
     """The ordinal behind which the page begins: 0, or `next` of the page before."""
     history: Annotated[bool, Field(exclude_if=lambda history: history)] = True
     """Whether the answer has the history, or the run alone."""
+
+
+class TimelineCursor(Frozen):
+    """Where a page of a timeline begins."""
+
+    ordinal: Position = 0
+    """Behind the state of this ordinal."""
+    decided: Moment | None = None
+    """Behind what was decided at this moment, and not accepted: None means from the beginning."""
+    proposal_id: UUID | None = None
+    """Of several of that moment, behind this one."""
+
+
+class ReadTimeline(_Request):
+    """Read what happened to a run, as it is after everything pushed before, a page at a time."""
+
+    type: Literal["read_timeline"] = "read_timeline"
+    run_id: UUID
+    """The run that is to be read."""
+    after: TimelineCursor = TimelineCursor()
+    """Where the page begins: left out, or `next` of the page before."""
 
 
 class ReadEvents(_Request):
@@ -195,6 +255,23 @@ class ReadVerdict(_Request):
     """Any partition; that of the proposal's run also knows what was pushed to it before."""
     proposal_id: UUID
     """The proposal: the id of the request that made it."""
+    run_id: UUID | None = None
+    """Its run, if it is known: then a proposal that was deleted with it is told from one that never was."""
+
+
+class Explain(_Request):
+    """Ask why a proposal was decided as it was, or why it is parked.
+
+    Any partition answers, as for `read_verdict`.
+    """
+
+    type: Literal["explain"] = "explain"
+    partition: Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]
+    """Any partition; that of the proposal's run also knows what was pushed to it before."""
+    proposal_id: UUID
+    """The proposal: the id of the request that made it."""
+    run_id: UUID | None = None
+    """Its run, if it is known: then a proposal that was deleted with it is told from one that never was."""
 
 
 class Heartbeat(_Request):
@@ -454,7 +531,7 @@ class ReadSubscriptions(_Request):
 
 
 CreateRun = CreateFlowRun | CreateTaskRun
-RunRequest = CreateFlowRun | CreateTaskRun | UpdateRun | Propose | ReadRun
+RunRequest = CreateFlowRun | CreateTaskRun | UpdateRun | DeleteRun | Propose | WhatIf | ReadRun | ReadTimeline
 LimitRequest = SetLimit | ReadLimit
 SubscriptionRequest = (
     OpenSubscription | SyncSubscription | ReadSubscription | RemoveSubscription | ResetSubscription | SettleDeadLetters
@@ -463,11 +540,16 @@ Request = Annotated[
     CreateFlowRun
     | CreateTaskRun
     | UpdateRun
+    | DeleteRun
+    | PruneRuns
     | Propose
     | Withdraw
     | ReadVerdict
+    | WhatIf
+    | Explain
     | Heartbeat
     | ReadRun
+    | ReadTimeline
     | ReadEvents
     | FindPosition
     | SetLimit
@@ -484,6 +566,11 @@ Request = Annotated[
 ]
 REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(Request)
 MESSAGE: Final[TypeAdapter[str]] = TypeAdapter(Message)
+FORCE: Final = "force"
+CAN_BE_FORBIDDEN: Final = frozenset(
+    {FORCE, *(model.model_fields["type"].default for model in get_args(get_args(Request)[0]))}
+)
+"""What a deployment may keep its producers from: any type of request, and FORCE, which is to propose with `force`."""
 
 
 def encode(request: Request) -> bytes:

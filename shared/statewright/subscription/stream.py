@@ -26,6 +26,7 @@ from statewright.connection import (
 from statewright.errors import (
     EraBegan,
     EventsMissed,
+    EventsPruned,
     NoAnswer,
     Overloaded,
     StatewrightError,
@@ -58,7 +59,20 @@ ReadEvents = Callable[[int, int, float | None], Awaitable[EventsReply]]
 class _Place:
     """Where reading stands in one partition."""
 
-    __slots__ = ("after", "asked", "behind", "checked", "heard", "is_new", "partition", "told", "unsure", "up_to")
+    __slots__ = (
+        "after",
+        "asked",
+        "behind",
+        "checked",
+        "heard",
+        "is_new",
+        "partition",
+        "pruned_up_to",
+        "told",
+        "told_of_pruning",
+        "unsure",
+        "up_to",
+    )
 
     def __init__(self, partition: int, after: int, now: float, *, is_new: bool) -> None:
         self.partition = partition
@@ -80,6 +94,10 @@ class _Place:
         """When the stream has told something, by the loop's clock."""
         self.checked: tuple[int, int] | None = None
         """The end of the stream that was found before this place, and the place, if the engine was asked then."""
+        self.pruned_up_to = 0
+        """Up to which number events may have gone with their runs."""
+        self.told_of_pruning = 0
+        """Up to which number the subscriber was told that they may."""
 
     def take(self, sequence: int, what: bytes | AnyEvent) -> None:
         if sequence > self.up_to:
@@ -87,7 +105,13 @@ class _Place:
             self.up_to = sequence
 
     def miss(self, last: int) -> None:
-        self.told.append(Told(last, EventsMissed(self.partition, self.up_to + 1, last)))
+        first, pruned = self.up_to + 1, self.pruned_up_to
+        if self.told_of_pruning < first <= pruned:
+            # Told once for all that may have gone: what is left comes in between.
+            self.told.append(Told(min(last, pruned), EventsPruned(self.partition, first, pruned)))
+            self.told_of_pruning = pruned
+        if last > pruned:
+            self.told.append(Told(last, EventsMissed(self.partition, max(first, pruned + 1), last)))
         self.up_to = last
 
     def went_back(self, up_to: int) -> None:
@@ -102,6 +126,7 @@ class _Place:
             self.miss(missed)
 
     def take_page(self, page: EventsReply) -> None:
+        self.pruned_up_to = page.pruned_up_to
         for one in page.events:
             missed = _missing_before(one.sequence, one)
             if missed > self.up_to:

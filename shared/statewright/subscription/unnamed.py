@@ -27,9 +27,10 @@ class Subscription:
     does not let through: keep it, also as JSON, and give it to `Client.subscribe(since=...)` to go on there. What Redis
     no longer keeps is read from PostgreSQL, through the engine.
 
-    Iterating raises `EventsMissed` where events no longer exist, or may not be asked for, and `EraBegan` where events
-    that were told no longer happened: each once, and the next `anext` goes on behind it. It raises `RedisUnavailable`
-    when Redis refuses for longer than the client's `answer_timeout`. One of them ends an `async for`; begin another.
+    Iterating raises `EventsMissed` where events no longer exist, or may not be asked for; its subclass `EventsPruned`
+    where some went with their runs, which were deleted; and `EraBegan` where events that were told no longer happened:
+    each once, and the next `anext` goes on behind it. It raises `RedisUnavailable` when Redis refuses for longer than
+    the client's `answer_timeout`. One of them ends an `async for`; begin another.
     """
 
     def __init__(

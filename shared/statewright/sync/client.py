@@ -4,16 +4,20 @@ This file is made by `make sync` out of `statewright/client/client.py`, which is
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from types import EllipsisType
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, Unpack, cast, overload
 from uuid import UUID
 
-from statewright.client.client import DEFAULT_LEASE_SECONDS
-from statewright.client.requests import LeaseReference, OnWait, Proposal, RunReference
+from statewright.client.client import DEFAULT_LEASE_SECONDS, DEFAULT_PAGE
+from statewright.client.queries import RunFilters
+from statewright.client.requests import LeaseReference, OnWait, Proposal, Pruned, RunReference
 from statewright.client.sent import AboutRun
 from statewright.errors import LeaseLost, StatewrightError
+from statewright.explanations import Explanation, Timeline
 from statewright.ids import IdSource
 from statewright.limits import ConcurrencyLimit
+from statewright.overview import DeadRequest, PartitionStatus, Place, RunPage, RunTree, StateCount, WorkerStatus
 from statewright.protocol.replies import ParkedReply
 from statewright.runs import FlowRun, RunHistory, RunKind, RunPolicy, TaskRun
 from statewright.states import ProposedState, StateType
@@ -62,6 +66,7 @@ class Client(OpenedByUse):
         max_backlog_bytes: int | None = None,
         wait_for_room: Duration | None = None,
         name: str | None = None,
+        actor: str | None = None,
         ids: IdSource | None = None,
     ) -> None:
         """Take what is given, and the rest from `STATEWRIGHT_*`; raises ConfigurationError on a wrong setting.
@@ -71,6 +76,9 @@ class Client(OpenedByUse):
         one that was opened last. One that was opened before, and is open still, gets no answers from then on, and its
         calls raise NotOpen. So no setting names a client: all clients of a process would have the same name, and
         commands that are run beside it too. Raises InvalidRequest for a wrong name.
+
+        An `actor` says who asks: it is kept with the verdicts on the client's proposals, and told with the states that
+        they cause. It is 1 to 128 printable characters, and nobody checks whether it is true.
 
         Where more than `max_backlog` requests of a partition are unanswered, or where they take more than
         `max_backlog_bytes`, a request waits for room, `wait_for_room` seconds at most, and is refused with `Overloaded`
@@ -87,6 +95,7 @@ class Client(OpenedByUse):
                 max_backlog_bytes=max_backlog_bytes,
                 wait_for_room=wait_for_room,
                 name=name,
+                actor=actor,
                 ids=ids,
             )
         )
@@ -191,6 +200,29 @@ class Client(OpenedByUse):
         opened = self._opened()
         return under_way(self, opened.update_run(run, name=name, tags=tags, policy=policy))
 
+    def delete_run(self, run: RunReference, *, force: bool = False) -> SentRun[int]:
+        """Delete a run with all that is below it, and return how many runs these were.
+
+        From the answer on they do not exist: their histories, verdicts and cached states go with them, and requests
+        about them are refused with `RunPruned`. Proposals of theirs that are parked are answered so as well. An
+        idempotency key of theirs makes a new run.
+
+        Refused with RunConflict, and nothing is deleted, where one of them has not come to an end; with `force` they
+        are deleted all the same, and their slots and leases are free. No event tells of it.
+        """
+        opened = self._opened()
+        return under_way(self, opened.delete_run(run, force=force))
+
+    def prune_runs(self, runs: Iterable[RunReference], *, unchanged_since: datetime) -> Pruned:
+        """Delete trees that are over, named by their first runs, and return how many trees and runs were deleted.
+
+        A tree stays where one of its runs has not come to an end, or was changed since `unchanged_since`, or has a
+        proposal parked; and where a worker has no time for it just now. Name it again then. Raises InvalidRequest,
+        and what waiting for an answer raises.
+        """
+        opened = self._opened()
+        return opened.background.run(opened.prune_runs, listed(runs), unchanged_since=unchanged_since)
+
     def propose(
         self,
         run: RunReference,
@@ -263,11 +295,66 @@ class Client(OpenedByUse):
         waiting for any answer does.
 
         Name the proposal's `run`, and the engine looks after everything that was pushed to its tree before. Otherwise
-        any partition looks into the ledger at once, and does not know of a proposal that is still under way. `timeout`
-        is as in `propose`.
+        any partition looks into the ledger at once, and does not know of a proposal that is still under way. Of a named
+        run that was deleted it raises RunPruned: its verdicts went with it. `timeout` is as in `propose`.
         """
         opened = self._opened()
         return under_way(self, opened.verdict(proposal_id, run=run, timeout=timeout))
+
+    def explain(
+        self, proposal_id: UUID | str, *, run: RunReference | None = None, timeout: Duration | None = None
+    ) -> Sent[Explanation | None]:
+        """Ask why a proposal was decided as it was, or why it is parked: rule by rule, what each saw and decided.
+
+        That is kept of what was not accepted (`source` says so); of what was accepted, only which rules took part. A
+        parked proposal is told with the limits that it waits for, and how many wait before it. Return None when the
+        engine does not know the proposal. Waiting for the answer raises the RequestFailed with which the proposal
+        was refused. `run` and `timeout` are as in `verdict`.
+        """
+        opened = self._opened()
+        return under_way(self, opened.explain(proposal_id, run=run, timeout=timeout))
+
+    def what_if(
+        self,
+        run: RunReference,
+        state: ProposedState,
+        *,
+        force: bool = False,
+        api_version: str | None = None,
+        lease: Duration | None = None,
+        executor: str | None = None,
+        priority: int = 0,
+        timeout: Duration | None = None,
+    ) -> SentRun[Explanation]:
+        """Ask which verdict a proposal would get now, and why, after everything sent before to the run's tree.
+
+        It is decided like a proposal, and undone: nothing is kept or told, and no slot is taken. A user's rules govern
+        it as well, and what they write through their session is undone; `context.is_what_if` tells them. Raises what
+        proposing raises. The options are those of `propose` on which a verdict depends.
+        """
+        opened = self._opened()
+        return under_way(
+            self,
+            opened.what_if(
+                run,
+                state,
+                force=force,
+                api_version=api_version,
+                lease=lease,
+                executor=executor,
+                priority=priority,
+                timeout=timeout,
+            ),
+        )
+
+    def timeline(self, run: RunReference) -> SentRun[Timeline]:
+        """Read what happened to a run, after everything sent before to its tree: its states, the verdicts on its
+        proposals, the times in which they were parked, the slots that it holds, its leases; in one order.
+
+        A long one comes in several answers, each of which may take `answer_timeout` seconds.
+        """
+        opened = self._opened()
+        return under_way(self, opened.timeline(run))
 
     def unclaimed(self) -> Iterator[Verdict | StatewrightError]:
         """Yield the answers to proposals that nobody waits for here, oldest first: a verdict, or the error of a
@@ -421,6 +508,83 @@ class Client(OpenedByUse):
         opened = self._opened()
         return opened.background.run(opened.list_limits)
 
+    def find_runs(
+        self, *, limit: int = DEFAULT_PAGE, after: Place | None = None, **filters: Unpack[RunFilters]
+    ) -> RunPage:
+        """Return a page of the runs that match all `filters` (see `RunFilters`), the newest first, `limit` at most.
+
+            page = client.find_runs(state_types=["RUNNING"], unchanged_for=3_600)
+            while page.next:
+                page = client.find_runs(..., after=page.next)
+
+        Large runs make a page shorter than `limit`; only one without `next` is the last. Any worker answers, beside
+        the requests: the page may not show yet what was sent just before. Raises QueryTooSlow when no index helps
+        enough, which says what would; QueryFailed when PostgreSQL does not answer; and what waiting for any answer
+        does.
+        """
+        opened = self._opened()
+        return opened.background.run(opened.find_runs, limit=limit, after=after, **filters)
+
+    def count_runs(self, **filters: Unpack[RunFilters]) -> list[StateCount]:
+        """Return how many runs match all `filters`, for each kind and state that any of them is in.
+
+        Counting ends at a bound; `or_more` says where. Raises what `find_runs` does.
+        """
+        opened = self._opened()
+        return opened.background.run(opened.count_runs, **filters)
+
+    def tree(self, run: RunReference) -> RunTree:
+        """Return a run with what is below it, level by level, up to a bound: of a flow run its task runs, of a task run
+        its subflows.
+
+        Raises RunNotFound when there is no such run, and what `find_runs` does.
+        """
+        opened = self._opened()
+        return opened.background.run(opened.tree, run)
+
+    def list_workers(self) -> list[WorkerStatus]:
+        """Return all workers that are alive, the oldest first, with the partitions that each holds.
+
+        Raises what waiting for an answer does. Where there is no worker, that is NoAnswer.
+        """
+        opened = self._opened()
+        return opened.background.run(opened.list_workers)
+
+    def list_partitions(self) -> list[PartitionStatus]:
+        """Return all partitions as they stand, by number: what waits in each, and what it has got to.
+
+        Raises what waiting for an answer does.
+        """
+        opened = self._opened()
+        return opened.background.run(opened.list_partitions)
+
+    def list_dead_requests(
+        self, partition: int, *, limit: int = DEFAULT_PAGE, after: str | None = None
+    ) -> list[DeadRequest]:
+        """Return dead letters of a partition, the oldest first, `limit` at most, behind the one whose entry is `after`:
+        requests that could not be carried out.
+
+        They are read from Redis itself, which only operators may (see deploy/redis/users.acl). Raises RedisUnavailable
+        when Redis is away or refuses, which is NotPermitted when its user lacks the right.
+        """
+        opened = self._opened()
+        return opened.background.run(opened.list_dead_requests, partition, limit=limit, after=after)
+
+    def send_again(self, letter: DeadRequest) -> Verdict | None:
+        """Send the request of a dead letter again, and return the verdict, None where it is no proposal.
+
+        It is sent under an id of its own, because the refusal is the one answer to the old one. The letter stays;
+        drop it once this has returned. Raises InvalidRequest where the letter has not the whole message, and what
+        waiting for an answer raises.
+        """
+        opened = self._opened()
+        return opened.background.run(opened.send_again, letter)
+
+    def drop_dead_requests(self, letters: Iterable[DeadRequest]) -> int:
+        """Delete dead letters, and return how many of them were there. Raises what `list_dead_requests` does."""
+        opened = self._opened()
+        return opened.background.run(opened.drop_dead_requests, listed(letters))
+
     @overload
     def subscribe(
         self,
@@ -480,7 +644,7 @@ class Client(OpenedByUse):
         Its filter must be the same each time. `member` is this process' own name, by which it takes its part up again
         at once when it was killed; without one, others, or its successor, get that some seconds later. An event is
         tried `max_tries` times (5 by default), and `in_flight` of them (100 by default) may be handed out and not
-        acknowledged. These three are refused without a name.
+        acknowledged.
 
         The other arguments are filters. An event is told when it fits each of them, and of several values one: its
         `kinds` of run ("flow-run", "task-run"), its `run`, the `tree` of runs to which a run belongs, and the types,

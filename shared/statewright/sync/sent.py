@@ -10,6 +10,7 @@ from statewright.client import sent as within_a_loop
 from statewright.client.requests import seconds_of
 from statewright.client.sent import AboutRun
 from statewright.errors import Delivery, NoAnswer
+from statewright.explanations import Timeline
 from statewright.protocol.replies import ParkedReply
 from statewright.runs import RunHistory
 from statewright.sync.crossing import Crossed
@@ -171,6 +172,20 @@ class SentHistory(SentRun[RunHistory]):
         return self._within(None if timeout is None else seconds_of(timeout), self._sent.answer)
 
 
+class SentTimeline(SentRun[Timeline]):
+    """A request for what happened to a run, whose further pages are asked for when its answer is."""
+
+    __slots__ = ()
+
+    def answer(self, timeout: Duration | None = None) -> Timeline:
+        """Return what happened to the run until the last page was read.
+
+        Each page has the whole timeout of the request; all of them together have `timeout`, if it is given. Raises what
+        `Sent.answer` does.
+        """
+        return self._within(None if timeout is None else seconds_of(timeout), self._sent.answer)
+
+
 @overload
 def under_way(client: object, sent: within_a_loop.SentCreation[Answer]) -> SentCreation[Answer]: ...
 
@@ -198,6 +213,7 @@ _COUNTERPARTS: dict[type[within_a_loop.Sent[Any]], Callable[[object, Any], Sent[
     within_a_loop.SentCreation: SentCreation,
     within_a_loop.SentProposal: SentProposal,
     within_a_loop.SentHistory: SentHistory,
+    within_a_loop.SentTimeline: SentTimeline,
 }
 
 AnySent = TypeVar("AnySent", bound=Sent[Any])

@@ -24,9 +24,10 @@ class Subscription(Iteration[unnamed.Subscription, Event]):
     does not let through: keep it, also as JSON, and give it to `Client.subscribe(since=...)` to go on there. What Redis
     no longer keeps is read from PostgreSQL, through the engine.
 
-    Iterating raises `EventsMissed` where events no longer exist, or may not be asked for, and `EraBegan` where events
-    that were told no longer happened: each once, and the next `next` goes on behind it. It raises `RedisUnavailable`
-    when Redis refuses for longer than the client's `answer_timeout`. One of them ends a `for`; begin another.
+    Iterating raises `EventsMissed` where events no longer exist, or may not be asked for; its subclass `EventsPruned`
+    where some went with their runs, which were deleted; and `EraBegan` where events that were told no longer happened:
+    each once, and the next `next` goes on behind it. It raises `RedisUnavailable` when Redis refuses for longer than
+    the client's `answer_timeout`. One of them ends a `for`; begin another.
 
     `close`, in any thread, ends the iteration, and `next` takes a timeout.
     """

@@ -1,195 +1,163 @@
-"""`statewright limits`: look at limits, change them, and check that they are kept."""
+"""`statewright limits`: look at limits, and change them."""
 
-import json
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict
-from datetime import datetime
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated
 from uuid import UUID
 
 import typer
-from rich.box import ROUNDED
-from rich.console import Console
-from rich.table import Table
+from rich.console import Group, RenderableType
 
 from statewright import Client, ConcurrencyLimit
-from statewright_worker.loop import run
-from statewright_worker.settings import WorkerSettings
-from statewright_worker.storage.audit import Finding, audit
-from statewright_worker.storage.database import check_schema, create_engine
+from statewright_worker.cli.asking import InJson, Watch, Yes, confirmed, seconds_of, shown, with_client
+from statewright_worker.cli.showing import Column, ago, kind, say, say_beside, say_json, seconds, since, table
 
-AUDIT_SECONDS: Final = 600.0
+limits = typer.Typer(no_args_is_help=True, help="Look at limits, and change them.")
 
-limits = typer.Typer(no_args_is_help=True, help="Look at limits, change them, and check that they are kept.")
-
-Tag = Annotated[str | None, typer.Option(help="On task runs with the tag.")]
-Name = Annotated[str | None, typer.Option(help="On runs that ask for the name.")]
-DeploymentId = Annotated[UUID | None, typer.Option(help="On flow runs of the deployment.")]
-RedisUrl = Annotated[str | None, typer.Option(envvar="STATEWRIGHT_REDIS_URL", show_envvar=True)]
-InJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-
-Answer = TypeVar("Answer")
-
-
-@limits.command()
-def check(*, in_json: InJson = False) -> None:
-    """Compare slots, waiters and leases with the states of their runs, as of one moment.
-
-    The exit status is 1 when something does not fit together. Nothing is changed and nothing locked.
-    """
-    settings = WorkerSettings.load()
-    findings = run(_findings(settings))
-    if in_json:
-        _show_json([{**asdict(finding), "is_wrong": finding.is_wrong} for finding in findings])
-    elif findings:
-        _show_findings(findings)
-    else:
-        typer.echo("limits, waiters and leases fit the states of their runs")
-    if any(finding.is_wrong for finding in findings):
-        raise typer.Exit(1)
+Tag = Annotated[str | None, typer.Option(metavar="TAG", help="On task runs with the tag.")]
+Name = Annotated[str | None, typer.Option(metavar="NAME", help="On runs that ask for the name.")]
+DeploymentId = Annotated[UUID | None, typer.Option(metavar="ID", help="On flow runs of the deployment.")]
 
 
 @limits.command("list")
-def list_(*, redis_url: RedisUrl = None, in_json: InJson = False) -> None:
+@with_client
+async def list_(client: Client, *, watch: Watch = False, in_json: InJson = False) -> None:
     """List all limits as they stand."""
-    found = _asked(redis_url, lambda client: client.list_limits())
-    if in_json:
-        _show_json([limit.model_dump(mode="json", exclude={"holders", "waiters"}) for limit in found])
-    else:
-        _show_limits(found)
+    found = await shown(client.list_limits, limits_table, _without_runs, in_json=in_json, watch=watch)
+    if not found:
+        say_beside("no limit is set")
 
 
 @limits.command()
-def show(
+@with_client
+async def show(
+    client: Client,
     *,
     tag: Tag = None,
     name: Name = None,
     deployment_id: DeploymentId = None,
-    redis_url: RedisUrl = None,
+    watch: Watch = False,
     in_json: InJson = False,
 ) -> None:
     """Show a limit, who holds its slots, and who waits for them. The exit status is 1 when there is no such limit."""
-    limit = _asked(redis_url, lambda client: client.read_limit(tag, name=name, deployment_id=deployment_id).answer())
-    if in_json:
-        _show_json(None if limit is None else limit.model_dump(mode="json"))
-    elif limit is None:
-        typer.echo("there is no such limit", err=True)
-    else:
-        _show_limits([limit])
-        _show_runs(limit)
-    if limit is None:
-        raise typer.Exit(1)
+
+    async def look() -> ConcurrencyLimit:
+        limit = await client.read_limit(tag, name=name, deployment_id=deployment_id)
+        if limit is None:
+            say_beside("there is no such limit")
+            raise typer.Exit(1)
+        return limit
+
+    await shown(look, _whole, lambda limit: [limit], in_json=in_json, watch=watch)
 
 
 @limits.command("set")
-def set_(
-    concurrency_limit: Annotated[int, typer.Argument(min=0, help="How many runs may be RUNNING at once.")],
+@with_client
+async def set_(
+    client: Client,
+    concurrency_limit: Annotated[
+        int, typer.Argument(min=0, metavar="NUMBER", help="How many runs may be RUNNING at once.", show_default=False)
+    ],
     *,
     tag: Tag = None,
     name: Name = None,
     deployment_id: DeploymentId = None,
-    period: Annotated[float | None, typer.Option(help="Seconds: make it a rate, so many starts in a period.")] = None,
-    lease: Annotated[float | None, typer.Option(help="Seconds: the lease of its runs that ask for none.")] = None,
-    redis_url: RedisUrl = None,
+    period: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Make it a rate: so many starts in a period.")
+    ] = None,
+    lease: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="The lease of its runs that ask for none.")
+    ] = None,
+    yes: Yes = False,
+    in_json: InJson = False,
 ) -> None:
-    """Set a limit. What is not given is not kept: without --period it is no rate."""
-    limit = _asked(
-        redis_url,
-        lambda client: client.set_limit(
-            tag, concurrency_limit, name=name, deployment_id=deployment_id, period=period, lease=lease
-        ).answer(),
+    """Set a limit. What is not given is not kept: without --period it is no rate. It shows what is set, and asks."""
+    if not yes:
+        before = await client.read_limit(tag, name=name, deployment_id=deployment_id)
+        if before is not None:
+            say(limits_table([before]))
+        confirmed("There is no such limit. Set it?" if before is None else "Set it anew?", yes=yes)
+    limit = await client.set_limit(
+        tag,
+        concurrency_limit,
+        name=name,
+        deployment_id=deployment_id,
+        period=seconds_of(period, "--period"),
+        lease=seconds_of(lease, "--lease"),
     )
-    _show_limits([limit] if limit else [])
+    told = [] if limit is None else [limit]
+    if in_json:
+        say_json(_without_runs(told))
+    else:
+        say(limits_table(told))
 
 
 @limits.command()
-def remove(
-    *, tag: Tag = None, name: Name = None, deployment_id: DeploymentId = None, redis_url: RedisUrl = None
+@with_client
+async def remove(
+    client: Client, *, tag: Tag = None, name: Name = None, deployment_id: DeploymentId = None, yes: Yes = False
 ) -> None:
-    """Remove a limit, if there is one, and free its slots."""
-    _asked(redis_url, lambda client: client.set_limit(tag, None, name=name, deployment_id=deployment_id).answer())
+    """Remove a limit, if there is one, and free its slots. It shows the limit, and asks."""
+    if not yes:
+        before = await client.read_limit(tag, name=name, deployment_id=deployment_id)
+        if before is not None:
+            say(_whole(before))
+            confirmed("Remove it, so that nobody waits for it any more?", yes=yes)
+    await client.set_limit(tag, None, name=name, deployment_id=deployment_id)
     typer.echo("there is no such limit any more")
 
 
-def _asked(redis_url: str | None, ask: Callable[[Client], Awaitable[Answer]]) -> Answer:
-    async def asked() -> Answer:
-        async with Client(redis_url) as client:
-            return await ask(client)
-
-    return run(asked())
-
-
-async def _findings(settings: WorkerSettings) -> list[Finding]:
-    engine = create_engine(
-        settings.database_url.get_secret_value(),
-        pool_size=0,
-        pooled_transactions=settings.transaction_pooler,
-        application="limits check",
-        command_timeout=AUDIT_SECONDS,
+def limits_table(found: list[ConcurrencyLimit]) -> RenderableType:
+    """Return limits as a table."""
+    return table(
+        [
+            Column("ON", lambda limit: limit.scope),
+            Column("KEY", lambda limit: limit.key),
+            Column("LIMIT", lambda limit: limit.concurrency_limit, is_number=True),
+            Column("PER", lambda limit: seconds(limit.period_seconds)),
+            Column("LEASE", lambda limit: seconds(limit.lease_seconds)),
+            Column("HELD", lambda limit: limit.held, is_number=True),
+            Column("FREE", lambda limit: limit.free, is_number=True),
+            Column("WAITING", lambda limit: limit.waiting, is_number=True),
+        ],
+        found,
     )
-    try:
-        await check_schema(engine)
-        return await audit(engine)
-    finally:
-        await engine.dispose()
 
 
-def _show_json(told: Any) -> None:
-    typer.echo(json.dumps(told, default=str))
+def _without_runs(found: list[ConcurrencyLimit]) -> list[dict[str, object]]:
+    return [limit.model_dump(mode="json", exclude={"holders", "waiters"}) for limit in found]
 
 
-def _show_findings(findings: list[Finding]) -> None:
-    rows = [
-        (finding.kind, finding.limit, finding.run_id, finding.detail, "" if finding.is_wrong else "may be")
-        for finding in findings
-    ]
-    _show("findings", ("what", "limit", "run", "detail", ""), rows)
+def _whole(limit: ConcurrencyLimit) -> RenderableType:
+    parts = [limits_table([limit])]
+    if limit.holders:
+        parts += ["", _holders_table(limit)]
+    if limit.waiters:
+        parts += ["", _waiters_table(limit)]
+    return Group(*parts)
 
 
-def _show_limits(found: list[ConcurrencyLimit]) -> None:
-    rows = [
-        (
-            limit.scope,
-            limit.key,
-            limit.concurrency_limit,
-            None if limit.period_seconds is None else f"{limit.period_seconds:g} s",
-            None if limit.lease_seconds is None else f"{limit.lease_seconds:g} s",
-            limit.held,
-            limit.free,
-            limit.waiting,
-        )
-        for limit in found
-    ]
-    _show("limits", ("scope", "key", "limit", "per", "lease", "held", "free", "waiting"), rows)
+def _holders_table(limit: ConcurrencyLimit) -> RenderableType:
+    return table(
+        [
+            Column("HOLDER", lambda holder: holder.run_id, is_whole=True),
+            Column("KIND", lambda holder: kind(holder.kind)),
+            Column("NAME", lambda holder: holder.name),
+            Column("FOR", lambda holder: since(holder.since), is_whole=True),
+            Column("SINCE", lambda holder: holder.since, is_wide=True, is_whole=True),
+            Column("LEASE ENDS", lambda holder: ago(holder.lease_ends)),
+        ],
+        limit.holders,
+    )
 
 
-def _show_runs(limit: ConcurrencyLimit) -> None:
-    holders = [
-        (holder.run_id, holder.kind, holder.name, _shown(holder.since), _shown(holder.lease_ends))
-        for holder in limit.holders
-    ]
-    waiters = [
-        (waiter.run_id, waiter.name, waiter.priority, _shown(waiter.since), waiter.proposal_id)
-        for waiter in limit.waiters
-    ]
-    if holders:
-        _show("holders", ("run", "kind", "name", "since", "lease ends"), holders)
-    if waiters:
-        _show("waiters", ("run", "name", "priority", "since", "proposal"), waiters)
-
-
-def _shown(moment: datetime | None) -> str | None:
-    """Return the moment as whoever sits at the terminal reads it: by their own clock."""
-    if moment is None:
-        return None
-    # Imported only now, because every command would wait for the import.
-    import pendulum
-
-    return pendulum.instance(moment).in_timezone("local").format("YYYY-MM-DD HH:mm:ss Z")
-
-
-def _show(title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    table = Table(*columns, title=title, title_justify="left", box=ROUNDED)
-    for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
-    Console(highlight=False).print(table)
+def _waiters_table(limit: ConcurrencyLimit) -> RenderableType:
+    return table(
+        [
+            Column("WAITER", lambda waiter: waiter.run_id, is_whole=True),
+            Column("NAME", lambda waiter: waiter.name),
+            Column("PRIORITY", lambda waiter: waiter.priority or None, is_number=True),
+            Column("FOR", lambda waiter: since(waiter.since), is_whole=True),
+            Column("SINCE", lambda waiter: waiter.since, is_wide=True, is_whole=True),
+            Column("PROPOSAL", lambda waiter: waiter.proposal_id, is_wide=True, is_whole=True),
+        ],
+        limit.waiters,
+    )

@@ -12,7 +12,8 @@ from math import ceil
 from typing import Final
 from uuid import UUID
 
-from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
+from statewright.protocol.channels import REQUEST_ACTOR, REQUEST_ID, REQUEST_MESSAGE, REQUEST_REPLY_TO
+from statewright.values import ENGINE_ITSELF
 from statewright_worker.drain.decoding import Place, decode
 from statewright_worker.facts.timers import DueTimer
 from statewright_worker.orchestration.records import TimerKind
@@ -61,20 +62,23 @@ def due_request(timer: DueTimer, place: Place, told: Container[UUID]) -> Incomin
     if name.kind is TimerKind.PARKED:
         return _parked(timer, place, timer.name.id in told)
     request = WHEN_DUE[name.kind](name.id)
-    return Incoming(Entry(f"{name.kind} {name.id}", {}), name.id, None, request, 0, name)
+    return Incoming(Entry(f"{name.kind} {name.id}", {}), name.id, None, request, 0, ENGINE_ITSELF, name)
 
 
 def _parked(timer: DueTimer, place: Place, is_told: bool) -> Incoming:
     proposal_id, reply_to = timer.name.id, timer.reply_to
     if timer.message is None or timer.entry_id is None or timer.decided:
         entry = Entry(f"{timer.name.kind} {proposal_id}", {REQUEST_ID: str(proposal_id).encode()})
-        return Incoming(entry, proposal_id, reply_to, TellParked(proposal_id, is_told), 0, timer.name)
+        return Incoming(entry, proposal_id, reply_to, TellParked(proposal_id, is_told), 0, timer=timer.name)
     fields = {REQUEST_ID: str(proposal_id).encode(), REQUEST_MESSAGE: timer.message.encode()}
     if reply_to is not None:
         fields[REQUEST_REPLY_TO] = reply_to.encode()
+    if timer.actor is not None:
+        fields[REQUEST_ACTOR] = timer.actor.encode()
     entry = Entry(timer.entry_id, fields)
     decoded = decode(entry, replace(place, max_message_bytes=ANY_SIZE))
     if isinstance(decoded, Incoming):
         return decoded._replace(timer=timer.name)
     # A worker of another version has parked it.
-    return Incoming(entry, proposal_id, reply_to, KeepParked(proposal_id, decoded.problem.message), 0, timer.name)
+    kept = KeepParked(proposal_id, decoded.problem.message)
+    return Incoming(entry, proposal_id, reply_to, kept, 0, timer=timer.name)

@@ -1,9 +1,10 @@
 """The drain: works through one partition's requests while it is held, a batch to a transaction."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -12,6 +13,7 @@ import structlog
 
 from statewright.ids import IdSource
 from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE
+from statewright.protocol.replies import ErrorReply
 from statewright_worker.drain.agenda import Agenda, due_request
 from statewright_worker.drain.attempts import Attempts, Decoded, HoldEnded
 from statewright_worker.drain.decoding import Malformed, Place, decode, is_nudge
@@ -28,6 +30,7 @@ from statewright_worker.orchestration.records import TimerKind
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.requests.answering import answer, asked_by
 from statewright_worker.requests.base import AnyReply, InBatch, Incoming, LateAnswer, encoded
+from statewright_worker.requests.forbidding import refusals
 from statewright_worker.requests.kinds import kind_of
 from statewright_worker.storage.errors import HoldLost
 from statewright_worker.storage.transactions import Fence, Storage
@@ -78,6 +81,10 @@ class DrainTools:
     max_backlog: int
     max_backlog_bytes: int
     max_parked: int
+    forbidden: frozenset[str]
+    """What producers may not do; see `requests.forbidding`."""
+    prunes_after: timedelta | None
+    """How long trees must be unchanged that producers may prune."""
     postgresql: Outage
     redis: Outage
 
@@ -235,8 +242,10 @@ class Drain:
         return decoded
 
     async def _transact(self, decoded: Sequence[Decoded]) -> Outcome:
-        condemned = self._attempts.condemned
+        condemned: Mapping[str, ErrorReply] = self._attempts.condemned
         requests = [one for one in decoded if isinstance(one, Incoming)]
+        if self._tools.forbidden:
+            condemned = {**condemned, **refusals(requests, self._tools.forbidden)}
         asked = asked_by(requests, self._tools.engine, condemned)
         async with self._tools.storage.transaction(self._fence.partition) as transaction:
             batch = Batch(transaction, self._fence)
@@ -244,7 +253,7 @@ class Drain:
             work = await batch.load(asked, self._tools.ids)
             self._hold.progressed()
             if batch.sequence >= self._feed.committed:
-                answered, late = await self._carry_out(decoded, batch, work)
+                answered, late = await self._carry_out(decoded, batch, work, condemned)
                 await batch.write(work)
         if batch.sequence < self._feed.committed:
             await self._feed.went_back(batch.sequence)
@@ -255,12 +264,20 @@ class Drain:
         return self._outcome(answered, late, batch.sequence, work)
 
     async def _carry_out(
-        self, decoded: Sequence[Decoded], batch: Batch, work: UnitOfWork
+        self, decoded: Sequence[Decoded], batch: Batch, work: UnitOfWork, condemned: Mapping[str, ErrorReply]
     ) -> tuple[list[Answered], list[LateAnswer]]:
-        condemned = self._attempts.condemned
         engine, read_back = self._tools.engine, self._feed.read_back
         room = self._tools.max_parked - self._parked
-        within = InBatch(engine, work, batch.sessions, self._hold.partition, batch.sequence, read_back, room)
+        within = InBatch(
+            engine,
+            work,
+            batch.sessions,
+            self._hold.partition,
+            batch.sequence,
+            read_back,
+            room,
+            self._tools.prunes_after,
+        )
         closes = self._clock() + BATCH_SECONDS
         answered: list[Answered] = []
         for one in decoded:
@@ -288,6 +305,7 @@ class Drain:
         if changes and follows_on:
             publication.follows = feed.ends_with or 0
             publication.events = feed.events_of(changes, sequence)
+        publication.erased = self._streams.events.that_may_be_kept(work.deleting.numbers_gone, sequence)
         return Outcome(publication, len(answered), work.waiting.answered)
 
     async def _publish(self, publication: Publication, last: str) -> None:
@@ -327,11 +345,15 @@ class Drain:
 def segments(decoded: Sequence[Decoded]) -> Iterator[Sequence[Decoded]]:
     """Yield the requests in segments, each of which fits one transaction."""
     start = size = 0
+    is_alone = False
     for index, one in enumerate(decoded):
         added = len(one.entry.fields.get(REQUEST_MESSAGE, b""))
+        was_alone, is_alone = is_alone, False
         if isinstance(one, Incoming):
-            added += kind_of(one.request).answer_bytes
-        if index > start and size + added > SEGMENT_BYTES:
+            kind = kind_of(one.request)
+            added += kind.answer_bytes
+            is_alone = kind.is_alone
+        if index > start and (is_alone or was_alone or size + added > SEGMENT_BYTES):
             yield decoded[start:index]
             start, size = index, 0
         size += added

@@ -106,9 +106,10 @@ class Feed:
         if self._ends_with is None or not self.is_behind:
             return
         after = max(self._brought, self.committed - self._events.kept)
-        changes, up_to = await changes_between(self._storage, self._fence.partition, after, self.committed)
-        events = self.read_back(changes, after, up_to)
-        self._tell_of_gap(events, after, up_to)
+        page = await changes_between(self._storage, self._fence.partition, after, self.committed)
+        up_to = page.up_to
+        events = self.read_back(page.changes, after, up_to)
+        self._tell_of_gap(events, max(after, page.pruned_up_to), up_to)
         if events:
             appended = await self._events.append(self._ends_with, events)
             if not appended.done:
@@ -129,8 +130,9 @@ class Feed:
             await self.went_back(self.committed)
 
     def _tell_of_gap(self, events: Sequence[SequencedEvent], after: int, up_to: int) -> None:
-        """Log which events cannot be published, because their states were deleted from PostgreSQL."""
-        missing = up_to - after - len(events) - sum(_shared(begun, after, up_to) for begun in self._eras)
+        """Log which events above `after` cannot be published, because their states were deleted from PostgreSQL."""
+        told = sum(event.sequence > after for event in events)
+        missing = up_to - after - told - sum(_shared(begun, after, up_to) for begun in self._eras)
         if missing > 0:
             log.warning(
                 "events are gone: their states were deleted from PostgreSQL",

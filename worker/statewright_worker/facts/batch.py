@@ -11,14 +11,17 @@ from statewright_worker.facts.base import Reading, Subject
 from statewright_worker.facts.below import Below
 from statewright_worker.facts.cache import Cache
 from statewright_worker.facts.changes import Changes
+from statewright_worker.facts.deletions import Deletions
+from statewright_worker.facts.explained import Explained
 from statewright_worker.facts.histories import Histories
 from statewright_worker.facts.inquiries import Inquiries
 from statewright_worker.facts.leases import Leases
 from statewright_worker.facts.ledger import KNOWN, Ledger
 from statewright_worker.facts.limits import Limits
 from statewright_worker.facts.parked import Parked
-from statewright_worker.facts.runs import FLOW_RUNS, TASK_RUNS, Runs
+from statewright_worker.facts.runs import FLOW_RUNS, TASK_RUNS, UNDER_WAY, Runs
 from statewright_worker.facts.subscriptions import Subscriptions
+from statewright_worker.facts.timelines import Timelines
 from statewright_worker.facts.timers import Timers
 from statewright_worker.orchestration.facts import Need
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
@@ -40,7 +43,7 @@ _FENCE: Final = Source(
 # - A drain that takes the partition up held the row: the epoch differs, and this batch is thrown away.
 # - This drain's own last transaction held the row, because the answer to its commit was lost: what this batch writes
 #   collides with rows that it did not see, and the batch is decided again (Crossed).
-_LOADED: Final = (_FENCE, FLOW_RUNS, TASK_RUNS, KNOWN)
+_LOADED: Final = (_FENCE, FLOW_RUNS, TASK_RUNS, KNOWN, UNDER_WAY)
 LOAD: Final = read_together(_LOADED)
 
 
@@ -54,11 +57,14 @@ class Asked:
         self.runs = Runs()
         self.ledger = Ledger()
         self.inquiries = Inquiries()
+        self.explained = Explained()
         self.limits = Limits()
         self.parked = Parked(self.limits)
         self.below = Below(self.parked)
+        self.deletions = Deletions(self.parked, self.limits)
         self.cache = Cache()
         self.histories = Histories()
+        self.timelines = Timelines(self.histories)
         self.changes = Changes()
         self.leases = Leases()
         self.timers = Timers()
@@ -67,11 +73,14 @@ class Asked:
             self.runs,
             self.ledger,
             self.inquiries,
+            self.explained,
             self.below,
+            self.deletions,
             self.parked,
             self.limits,
             self.cache,
             self.histories,
+            self.timelines,
             self.changes,
             self.leases,
             self.timers,

@@ -7,7 +7,7 @@ from uuid import UUID
 from statewright.states import TERMINAL_STATES
 from statewright_worker.facts.base import Reading, Subject
 from statewright_worker.facts.parked import Parked
-from statewright_worker.facts.runs import lock_runs
+from statewright_worker.facts.runs import hide_deleted, lock_runs
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 
 CHILDREN_AT_ONCE: Final = 100
@@ -37,5 +37,6 @@ class Below(Subject):
         for flow_run_id in self.flow_runs:
             found = [row["id"] for row in await reading.driver.fetch(READ_BELOW, flow_run_id, CHILDREN_AT_ONCE)]
             await lock_runs(reading, work, found)
-            work.below[flow_run_id] = found
+            await hide_deleted(reading, work)
+            work.below[flow_run_id] = [run_id for run_id in found if run_id in work.runs]
             self._parked.of_runs.update(found)

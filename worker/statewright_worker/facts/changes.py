@@ -21,7 +21,8 @@ CHANGES_PER_PAGE: Final = 100
 # Without the states' data, which may be large and is in no event.
 _CHANGED_STATE: Final = selected("s", tuple(column for column in STORED_STATE if column[0] != "data"), prefix="s_")
 _CHANGE: Final = (
-    f"s.sequence, s.ordinal, s.proposal_id, s.run_count AS s_run_count, {_CHANGED_STATE}, NULL::text AS s_data,"
+    "s.sequence, s.ordinal, s.proposal_id, verdict.actor, s.run_count AS s_run_count,"
+    f" {_CHANGED_STATE}, NULL::text AS s_data,"
     ' p.id AS p_id, p.type AS p_type, p.name AS p_name, p."timestamp" AS p_timestamp, p.message AS p_message'
 )
 
@@ -39,13 +40,16 @@ READ_CHANGES: Final = f"""
         FROM {_next_changes("flow_run_state")} AS s
         JOIN flow_run AS run ON run.id = s.run_id
         LEFT JOIN flow_run_state AS p ON p.id = s.previous_state_id
+        LEFT JOIN verdict ON verdict.proposal_id = s.proposal_id
         UNION ALL
         SELECT {_CHANGE}, 'task-run', run.id, run.name, run.created, run.tags::text, NULL, NULL, NULL, run.flow_run_id
         FROM {_next_changes("task_run_state")} AS s
         JOIN task_run AS run ON run.id = s.run_id
         LEFT JOIN task_run_state AS p ON p.id = s.previous_state_id
+        LEFT JOIN verdict ON verdict.proposal_id = s.proposal_id
     ) AS change ORDER BY sequence LIMIT $4
 """
+LOW_WATER: Final = "SELECT coalesce(max(sequence), 0) FROM low_water WHERE partition = $1"
 
 
 def _first_behind(table: str, after: str, up_to: str) -> str:
@@ -112,14 +116,16 @@ async def changes_between(storage: Storage, partition: int, after: int, up_to: i
 
 async def _read(driver: Connection, partition: int, after: int, up_to: int) -> ChangePage:
     found = await driver.fetch(READ_CHANGES, partition, after, up_to, CHANGES_PER_PAGE)
+    pruned_up_to = await driver.fetchval(LOW_WATER, partition)
     changes: list[tuple[int, StateChange]] = []
     size = 0
     for row in found:
         size += len(row["s_message"] or "") + len(row["p_message"] or "")
         if changes and size > PAGE_BYTES:
-            return ChangePage(changes, changes[-1][0])
+            return ChangePage(changes, changes[-1][0], pruned_up_to)
         changes.append((row["sequence"], change_from(row)))
-    return ChangePage(changes, changes[-1][0] if len(changes) == CHANGES_PER_PAGE else max(after, up_to))
+    is_full = len(changes) == CHANGES_PER_PAGE
+    return ChangePage(changes, changes[-1][0] if is_full else max(after, up_to), pruned_up_to)
 
 
 def change_from(row: Record) -> StateChange:
@@ -135,7 +141,10 @@ def change_from(row: Record) -> StateChange:
         )
     else:
         run = TaskRunRecord(**shared, flow_run_id=row["flow_run_id"])
-    return StateChange(run, row["ordinal"], joined_state(row), _previous(row), row["proposal_id"], row["s_run_count"])
+    caused_by = row["proposal_id"]
+    return StateChange(
+        run, row["ordinal"], joined_state(row), _previous(row), caused_by, row["s_run_count"], row["actor"]
+    )
 
 
 def _previous(row: Record) -> State | None:

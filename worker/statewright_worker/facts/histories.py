@@ -6,13 +6,14 @@ from uuid import UUID
 
 from statewright_worker.facts.base import PAGE_BYTES, Reading, Subject
 from statewright_worker.facts.states import STATE, joined_state
+from statewright_worker.orchestration.records import PastState
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 
 STATES_PER_PAGE: Final = 100
 
 
 def _page(table: str) -> str:
-    return f"""SELECT wanted.run_id, wanted.after, s.ordinal, {STATE}
+    return f"""SELECT wanted.run_id, wanted.after, s.ordinal, s.proposal_id, verdict.actor, {STATE}
         FROM unnest($1::uuid[], $2::integer[]) AS wanted (run_id, after)
         CROSS JOIN LATERAL (
             SELECT *, row_number() OVER in_order AS number,
@@ -21,7 +22,8 @@ def _page(table: str) -> str:
                 SELECT * FROM {table} WHERE run_id = wanted.run_id AND ordinal > wanted.after
                 ORDER BY ordinal LIMIT $3
             ) AS next WINDOW in_order AS (ORDER BY ordinal)
-        ) AS s WHERE s.number = 1 OR s.size <= $4"""
+        ) AS s LEFT JOIN verdict ON verdict.proposal_id = s.proposal_id
+        WHERE s.number = 1 OR s.size <= $4"""
 
 
 # One page of each history: a page ends at a number of states or at a number of bytes of their data, whichever comes
@@ -46,4 +48,5 @@ class Histories(Subject):
             work.histories.setdefault(run_id, {})[after] = []
         run_ids, behind = zip(*self.pages, strict=True)
         for row in await reading.driver.fetch(READ_HISTORY, run_ids, behind, STATES_PER_PAGE, PAGE_BYTES):
-            work.histories[row["run_id"]][row["after"]].append((row["ordinal"], joined_state(row)))
+            past = PastState(row["ordinal"], joined_state(row), row["proposal_id"], row["actor"])
+            work.histories[row["run_id"]][row["after"]].append(past)

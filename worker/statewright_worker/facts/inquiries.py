@@ -10,7 +10,8 @@ from statewright_worker.facts.parked import parked_from
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 
 READ_WAITING: Final = """
-    SELECT parked.*, NULL AS waits_on FROM parked WHERE proposal_id = ANY ($1) AND NOT decided
+    SELECT parked.*, parked.trace::text AS traced, NULL AS waits_on
+    FROM parked WHERE proposal_id = ANY ($1) AND NOT decided
 """
 
 

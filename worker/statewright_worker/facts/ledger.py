@@ -10,7 +10,7 @@ from asyncpg import Connection, Record
 from statewright.verdicts import SetStateStatus, Verdict
 from statewright_worker.facts.base import Reading, Subject
 from statewright_worker.facts.states import STATE, state_from
-from statewright_worker.orchestration.records import Answer
+from statewright_worker.orchestration.records import Answer, LedgerEntry
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.storage.columns import Columns, Source
 from statewright_worker.storage.writing import Part, Row, insert
@@ -28,8 +28,16 @@ VERDICT_COLUMNS: Final[Columns] = (
     ("rule_signature", "text"),
     ("finalization_signature", "text"),
     ("digest", "bigint"),
+    ("actor", "text"),
+    ("trace", "jsonb"),
 )
-ANSWER_COLUMNS: Final[Columns] = (("request_id", "uuid"), ("digest", "bigint"), ("reply", "text"))
+ANSWER_COLUMNS: Final[Columns] = (
+    ("request_id", "uuid"),
+    ("digest", "bigint"),
+    ("reply", "text"),
+    ("run_id", "uuid"),
+    ("actor", "text"),
+)
 VERDICTS: Final = insert("verdict", VERDICT_COLUMNS, decided="now")
 ANSWERS: Final = insert("answer", ANSWER_COLUMNS, answered="now")
 
@@ -43,7 +51,7 @@ KNOWN: Final = Source(
     """,
 )
 READ_VERDICTS: Final = f"""
-    SELECT verdict.*, {STATE}
+    SELECT verdict.*, verdict.trace::text AS traced, {STATE}
     FROM verdict
     LEFT JOIN LATERAL (
         SELECT * FROM flow_run_state WHERE id = verdict.state_id
@@ -73,14 +81,21 @@ class Ledger(Subject):
             await read_answers(reading.driver, answers, work)
 
     def parts(self, work: UnitOfWork, sequence: int) -> Iterator[tuple[Part, Sequence[Row]]]:
-        yield VERDICTS, [verdict_values(verdict, digest) for verdict, digest in work.new_verdicts]
-        yield ANSWERS, [(answer.request_id, answer.digest, answer.reply) for answer in work.new_answers]
+        yield VERDICTS, [verdict_values(entry) for entry in work.new_verdicts]
+        yield (
+            ANSWERS,
+            [
+                (answer.request_id, answer.digest, answer.reply, answer.run_id, answer.actor)
+                for answer in work.new_answers
+            ],
+        )
 
 
 async def read_verdicts(driver: Connection, proposal_ids: Sequence[UUID], work: UnitOfWork) -> None:
     """Put the verdicts that these proposals have into the unit of work."""
     for row in await driver.fetch(READ_VERDICTS, proposal_ids):
-        work.verdicts[row["proposal_id"]] = verdict_from(row), row["digest"]
+        kept = (row["digest"], row["actor"], row["traced"], row["decided"])
+        work.verdicts[row["proposal_id"]] = LedgerEntry(verdict_from(row), *kept)
 
 
 async def read_answers(driver: Connection, request_ids: Sequence[UUID], work: UnitOfWork) -> None:
@@ -116,8 +131,9 @@ def verdict_from(row: Record) -> Verdict:
     )
 
 
-def verdict_values(verdict: Verdict, digest: int | None) -> Row:
+def verdict_values(entry: LedgerEntry) -> Row:
     """Return the row of the ledger, in the order of VERDICT_COLUMNS."""
+    verdict, digest, actor, trace, _ = entry
     return (
         verdict.proposal_id,
         verdict.run_id,
@@ -128,6 +144,8 @@ def verdict_values(verdict: Verdict, digest: int | None) -> Row:
         SIGNATURE_SEPARATOR.join(verdict.rule_signature),
         SIGNATURE_SEPARATOR.join(verdict.finalization_signature),
         digest,
+        actor,
+        trace,
     )
 
 

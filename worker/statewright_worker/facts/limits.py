@@ -142,6 +142,8 @@ class Limits(Subject):
         """Those of `read` that will be set, and so need an id if they do not exist yet, each with its new numbers."""
         self.to_remove: set[LimitName] = set()
         """Those of `read` that will be removed."""
+        self.of_runs: set[UUID] = set()
+        """Runs whose limits are loaded, whatever they are in."""
         self.pages: set[int] = set()
         """Places; a page of all limits is read behind each."""
         self._created: list[tuple[RunKind, UUID, Sequence[str], Sequence[NameOfLimit]]] = []
@@ -217,6 +219,8 @@ class Limits(Subject):
             for run in work.runs.values():
                 if run.kind is kind and (run.state_type in types or run.id in proposed):
                     names.update(run.limit_names() if fact is Fact.SLOTS else limits_on_tags(run.tags))
+        for run_id in self.of_runs & work.runs.keys():
+            names.update(work.runs[run_id].limit_names())
         for kind, run_id, tags, its_names in self._created:
             if run_id in self._proposed[Fact.SLOTS, kind]:
                 names.update(its_names)
@@ -242,15 +246,7 @@ async def _load_told(driver: Connection, limits: dict[int, LimitRecord], told: l
     """Load who holds slots of these limits, and who waits for them, to tell it."""
     holders: defaultdict[int, list[SlotHolder]] = defaultdict(list)
     for row in await driver.fetch(READ_HOLDERS, told, HOLDERS_TOLD):
-        holders[row["limit_id"]].append(
-            SlotHolder(
-                run_id=row["run_id"],
-                kind=RunKind(row["kind"]),
-                name=row["name"],
-                since=row["taken"],
-                lease_ends=row["ends"],
-            )
-        )
+        holders[row["limit_id"]].append(holder_from(row))
     waiters: defaultdict[int, list[Waiter]] = defaultdict(list)
     for row in await driver.fetch(READ_WAITERS, told, WAITERS_TOLD):
         limits[row["limit_id"]].waiting = row["waiting"]
@@ -266,6 +262,13 @@ async def _load_told(driver: Connection, limits: dict[int, LimitRecord], told: l
     for limit_id in told:
         limits[limit_id].shown = tuple(holders[limit_id])
         limits[limit_id].waiters = tuple(waiters[limit_id])
+
+
+def holder_from(row: Record) -> SlotHolder:
+    """Return the holder of a row of READ_HOLDERS."""
+    return SlotHolder(
+        run_id=row["run_id"], kind=RunKind(row["kind"]), name=row["name"], since=row["taken"], lease_ends=row["ends"]
+    )
 
 
 def _listed(row: Record, now: datetime) -> LimitRecord:

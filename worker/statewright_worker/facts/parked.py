@@ -29,12 +29,14 @@ PARKED_COLUMNS: Final[Columns] = (
     ("ticket", "bigint"),
     ("decided", "boolean"),
     ("reason", "text"),
+    ("actor", "text"),
+    ("trace", "jsonb"),
 )
 PARKED_ADDED: Final = insert("parked", PARKED_COLUMNS, partition="partition")
 PARKED_CHANGED: Final = Part(
-    "UPDATE parked SET reply_to = rows.reply_to, decided = rows.decided, reason = rows.reason FROM {rows}"
-    " WHERE parked.proposal_id = rows.proposal_id",
-    (("proposal_id", "uuid"), ("reply_to", "text"), ("decided", "boolean"), ("reason", "text")),
+    "UPDATE parked SET reply_to = rows.reply_to, decided = rows.decided, reason = rows.reason,"
+    " trace = rows.trace FROM {rows} WHERE parked.proposal_id = rows.proposal_id",
+    (("proposal_id", "uuid"), ("reply_to", "text"), ("decided", "boolean"), ("reason", "text"), ("trace", "jsonb")),
 )
 WAITER_COLUMNS: Final[Columns] = (
     ("limit_id", "bigint"),
@@ -50,7 +52,7 @@ PARKED_REMOVED: Final = delete("parked", (("proposal_id", "uuid"),))
 
 COUNT_PARKED: Final = "SELECT count(*) FROM parked WHERE partition = $1"
 READ_PARKED: Final = """
-    SELECT parked.*, (
+    SELECT parked.*, parked.trace::text AS traced, (
         SELECT array_agg(ARRAY[named.scope, named.key])
         FROM waiter JOIN concurrency_limit AS named ON named.id = waiter.limit_id
         WHERE waiter.proposal_id = parked.proposal_id
@@ -95,8 +97,13 @@ class Parked(Subject):
 
 def _parts(waiting: Waiting) -> Iterator[tuple[Part, Sequence[Row]]]:
     yield PARKED_ADDED, [parked_values(parked) for parked in waiting.added.values()]
-    changed = waiting.changed.values()
-    yield PARKED_CHANGED, [(parked.proposal_id, parked.reply_to, parked.decided, parked.reason) for parked in changed]
+    yield (
+        PARKED_CHANGED,
+        [
+            (parked.proposal_id, parked.reply_to, parked.decided, parked.reason, parked.trace)
+            for parked in waiting.changed.values()
+        ],
+    )
     yield (
         WAITERS_ADDED,
         [
@@ -123,6 +130,8 @@ def parked_from(row: Record) -> ParkedProposal:
         ticket=row["ticket"],
         decided=row["decided"],
         reason=row["reason"],
+        actor=row["actor"],
+        trace=row["traced"],
         waits_on=tuple(LimitName(LimitScope(scope), key) for scope, key in row["waits_on"] or ()),
     )
 
@@ -142,4 +151,6 @@ def parked_values(parked: ParkedProposal) -> Row:
         parked.ticket,
         parked.decided,
         parked.reason,
+        parked.actor,
+        parked.trace,
     )

@@ -107,6 +107,14 @@ READ_LABELS: Final = """
 """
 READ_TASK_STATES: Final = f"SELECT {STATE} FROM task_run_state AS s WHERE s.id = ANY ($1)"
 
+UNDER_WAY: Final = Source(
+    "deleting",
+    (("id", "uuid"),),
+    "SELECT tree AS id FROM pruned WHERE partition = $1 AND is_left LIMIT 1",
+)
+"""Whether the deletion of a large tree is under way in the partition: some of its runs are still there."""
+READ_GONE: Final = "SELECT run_id, is_left FROM pruned WHERE run_id = ANY ($1)"
+
 Overtaken = dict[UUID, UUID]
 """Runs by the id of their current state."""
 
@@ -120,6 +128,8 @@ class Runs(Subject):
 
     def __init__(self) -> None:
         self.ids: set[UUID] = set()
+        self.new: set[UUID] = set()
+        """Those of them that the batch creates, unless they exist."""
         self.labelled: set[UUID] = set()
         """Those of them that are loaded with their labels, if they exist."""
         self._failing: set[UUID] = set()
@@ -132,14 +142,22 @@ class Runs(Subject):
             _taken(work, reading.found[FLOW_RUNS.name], flow_run_from),
             _taken(work, reading.found[TASK_RUNS.name], task_run_from),
         ]
-        return self._load(reading, work, overtaken) if any(overtaken) or self._failing or self.labelled else None
+        missing = self.ids - work.runs.keys() - self.new
+        asks = missing or any(overtaken) or self._failing or self.labelled or reading.found[UNDER_WAY.name]
+        return self._load(reading, work, overtaken, missing) if asks else None
 
-    async def _load(self, reading: Reading, work: UnitOfWork, overtaken: Sequence[Overtaken]) -> None:
+    async def _load(
+        self, reading: Reading, work: UnitOfWork, overtaken: Sequence[Overtaken], missing: set[UUID]
+    ) -> None:
         for read_states, states in zip((READ_FLOW_STATES, READ_TASK_STATES), overtaken, strict=True):
             await _catch_up(reading, work, states, read_states)
         if self._failing:
             failed = await reading.driver.fetch(LOCK_FAILED_TASK_RUNS, list(self._failing))
             await _take(reading, work, failed, task_run_from, READ_TASK_STATES)
+        if missing:
+            rows = await reading.driver.fetch(READ_GONE, list(missing))
+            work.deleting.gone.update(row["run_id"] for row in rows)
+        await hide_deleted(reading, work)
         if labelled := self.labelled & work.runs.keys():
             for row in await reading.driver.fetch(READ_LABELS, list(labelled)):
                 work.labels[row["id"]] = from_json(row["labels"])
@@ -168,6 +186,16 @@ async def lock_runs(reading: Reading, work: UnitOfWork, run_ids: Sequence[UUID])
     if new:
         await _take(reading, work, await reading.driver.fetch(LOCK_FLOW_RUNS, new), flow_run_from, READ_FLOW_STATES)
         await _take(reading, work, await reading.driver.fetch(LOCK_TASK_RUNS, new), task_run_from, READ_TASK_STATES)
+
+
+async def hide_deleted(reading: Reading, work: UnitOfWork) -> None:
+    """Let nobody see runs of large trees whose deletion is under way."""
+    if reading.found[UNDER_WAY.name]:
+        for row in await reading.driver.fetch(READ_GONE, list(work.runs)):
+            if row["is_left"]:
+                del work.runs[row["run_id"]]
+                work.deleting.gone.add(row["run_id"])
+                work.deleting.hidden.add(row["run_id"])
 
 
 async def _take(

@@ -34,7 +34,7 @@ TIMERS_CLEARED: Final = delete("timer", (("kind", "text"), ("id", "uuid")))
 # Timers that lie ahead are read as well: the first one of them says when to look next.
 READ_TIMERS: Final = """
     SELECT timer.kind, timer.id, timer.due, statement_timestamp() AS now,
-        parked.message, parked.reply_to, parked.entry_id, parked.decided
+        parked.message, parked.reply_to, parked.actor, parked.entry_id, parked.decided
     FROM timer LEFT JOIN parked
         ON timer.kind = 'parked' AND parked.proposal_id = timer.id AND timer.due <= statement_timestamp()
     WHERE timer.partition = $1 AND timer.kind = ANY ($3) ORDER BY timer.due LIMIT $2
@@ -66,6 +66,7 @@ class DueTimer(NamedTuple):
     message: str | None
     """The parked request as JSON."""
     reply_to: str | None
+    actor: str | None
     entry_id: str | None
     """The id of the entry in which the parked request came."""
     decided: bool
@@ -87,6 +88,7 @@ async def due_timers(storage: Storage, partition: int, count: int) -> tuple[list
             TimerName(TimerKind(row["kind"]), row["id"]),
             row["message"],
             row["reply_to"],
+            row["actor"],
             row["entry_id"],
             bool(row["decided"]),
         )

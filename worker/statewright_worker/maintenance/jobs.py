@@ -1,4 +1,4 @@
-"""Maintenance: what one of the workers does once a minute, as jobs of arq. The only module that knows arq.
+"""Maintenance: what one of the workers does once a minute or an hour, as jobs of arq. The only module that knows arq.
 
 Nothing that a request waits for depends on it.
 """
@@ -14,13 +14,19 @@ from arq.cron import cron
 from arq.worker import Worker
 from redis.asyncio import ConnectionPool
 
+from statewright.ids import IdSource
 from statewright.protocol.channels import Channels
+from statewright_worker.maintenance.auditing import AUDIT_SECONDS, Audit, log_what_does_not_fit
+from statewright_worker.maintenance.retention import Retention
 from statewright_worker.observing.outages import Outage
+from statewright_worker.streams.proposals import push_unless_busy
 from statewright_worker.streams.replies import give_lifetimes
 
 POLL_SECONDS: Final = 1.0
 ANSWER_SECONDS: Final = 2.0
 JOB_SECONDS: Final = 50
+RETENTION_SECONDS: Final = 55.0
+"""For how long of each minute old trees are deleted at most; the next minute's job goes on."""
 AGAIN_SECONDS: Final = 1.0
 HEALTH_SECONDS: Final = 60
 
@@ -30,12 +36,26 @@ Pool = Callable[[], ConnectionPool]
 class Maintenance:
     """Hosts arq's worker, and starts it again whenever Redis has ended it."""
 
-    def __init__(self, pool: Pool, channels: Channels, worker: str, reply_seconds: int, outage: Outage) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        channels: Channels,
+        worker: str,
+        *,
+        reply_seconds: int,
+        retention: Retention,
+        audit: Audit,
+        ids: IdSource,
+        outage: Outage,
+    ) -> None:
         """Take a function that makes a pool of connections: each worker of arq closes the pool that it is given."""
         self._pool = pool
         self._channels = channels
         self._health = f"{channels.namespace}:health:{worker}"
         self._reply_seconds = reply_seconds
+        self._retention = retention
+        self._audit = audit
+        self._ids = ids
         self._outage = outage
 
     async def run(self, until: asyncio.Event) -> None:
@@ -61,14 +81,28 @@ class Maintenance:
 
     def _worker(self, pool: ConnectionPool) -> Worker:
         return Worker(
-            # The namespace stands in the keys of the job: in the rights of workers, and told from those of others.
+            # The namespace stands in the keys of a job: in the rights of workers, and told from those of others.
             cron_jobs=[
-                cron(_coroutine(self._sweep), name=f"{self._channels.namespace}:sweep", second=0, timeout=JOB_SECONDS)
+                cron(_coroutine(self._sweep), name=f"{self._channels.namespace}:sweep", second=0, timeout=JOB_SECONDS),
+                cron(
+                    _coroutine(self._retain),
+                    name=f"{self._channels.namespace}:retain",
+                    second=10,
+                    run_at_startup=True,
+                    timeout=60,
+                ),
+                cron(
+                    _coroutine(self._look),
+                    name=f"{self._channels.namespace}:audit",
+                    minute=7,
+                    second=20,
+                    timeout=AUDIT_SECONDS,
+                ),
             ],
             queue_name=self._channels.queue,
             redis_pool=ArqRedis(pool, job_serializer=_to_json, job_deserializer=json.loads),
             handle_signals=False,
-            max_jobs=1,
+            max_jobs=3,
             keep_result=0,
             poll_delay=POLL_SECONDS,
             health_check_key=self._health,
@@ -80,6 +114,15 @@ class Maintenance:
     async def _sweep(self, context: dict[str, Any]) -> None:
         self._outage.over(self)
         await give_lifetimes(context["redis"], self._channels, self._reply_seconds)
+
+    async def _retain(self, context: dict[str, Any]) -> None:
+        async def push(partition: int, body: bytes) -> bool:
+            return await push_unless_busy(context["redis"], self._channels, partition, self._ids.new(), body)
+
+        await self._retention.work(push, RETENTION_SECONDS)
+
+    async def _look(self, context: dict[str, Any]) -> None:
+        await log_what_does_not_fit(self._audit, context["redis"].connection_pool)
 
 
 async def _first_of(*waited: Awaitable[object]) -> None:

@@ -11,6 +11,7 @@ from statewright.states import ProposedState, State, StateType
 from statewright.verdicts import SetStateStatus
 from statewright_worker.orchestration.records import AnyRunRecord, FlowRunRecord, TaskRunRecord
 from statewright_worker.orchestration.sealing import sealed, thawed
+from statewright_worker.orchestration.trace import Notes
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.orchestration.watching import HeldUp
 
@@ -117,6 +118,10 @@ class OrchestrationContext(ABC):
     response_status: SetStateStatus = SetStateStatus.ACCEPT
     response_details: StateResponseDetails = ACCEPTED
     settings: OrchestrationSettings = DEFAULT_SETTINGS
+    is_what_if: bool = field(default=False, init=False)
+    """Whether it is only asked what would be decided: all is undone, also what a rule writes through its session."""
+    notes: Notes | None = field(default=None, init=False, compare=False)
+    """What rules have noted for whoever asks why; None while none has."""
     transitions: Transitions | None = None
     sessions: Sessions | None = None
 
@@ -139,6 +144,17 @@ class OrchestrationContext(ABC):
     def now(self) -> datetime:
         """The database's clock, the only one that decides; the same for a whole batch."""
         return self.unit_of_work.now
+
+    @property
+    def actor(self) -> str | None:
+        """Who has made the proposal, where they have said so; nobody has checked it."""
+        return self.unit_of_work.actor
+
+    def noting(self) -> Notes:
+        """Return where rules note what they saw and decided."""
+        if self.notes is None:
+            self.notes = Notes()
+        return self.notes
 
     @property
     def run_settings(self) -> RunPolicy:

@@ -13,7 +13,7 @@ from packaging.version import Version
 from statewright.protocol.requests import Propose
 from statewright.runs import RunKind
 from statewright.states import ProposedState, State, StateType
-from statewright.verdicts import Verdict
+from statewright.verdicts import SetStateStatus, Verdict
 from statewright_worker.orchestration.contexts import (
     API_VERSION,
     DEFAULT_SETTINGS,
@@ -45,6 +45,7 @@ from statewright_worker.orchestration.rules.base import (
     is_built_in,
 )
 from statewright_worker.orchestration.sealing import freeze_data
+from statewright_worker.orchestration.trace import brief, trace_as_json
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
 from statewright_worker.orchestration.watching import Hook, watched
 
@@ -114,6 +115,8 @@ class Proposal(NamedTuple):
     force: bool = False
     api_version: str | None = None
     priority: int = 0
+    is_what_if: bool = False
+    """Whether it is only asked what would be decided: then its trace is made in any case, and the caller undoes all."""
 
 
 class Engine:
@@ -176,7 +179,8 @@ class Engine:
         return known[1]
 
     async def decide(self, proposal: Proposal, work: UnitOfWork, sessions: Sessions | None = None) -> Verdict:
-        """Govern a proposal and return its verdict; what it does is in `work`, between `begin` and `commit`.
+        """Govern a proposal and return its verdict; what it does is in `work`, between `begin` and `commit`, and so is
+        the trace of what is not accepted.
 
         Raises RunNotFound, or RuleFailed when a rule or a policy raises or takes too long; the caller then rolls `work`
         back.
@@ -185,18 +189,23 @@ class Engine:
         if run is None:
             raise RunNotFound(proposal.run_id)
         timestamp = min(proposal.state.timestamp or proposal.entered, work.now)
-        context = self._context(run, proposal.state.stamped(work.ids.new(), timestamp, work.now), work, sessions)
+        proposed = proposal.state.stamped(work.ids.new(), timestamp, work.now)
+        context = self._context(run, proposed, work, sessions)
         context.proposal_id, context.priority = proposal.id, proposal.priority
         if proposal.api_version is not None:
             context.parameters[API_VERSION] = Version(proposal.api_version)
-        await self._govern(context, proposal.force)
+        if proposal.is_what_if:
+            context.is_what_if = True
+        compiled = await self._govern(context, proposal.force)
+        if context.response_status is not SetStateStatus.ACCEPT or proposal.is_what_if:
+            work.trace = _trace(context, compiled.rules, proposed)
         return _verdict(proposal, context)
 
     async def force(self, context: OrchestrationContext, run: AnyRunRecord, state: ProposedState) -> None:
         """Let another run enter `state` under the minimal policy, within the transition of `context`."""
         work = context.unit_of_work
         nested = self._context(run, state.stamped(work.ids.new(), work.now, work.now), work, context.sessions)
-        nested.proposal_id = context.proposal_id
+        nested.proposal_id, nested.is_what_if = context.proposal_id, context.is_what_if
         await self._govern(nested, force=True)
 
     def _context(
@@ -215,8 +224,9 @@ class Engine:
             sessions=sessions,
         )
 
-    async def _govern(self, context: OrchestrationContext, force: bool) -> None:
-        """Let the transition pass through its rules; when one fails, let all that were entered clean up."""
+    async def _govern(self, context: OrchestrationContext, force: bool) -> Compiled:
+        """Let the transition pass through its rules, and return them; when one fails, let all that were entered clean
+        up."""
         compiled = self._governing(context.run.kind, force, (context.initial_state_type, context.proposed_state_type))
         entered: Entered = []
         try:
@@ -227,6 +237,7 @@ class Engine:
         except (Exception, asyncio.CancelledError) as failure:
             await self._abandon(context, entered, failure)
             raise
+        return compiled
 
     async def _pass_in_time(self, context: OrchestrationContext, steps: Sequence[Step], entered: Entered) -> None:
         """Let the transition pass through a user's rules, which may wait for ever, or raise or change anything."""
@@ -381,6 +392,17 @@ def _freeze(context: OrchestrationContext) -> None:
     if isinstance(context.run, TaskRunRecord) and context.run.flow_run_id is not None:
         flow_run = context.unit_of_work.runs.get(context.run.flow_run_id)
         freeze_data(None if flow_run is None else flow_run.state)
+
+
+def _trace(context: OrchestrationContext, governing: Sequence[Governing], proposed: State) -> str:
+    """Return what the rules saw and decided, as JSON."""
+    rules = [rule for rule in governing if issubclass(rule, BaseOrchestrationRule)]
+    entered, left = context.rule_signature, context.finalization_signature
+    return trace_as_json(
+        initial=brief(context.initial_state),
+        intended=brief(proposed),
+        rules=context.noting().rules(rules, entered, left, context.proposed_state_type),
+    )
 
 
 def _verdict(proposal: Proposal, context: OrchestrationContext) -> Verdict:

@@ -12,6 +12,7 @@ from statewright.limits import ConcurrencyLimit, LimitName, LimitScope, SlotHold
 from statewright.protocol.requests import MAX_CONCURRENCY_LIMIT
 from statewright.runs import FlowRun, RunKind, RunPolicy, TaskRun
 from statewright.states import State, StateType
+from statewright.verdicts import Verdict
 
 _FLOW_RUN_FIELDS: Final = tuple(name for name in FlowRun.model_fields if name != "labels")
 _TASK_RUN_FIELDS: Final = tuple(name for name in TaskRun.model_fields if name != "labels")
@@ -278,6 +279,17 @@ class StateChange:
     proposal_id: UUID | None = None
     """The proposal that caused it; None for a state of a version that did not keep it."""
     run_count: int = 0
+    actor: str | None = None
+    """Who has made the proposal, where they have said so."""
+
+
+class PastState(NamedTuple):
+    """A state of a run's history, and who has caused it, where they have said so."""
+
+    ordinal: int
+    state: State
+    proposal_id: UUID | None
+    actor: str | None
 
 
 class EraRecord(NamedTuple):
@@ -308,6 +320,8 @@ class TimerKind(StrEnum):
     """A flow run was paused long enough; the id is the flow run's."""
     EXECUTOR = "executor"
     """An executor's lease ends; the id belongs to its name and partition."""
+    DELETION = "deletion"
+    """The deletion of a large tree goes on; the id is that of the run which is deleted with all that is below it."""
 
 
 class TimerName(NamedTuple):
@@ -368,6 +382,10 @@ class ParkedProposal:
     """Whether it has an answer, in the ledger, which may not have been sent yet."""
     reason: str | None = None
     """Why it waits; None where nobody has said that."""
+    actor: str | None = None
+    """Who has made it, where they have said so."""
+    trace: str | None = None
+    """What the rules saw and decided when the reason was found, as JSON."""
     waits_on: tuple[NameOfLimit, ...] = ()
     """The limits in whose queues it stands."""
 
@@ -379,3 +397,21 @@ class Answer:
     request_id: UUID
     digest: int
     reply: str
+    run_id: UUID | None = None
+    """The run that the request is about, with which the answer goes."""
+    actor: str | None = None
+    """Who has asked, where they have said so."""
+
+
+class LedgerEntry(NamedTuple):
+    """What the ledger keeps of a decided proposal."""
+
+    verdict: Verdict
+    digest: int | None = None
+    """Shows whether another request with the same id asks for the same; None where nobody can ask again."""
+    actor: str | None = None
+    """Who has made the proposal, where they have said so."""
+    trace: str | None = None
+    """What the rules saw and decided, as JSON; None where that is not kept."""
+    decided: datetime | None = None
+    """When, by the database's clock."""

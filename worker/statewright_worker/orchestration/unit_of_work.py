@@ -10,13 +10,17 @@ from statewright.limits import ConcurrencyLimit, LimitName, SlotHolder
 from statewright.runs import RunKind
 from statewright.states import State, StateType
 from statewright.verdicts import Verdict
+from statewright_worker.orchestration.deleting import Deleting
+from statewright_worker.orchestration.explaining import Explaining
 from statewright_worker.orchestration.leasing import Leasing
 from statewright_worker.orchestration.records import (
     Answer,
     AnyRunRecord,
     CacheEntry,
+    LedgerEntry,
     LimitRecord,
     NameOfLimit,
+    PastState,
     Queued,
     RunRecord,
     StateChange,
@@ -29,10 +33,14 @@ from statewright_worker.orchestration.waiting import Waiting, put_back
 
 
 class ChangePage(NamedTuple):
-    """Changes of a partition with their sequence numbers: all that exist up to `up_to`."""
+    """Changes of a partition with their sequence numbers: all that exist up to `up_to`.
+
+    Of those up to `pruned_up_to` some went with their runs.
+    """
 
     changes: list[tuple[int, StateChange]]
     up_to: int
+    pruned_up_to: int
 
 
 class LimitPage(NamedTuple):
@@ -45,7 +53,7 @@ class LimitPage(NamedTuple):
 HOLDERS_TOLD: Final = 1_000
 """How many of a limit's holders are told to whoever reads it."""
 
-_NO_PAGES: Final[dict[int, list[tuple[int, State]]]] = {}
+_NO_PAGES: Final[dict[int, list[PastState]]] = {}
 NO_LABELS: Final[dict[str, str]] = {}
 
 
@@ -67,11 +75,11 @@ class UnitOfWork:
         self.limit_ids: dict[NameOfLimit, int] = {}
         """The ids of limits that do not exist and may be set."""
         self.cache: dict[str, list[CacheEntry]] = {}
-        self.verdicts: dict[UUID, tuple[Verdict, int | None]] = {}
-        """The verdicts by proposal, each with the digest of its request."""
+        self.verdicts: dict[UUID, LedgerEntry] = {}
+        """The verdicts by proposal, with what is kept of each."""
         self.answers: dict[UUID, Answer] = {}
-        self.histories: dict[UUID, dict[int, list[tuple[int, State]]]] = {}
-        """Pages of runs' histories, each by the ordinal behind which it was read: states with their ordinals."""
+        self.histories: dict[UUID, dict[int, list[PastState]]] = {}
+        """Pages of runs' histories, each by the ordinal behind which it was read."""
         self.events: dict[int, ChangePage] = {}
         """Changes of the partition, by the number behind which they were read back."""
         self.positions: dict[datetime | None, int] = {}
@@ -92,7 +100,7 @@ class UnitOfWork:
         self.slots_taken: set[tuple[int, UUID]] = set()
         self.slots_released: set[tuple[int, UUID]] = set()
         self.cache_added: list[CacheEntry] = []
-        self.new_verdicts: list[tuple[Verdict, int | None]] = []
+        self.new_verdicts: list[LedgerEntry] = []
         self.new_answers: list[Answer] = []
 
         self._queues_removed: dict[NameOfLimit, list[Queued]] = {}
@@ -100,13 +108,20 @@ class UnitOfWork:
         self.waiting = Waiting(now, partition, self.limits, self._undo)
         """What waits and what comes due."""
         self.leases = Leasing(now, partition, self.waiting, self._undo)
+        self.deleting = Deleting()
         self.subscribing = Subscribing(now)
+        self.explaining = Explaining()
         self._before: dict[UUID, dict[str, object]] = {}
+        self.actor: str | None = None
+        """Who has made the proposal that is decided, where they have said so."""
+        self.trace: str | None = None
+        """What its rules saw and decided, as JSON, when they have not accepted it."""
 
     # -- one proposal ------------------------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Start a proposal, which can be rolled back as a whole."""
+    def begin(self, actor: str | None = None) -> None:
+        """Start a proposal of an actor's, which can be rolled back as a whole."""
+        self.actor, self.trace = actor, None
         self._undo.clear()
         self._before.clear()
         self.waiting.begin()
@@ -166,11 +181,11 @@ class UnitOfWork:
         gives its slots back.
         """
         run.state_count += 1
-        self.state_changes.append(StateChange(run, run.state_count, state, run.state, proposal_id))
+        self.state_changes.append(StateChange(run, run.state_count, state, run.state, proposal_id, actor=self.actor))
         self._undo.append(self.state_changes.pop)
         for after, page in self.histories.get(run.id, _NO_PAGES).items():
-            if (page[-1][0] if page else after) == run.state_count - 1:
-                page.append((run.state_count, state))
+            if (page[-1].ordinal if page else after) == run.state_count - 1:
+                page.append(PastState(run.state_count, state, proposal_id, self.actor))
                 self._undo.append(page.pop)
         previous, run.state = run.state, state
         if state.state_details.lease is not None or (previous is not None and previous.state_details.lease is not None):
@@ -333,9 +348,11 @@ class UnitOfWork:
 
     # -- the ledger --------------------------------------------------------------------------------------------------
 
-    def record_verdict(self, verdict: Verdict, digest: int | None = None) -> None:
+    def record_verdict(
+        self, verdict: Verdict, digest: int | None = None, actor: str | None = None, trace: str | None = None
+    ) -> None:
         """Keep the verdict for ever: from now on the proposal's id has this verdict and the content of `digest`."""
-        self.verdicts[verdict.proposal_id] = entry = (verdict, digest)
+        self.verdicts[verdict.proposal_id] = entry = LedgerEntry(verdict, digest, actor, trace, self.now)
         self.new_verdicts.append(entry)
 
     def record_answer(self, answer: Answer) -> None:

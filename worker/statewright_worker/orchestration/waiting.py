@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import chain
 from typing import Final, TypeVar
 from uuid import UUID
@@ -99,7 +100,10 @@ class Waiting:
         parked = self.parked.get(proposal_id)
         if parked is not None:
             return -parked.priority, parked.ticket
-        return -priority, self._tickets.setdefault(proposal_id, self._ticket(len(self._tickets)))
+        if proposal_id not in self._tickets:
+            self._tickets[proposal_id] = self._ticket(len(self._tickets))
+            self._undo.append(partial(self._tickets.pop, proposal_id))
+        return -priority, self._tickets[proposal_id]
 
     def _ticket(self, number: int) -> int:
         # The clock of the database and the order within the batch.
@@ -157,6 +161,7 @@ class Waiting:
     def touch(self, limit: LimitRecord) -> None:
         """Take note that a slot of the limit was freed, or a place in its queue."""
         if limit.queue:
+            self._undo.append(partial(put_back, self.touched_limits, limit.id, self.touched_limits.get(limit.id)))
             self.touched_limits[limit.id] = limit
 
     def call_waiters(self) -> None:
@@ -200,6 +205,11 @@ class Waiting:
         self.changed.pop(proposal_id, None)
         self.removed.add(proposal_id)
         self.clear_timer(TimerKind.PARKED, proposal_id)
+
+    def drop(self, parked: ParkedProposal) -> None:
+        """Delete a parked proposal together with its run, and take it out of its queues."""
+        self._leave(parked, parked.waits_on)
+        self.forget(parked.proposal_id)
 
     def set_timer(self, kind: TimerKind, timer_id: UUID, due: datetime, partition: int | None = None) -> None:
         """Let the partition's holder (without one, this partition's) look at something again, no later than at `due`.

@@ -61,7 +61,9 @@ async def answer(incoming: Incoming, batch: InBatch, condemned: ErrorReply | Non
     else:
         reply = await kind.refuse(request, incoming, batch, condemned)
     if kind.changes and reply is not None and (kind.keeps_answer or reply.type == "error"):
-        work.record_answer(Answer(incoming.id, incoming.digest, encoded(reply).decode()))
+        work.record_answer(
+            Answer(incoming.id, incoming.digest, encoded(reply).decode(), kind.run_of(request), incoming.actor)
+        )
     if incoming.timer is not None:
         _done_with(incoming.timer, reply, work)
     return reply
@@ -96,11 +98,11 @@ def _known(incoming: Incoming, kind: Kind[Any], work: UnitOfWork) -> Reply | Non
         if incoming.reply_to != parked.reply_to:
             work.waiting.change(parked, reply_to=incoming.reply_to)
         return parked_reply(parked)
-    verdict = work.verdicts.get(incoming.id)
-    if verdict is not None:
-        told, digest = verdict
+    entry = work.verdicts.get(incoming.id)
+    if entry is not None:
+        digest, run_id = entry.digest, entry.verdict.run_id
         # A verdict of an earlier version has no digest to compare.
-        same = incoming.digest == digest if digest is not None else told.run_id == kind.decides_on(incoming.request)
+        same = incoming.digest == digest if digest is not None else run_id == kind.decides_on(incoming.request)
     else:
         answer = work.answers.get(incoming.id)
         if answer is None:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final, Generic, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -36,6 +36,8 @@ class Incoming(NamedTuple):
     """One of `statewright.protocol.requests.Request`, or what a timer asks for."""
     digest: int
     """Shows whether another request with the same id asks for the same."""
+    actor: str | None = None
+    """Who asks, where they have said so."""
     timer: TimerName | None = None
     """What has come due, where the request was not pushed just now."""
 
@@ -88,6 +90,8 @@ class InBatch:
     read_back: ReadBack
     parked_room: int = 0
     """How many more proposals may be parked."""
+    prunes_after: timedelta | None = None
+    """How long trees must be unchanged that producers may prune; None where they may prune whatever is over."""
     late: list[LateAnswer] = field(default_factory=list)
     """Answers to requests that were not answered when they were pushed: carrying out adds to them."""
 
@@ -103,6 +107,8 @@ class Kind(ABC, Generic[AnyRequest]):
     keeps_answer: ClassVar[bool] = False
     """Whether the ledger keeps every answer as it was given. It need not for proposals, whose verdicts have a table of
     their own, nor for creations, which are answered with the run as it is now."""
+    is_alone: ClassVar[bool] = False
+    """Whether it shares no transaction with other requests."""
     answer_bytes: ClassVar[int] = 0
     """How many bytes its answer may take, if they are many: they count towards the size of a transaction."""
 
@@ -116,6 +122,10 @@ class Kind(ABC, Generic[AnyRequest]):
 
     def decides_on(self, request: AnyRequest) -> UUID | None:
         """Return the run of the request's verdict, None when the kind is not answered with one."""
+        return None
+
+    def run_of(self, request: AnyRequest) -> UUID | None:
+        """Return the run that the request is about, None where it is about something else: its answer goes with it."""
         return None
 
     def ask_refused(self, request: AnyRequest, asked: Asked, engine: Engine) -> None:
@@ -158,6 +168,9 @@ class OfRun(Kind[AboutRun]):
     def place(self, request: AboutRun, partitions: int) -> tuple[str, int]:
         return "run_id", partition_of(request.run_id, partitions)
 
+    def run_of(self, request: AboutRun) -> UUID:
+        return request.run_id
+
 
 def verdict_reply(verdict: Verdict) -> VerdictReply:
     """Return the answer that tells a verdict."""
@@ -171,9 +184,9 @@ def encoded(reply: AnyReply) -> bytes:
 
 def known_reply(request_id: UUID, work: UnitOfWork) -> Reply | None:
     """Return the answer that the ledger has for a request, None without one."""
-    verdict, answer = work.verdicts.get(request_id), work.answers.get(request_id)
-    if verdict is not None:
-        return verdict_reply(verdict[0])
+    entry, answer = work.verdicts.get(request_id), work.answers.get(request_id)
+    if entry is not None:
+        return verdict_reply(entry.verdict)
     return None if answer is None else reply_from(answer.reply)
 
 
@@ -182,11 +195,33 @@ def refusal(code: ErrorCode, field: str | None, message: str) -> ErrorReply:
     return ErrorReply(code=code, message=message[:10_000].replace("\x00", "�"), field=field)
 
 
-def failure(error: OrchestrationError | NotWritable) -> ErrorReply:
+def no_run(run_id: UUID, work: UnitOfWork) -> ErrorReply:
+    """Return the answer to a request about a run that is not there, or not any more."""
+    if run_id in work.deleting.gone:
+        return deleted(run_id)
+    return refusal(ErrorCode.RUN_NOT_FOUND, "run_id", str(RunNotFound(run_id)))
+
+
+def deleted(run_id: UUID) -> ErrorReply:
+    """Return the answer to a request about a run that was deleted."""
+    return refusal(ErrorCode.RUN_PRUNED, "run_id", f"the run {run_id} was deleted, on purpose or because it was old")
+
+
+def forbidden(field: str, what: str) -> ErrorReply:
+    """Return the answer to a request that the deployment does not let producers make."""
+    return refusal(
+        ErrorCode.FORBIDDEN,
+        field,
+        f"{field}: this deployment does not let producers do this; its workers' setting STATEWRIGHT_FORBID names"
+        f" {what!r}",
+    )
+
+
+def failure(error: OrchestrationError | NotWritable, work: UnitOfWork) -> ErrorReply:
     """Return the answer to a request that has failed."""
     match error:
-        case RunNotFound():
-            return refusal(ErrorCode.RUN_NOT_FOUND, "run_id", str(error))
+        case RunNotFound(run_id=run_id):
+            return no_run(run_id, work)
         case RuleFailed(rule=rule):
             return refusal(ErrorCode.RULE_FAILED, rule, str(error))
         case NotWritable():

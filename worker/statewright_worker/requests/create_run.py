@@ -32,6 +32,7 @@ class CreateRunKind(OfRun[CreateRun]):
 
     def ask(self, request: CreateRun, asked: Asked, engine: Engine) -> None:
         asked.runs.ids.add(request.run_id)
+        asked.runs.new.add(request.run_id)
         asked.runs.labelled.add(request.run_id)
         asked.ledger.created.add(request.run_id)
         _, parent_id, _ = _parent_of(request)
@@ -52,10 +53,10 @@ class CreateRunKind(OfRun[CreateRun]):
         run = work.runs.get(request.run_id)
         is_new = run is None
         if run is None:
-            problem = _missing_parent(request, work)
+            problem = _being_deleted(request, work) or _missing_parent(request, work)
             if problem is not None:
                 return problem
-            work.begin()
+            work.begin(incoming.actor)
             run = _new_run(request, work)
             work.create_run(run, request.labels)
             if request.state is None:
@@ -81,7 +82,7 @@ async def _enter(state: ProposedState, run: AnyRunRecord, incoming: Incoming, ba
     if isinstance(verdict, ErrorReply):
         return verdict
     work.commit()
-    work.record_verdict(verdict, incoming.digest)
+    work.record_verdict(verdict, incoming.digest, incoming.actor, work.trace)
     return None
 
 
@@ -91,11 +92,20 @@ def _parent_of(request: CreateRun) -> tuple[str, UUID | None, RunKind]:
     return "parent_task_run_id", request.parent_task_run_id, RunKind.TASK_RUN
 
 
+def _being_deleted(request: CreateRun, work: UnitOfWork) -> ErrorReply | None:
+    if request.run_id not in work.deleting.hidden:
+        return None
+    message = f"the run {request.run_id} is being deleted, which may take some seconds; create it again after that"
+    return refusal(ErrorCode.RUN_PRUNED, "run_id", message)
+
+
 def _missing_parent(request: CreateRun, work: UnitOfWork) -> ErrorReply | None:
     field, parent_id, kind = _parent_of(request)
     parent = work.runs.get(parent_id) if parent_id is not None else None
     if parent_id is None or (parent is not None and parent.kind is kind):
         return None
+    if parent_id in work.deleting.gone:
+        return refusal(ErrorCode.RUN_PRUNED, field, f"{field}: the {kind} {parent_id} was deleted")
     return refusal(ErrorCode.RUN_CONFLICT, field, f"there is no {kind} {parent_id}; create it first")
 
 

@@ -7,16 +7,20 @@ from uuid import UUID
 from statewright.protocol.requests import (
     CreateFlowRun,
     CreateTaskRun,
+    DeleteRun,
+    Explain,
     FindPosition,
     Heartbeat,
     OpenSubscription,
     Propose,
+    PruneRuns,
     ReadEvents,
     ReadLimit,
     ReadLimits,
     ReadRun,
     ReadSubscription,
     ReadSubscriptions,
+    ReadTimeline,
     ReadVerdict,
     RemoveSubscription,
     ResetSubscription,
@@ -24,12 +28,15 @@ from statewright.protocol.requests import (
     SettleDeadLetters,
     SyncSubscription,
     UpdateRun,
+    WhatIf,
     Withdraw,
 )
 from statewright_worker.orchestration.records import TimerKind
 from statewright_worker.requests.base import Kind
 from statewright_worker.requests.cascade import FollowDown, FollowDownKind
 from statewright_worker.requests.create_run import CreateRunKind
+from statewright_worker.requests.deletions import DeleteRunKind, GoOnDeleting, GoOnDeletingKind, PruneRunsKind
+from statewright_worker.requests.explain import ExplainKind
 from statewright_worker.requests.heartbeat import HeartbeatKind
 from statewright_worker.requests.leases import EndExecutor, EndExecutorKind, EndLease, EndLeaseKind
 from statewright_worker.requests.limits import ReadLimitKind, ReadLimitsKind, SetLimitKind
@@ -38,6 +45,7 @@ from statewright_worker.requests.pauses import EndPause, EndPauseKind
 from statewright_worker.requests.propose import ProposeKind
 from statewright_worker.requests.read_events import FindPositionKind, ReadEventsKind
 from statewright_worker.requests.read_run import ReadRunKind
+from statewright_worker.requests.read_timeline import ReadTimelineKind
 from statewright_worker.requests.read_verdict import ReadVerdictKind
 from statewright_worker.requests.subscriptions import (
     OpenSubscriptionKind,
@@ -49,6 +57,7 @@ from statewright_worker.requests.subscriptions import (
     SyncSubscriptionKind,
 )
 from statewright_worker.requests.update_run import UpdateRunKind
+from statewright_worker.requests.what_if import WhatIfKind
 
 _CREATE: Final = CreateRunKind()
 _KINDS: Final[dict[type, Kind[Any]]] = {
@@ -56,9 +65,14 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     CreateFlowRun: _CREATE,
     CreateTaskRun: _CREATE,
     UpdateRun: UpdateRunKind(),
+    DeleteRun: DeleteRunKind(),
+    PruneRuns: PruneRunsKind(),
     ReadRun: ReadRunKind(),
     ReadEvents: ReadEventsKind(),
     ReadVerdict: ReadVerdictKind(),
+    ReadTimeline: ReadTimelineKind(),
+    Explain: ExplainKind(),
+    WhatIf: WhatIfKind(),
     FindPosition: FindPositionKind(),
     SetLimit: SetLimitKind(),
     ReadLimit: ReadLimitKind(),
@@ -66,6 +80,7 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
     Withdraw: WithdrawKind(),
     TellParked: TellParkedKind(),
     KeepParked: KeepParkedKind(),
+    GoOnDeleting: GoOnDeletingKind(),
     FollowDown: FollowDownKind(),
     EndPause: EndPauseKind(),
     OpenSubscription: OpenSubscriptionKind(),
@@ -81,6 +96,7 @@ _KINDS: Final[dict[type, Kind[Any]]] = {
 }
 WHEN_DUE: Final[dict[TimerKind, Callable[[UUID], object]]] = {
     TimerKind.CASCADE: FollowDown,
+    TimerKind.DELETION: GoOnDeleting,
     TimerKind.PAUSE: EndPause,
     TimerKind.LEASE: EndLease,
     TimerKind.EXECUTOR: EndExecutor,

@@ -49,7 +49,7 @@ class EndLeaseKind(WhenDue[EndLease]):
         proposal = Proposal(work.ids.new(), lease.run_id, crashed, work.now)
         problem = await decide(proposal, incoming, batch)
         if _is_in_it(lease, work):
-            reason = work.verdicts[proposal.id][0].reason if problem is None else problem.message
+            reason = work.verdicts[proposal.id].verdict.reason if problem is None else problem.message
             return await _force(lease, crashed, reason, incoming, batch)
         return None
 

@@ -44,7 +44,7 @@ class SetLimitKind(Kind[SetLimit]):
             asked.limits.to_set.setdefault(request.limit, []).append(request.concurrency_limit)
 
     async def carry_out(self, request: SetLimit, incoming: Incoming, batch: InBatch) -> Reply:
-        batch.work.begin()
+        batch.work.begin(incoming.actor)
         if request.concurrency_limit is None:
             batch.work.remove_limit(request.limit)
         else:

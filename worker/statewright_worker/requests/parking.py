@@ -18,6 +18,7 @@ from statewright.verdicts import SetStateStatus, Verdict
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine
 from statewright_worker.orchestration.records import ParkedProposal, TimerKind
+from statewright_worker.orchestration.trace import with_parking
 from statewright_worker.requests.base import InBatch, Incoming, Kind, LateAnswer, WhenDue, known_reply, verdict_reply
 
 WITHDRAWN: Final = "The proposal was withdrawn."
@@ -96,7 +97,7 @@ class WithdrawKind(Kind[Withdraw]):
         parked = batch.work.waiting.parked.get(request.proposal_id)
         is_here = parked is not None and not parked.decided and batch.partition == request.partition
         if parked is not None and is_here:
-            batch.work.begin()
+            batch.work.begin(incoming.actor)
             withdraw(parked, WITHDRAWN, batch)
             batch.work.commit()
         return WithdrawnReply(withdrawn=is_here)
@@ -126,9 +127,11 @@ def park(request: Propose, incoming: Incoming, batch: InBatch, reason: str | Non
             until,
             request.priority or 0,
             reason=reason,
+            actor=incoming.actor,
+            trace=work.trace,
         )
     elif reason != parked.reason:
-        work.waiting.change(parked, reason=reason)
+        work.waiting.change(parked, reason=reason, trace=work.trace)
         parked = work.waiting.parked[incoming.id]
     if parked.until is not None and parked.until <= work.now:
         return None
@@ -164,7 +167,7 @@ def withdraw(parked: ParkedProposal, reason: str, batch: InBatch) -> None:
         reason=reason,
         state=None if run is None else run.state,
     )
-    work.record_verdict(verdict, parked.digest)
+    work.record_verdict(verdict, parked.digest, parked.actor, with_parking(None, parked, work.actor))
     work.waiting.answer(parked)
     if parked.reply_to is not None:
         batch.late.append(LateAnswer(parked.reply_to, parked.proposal_id, verdict_reply(verdict)))

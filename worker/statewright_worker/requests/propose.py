@@ -13,6 +13,7 @@ from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine, Proposal
 from statewright_worker.orchestration.errors import OrchestrationError, RuleFailed
 from statewright_worker.orchestration.records import TimerKind
+from statewright_worker.orchestration.trace import with_parking
 from statewright_worker.requests.base import BatchSpoiled, InBatch, Incoming, OfRun, failure, verdict_reply
 from statewright_worker.requests.parking import park, withdraw_those_of
 from statewright_worker.storage.errors import NotWritable
@@ -32,7 +33,7 @@ async def govern(proposal: Proposal, incoming: Incoming, batch: InBatch) -> Verd
     work, sessions = batch.work, batch.sessions
     try:
         verdict = await batch.engine.decide(proposal, work, sessions)
-        await sessions.keep()
+        await (sessions.send() if proposal.is_what_if else sessions.keep())
     except (OrchestrationError, NotWritable) as error:
         work.roll_back()
         return await _failed(proposal, incoming, batch, error)
@@ -45,12 +46,12 @@ async def decide(proposal: Proposal, incoming: Incoming, batch: InBatch) -> Erro
     Raises what `govern` does.
     """
     work = batch.work
-    work.begin()
+    work.begin(incoming.actor)
     verdict = await govern(proposal, incoming, batch)
     if isinstance(verdict, ErrorReply):
         return verdict
     work.commit()
-    work.record_verdict(verdict)
+    work.record_verdict(verdict, actor=incoming.actor, trace=work.trace)
     return None
 
 
@@ -83,7 +84,7 @@ class ProposeKind(OfRun[Propose]):
             request.priority or 0,
         )
         work = batch.work
-        work.begin()
+        work.begin(incoming.actor)
         verdict = await govern(proposal, incoming, batch)
         if isinstance(verdict, ErrorReply):
             return verdict
@@ -93,7 +94,10 @@ class ProposeKind(OfRun[Propose]):
                 work.commit()
                 return parked
         work.commit()
-        work.record_verdict(verdict, incoming.digest)
+        trace = work.trace
+        if incoming.timer is not None and (was_parked := work.waiting.parked.get(incoming.id)) is not None:
+            trace = with_parking(trace, was_parked)
+        work.record_verdict(verdict, incoming.digest, incoming.actor, trace)
         if verdict.state is not None and verdict.state.is_cancelled():
             withdraw_those_of(request.run_id, incoming.id, batch)
         if request.cascade and verdict.accepted and request.state.type in LEAD_DOWN:
@@ -104,7 +108,7 @@ class ProposeKind(OfRun[Propose]):
 async def _failed(
     proposal: Proposal, incoming: Incoming, batch: InBatch, error: OrchestrationError | NotWritable
 ) -> ErrorReply:
-    reply = failure(error)
+    reply = failure(error, batch.work)
     if isinstance(error, RuleFailed):
         batch.sessions.raise_what_is_not_the_rules(error.__cause__)
         told = {"rule": error.rule, "run": str(proposal.run_id), "proposal": str(proposal.id)}

@@ -25,7 +25,8 @@ class ReadEventsKind(Kind[ReadEvents]):
         up_to = min(page.up_to, batch.sequence)
         events = b",".join([event.body for event in batch.read_back(page.changes, request.after, up_to)])
         # An EventsReply: the events are in it as they are in the stream.
-        body = b'{"type":"events","v":%d,"events":[%b],"up_to":%d}' % (PROTOCOL_VERSION, events, up_to)
+        told = (PROTOCOL_VERSION, events, up_to, page.pruned_up_to)
+        body = b'{"type":"events","v":%d,"events":[%b],"up_to":%d,"pruned_up_to":%d}' % told
         return EncodedReply("events", body)
 
 

@@ -6,8 +6,7 @@ from statewright.runs import RunHistory
 from statewright_worker.facts.base import PAGE_BYTES
 from statewright_worker.facts.batch import Asked
 from statewright_worker.orchestration.engine import Engine
-from statewright_worker.orchestration.errors import RunNotFound
-from statewright_worker.requests.base import InBatch, Incoming, OfRun, failure
+from statewright_worker.requests.base import InBatch, Incoming, OfRun, no_run
 
 
 class ReadRunKind(OfRun[ReadRun]):
@@ -25,10 +24,14 @@ class ReadRunKind(OfRun[ReadRun]):
         work = batch.work
         run = work.runs.get(request.run_id)
         if run is None:
-            return failure(RunNotFound(request.run_id))
+            return no_run(request.run_id, work)
         if not request.history:
             return RunReply(run=run.as_run(work.labels[run.id]))
         states = work.histories[run.id][request.after]
-        last = states[-1][0] if states else request.after
-        history = RunHistory(run=run.as_run(work.labels[run.id]), states=tuple(state for _, state in states))
+        last = states[-1].ordinal if states else request.after
+        history = RunHistory(
+            run=run.as_run(work.labels[run.id]),
+            states=tuple(past.state for past in states),
+            actors=tuple(past.actor for past in states) if any(past.actor for past in states) else (),
+        )
         return HistoryReply(history=history, next=last if states and last < run.state_count else None)

@@ -9,10 +9,9 @@ from statewright.states import TERMINAL_STATES, StateType
 from statewright_worker.facts.batch import Asked
 from statewright_worker.facts.ledger import as_created
 from statewright_worker.orchestration.engine import Engine
-from statewright_worker.orchestration.errors import RunNotFound
 from statewright_worker.orchestration.records import Answer, AnyRunRecord, TimerKind, limits_asked_for, with_marks_of
 from statewright_worker.orchestration.unit_of_work import UnitOfWork
-from statewright_worker.requests.base import InBatch, Incoming, OfRun, failure, refusal
+from statewright_worker.requests.base import InBatch, Incoming, OfRun, no_run, refusal
 
 
 class UpdateRunKind(OfRun[UpdateRun]):
@@ -35,10 +34,10 @@ class UpdateRunKind(OfRun[UpdateRun]):
 
     async def carry_out(self, request: UpdateRun, incoming: Incoming, batch: InBatch) -> Reply:
         work = batch.work
-        work.begin()
+        work.begin(incoming.actor)
         run = work.run(request.run_id)
         if run is None:
-            return failure(RunNotFound(request.run_id))
+            return no_run(request.run_id, work)
         problem = _problem(run, request)
         if problem is not None:
             return problem
@@ -99,4 +98,4 @@ def _keep_as_created(run: AnyRunRecord, work: UnitOfWork) -> None:
     kept = as_created(run.id)
     if kept not in work.answers:
         reply = RunReply(run=run.as_run(work.labels[run.id]).replaced(state=None))
-        work.record_answer(Answer(kept, 0, to_json(reply, exclude_none=True).decode()))
+        work.record_answer(Answer(kept, 0, to_json(reply, exclude_none=True).decode(), run.id))

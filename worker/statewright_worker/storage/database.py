@@ -1,7 +1,7 @@
 """Connecting to PostgreSQL: the engine with its pool, and the migrations of the schema."""
 
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import product
 from pathlib import Path
@@ -22,7 +22,6 @@ from statewright.errors import ConfigurationError, PartitionCountMismatch
 from statewright_worker.starting import ServerAway
 from statewright_worker.storage.database_url import DatabaseUrl, parse_database_url
 from statewright_worker.storage.meaning import cause_of
-from statewright_worker.storage.statements import BATCH_SETTINGS
 
 # All migrations take the same lock, so that replicas that start together migrate once.
 MIGRATION_LOCK: Final = 0x5747_4D49
@@ -48,26 +47,27 @@ def create_engine(
     database_url: str,
     pool_size: int,
     *,
-    for_batches: bool = False,
+    settings: Mapping[str, str] | None = None,
     pooled_transactions: bool = False,
     application: str = "",
     command_timeout: float | None = COMMAND_SECONDS,
 ) -> AsyncEngine:
     """Return an engine for `database_url`, read as libpq does, whose connections leave transactions to the caller.
 
-    With a `pool_size` of 0 none is kept: each is closed when it is given back. `for_batches` gives its connections
-    BATCH_SETTINGS. `pooled_transactions` says that a transaction-mode pooler stands between, which prepared statements
-    do not survive. PostgreSQL shows the connections as `statewright`, followed by `application`, unless the URL names
-    another application. A command that takes longer than `command_timeout` (seconds) is given up; with None, whoever
-    uses the connections watches them. Raises ConfigurationError when the URL is wrong.
+    With a `pool_size` of 0 none is kept: each is closed when it is given back. Their sessions have the `settings`,
+    unless `pooled_transactions` says that a transaction-mode pooler stands between: its sessions are nobody's own, so
+    that each transaction makes its settings itself, and prepared statements do not survive. PostgreSQL shows the
+    connections as `statewright`, followed by `application`, unless the URL names another application. A command that
+    takes longer than `command_timeout` (seconds) is given up; with None, whoever uses the connections watches them.
+    Raises ConfigurationError when the URL is wrong.
     """
     url = parse_database_url(database_url)
-    own = BATCH_SETTINGS if for_batches and not pooled_transactions else {}
-    settings = {"application_name": f"statewright {application}".rstrip(), **own, **url.server_settings}
+    own = {} if pooled_transactions or settings is None else settings
+    told = {"application_name": f"statewright {application}".rstrip(), **own, **url.server_settings}
     cached = {"statement_cache_size": 0} if pooled_transactions else {}
 
     async def connect() -> asyncpg.Connection:
-        return await _connect(url, server_settings=settings, command_timeout=command_timeout, **cached)
+        return await _connect(url, server_settings=told, command_timeout=command_timeout, **cached)
 
     pool: dict[str, Any] = (
         {"pool_size": pool_size, "max_overflow": 2, "pool_timeout": POOL_TIMEOUT_SECONDS}
@@ -187,10 +187,17 @@ async def fix_partitions(engine: AsyncEngine, configured: int | None, default: i
             ),
             {"count": configured or default},
         )
-        actual: int = (await connection.execute(text("SELECT count(*) FROM partition"))).scalar_one()
+    actual = await known_partitions(engine)
     if configured is not None and configured != actual:
         raise PartitionCountMismatch(configured, actual)
     return actual
+
+
+async def known_partitions(engine: AsyncEngine) -> int:
+    """Return the deployment's number of partitions, 0 before its first start."""
+    async with connected(engine) as connection:
+        count: int = (await connection.execute(text("SELECT count(*) FROM partition"))).scalar_one()
+    return count
 
 
 def newest_revision() -> str:

@@ -24,5 +24,9 @@ class Crossed(StorageError):
     """Something came in the batch's way: a lock, a deadlock, a statement that took too long, or somebody else's row."""
 
 
+class TooSlow(StorageError):
+    """A statement that only reads took longer than it may."""
+
+
 class NotWritable(StorageError):
     """PostgreSQL refused what the batch wanted to store."""

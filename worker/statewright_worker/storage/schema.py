@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Computed,
     DateTime,
     Double,
     ForeignKey,
@@ -30,6 +31,15 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 # Every transition updates its run. Free space on the page keeps the new version of the row beside the old one, so that
 # no index needs to change (HOT).
 RUN_FILLFACTOR = {"postgresql_with": {"fillfactor": 70}}
+
+# Retention deletes as many rows as the load adds, so PostgreSQL must vacuum at a steady pace: by default it would wait
+# until a fifth of a table is dead, and the table would keep that room for ever. It cuts no pages off a table's end,
+# which would lock batches out: the next rows go there.
+DELETED_FROM = {
+    "autovacuum_vacuum_scale_factor": 0.02,
+    "autovacuum_vacuum_threshold": 10_000,
+    "vacuum_truncate": False,
+}
 
 NAMING = {
     "ix": "ix_%(table_name)s__%(column_0_N_name)s",
@@ -88,6 +98,36 @@ class Deployment(Base):
     __table_args__ = (CheckConstraint("single", name="single"),)
 
 
+# Few transitions change the phase: the first state does not, and most runs end COMPLETED, which have none. So the index
+# on it is small, and the others that a run is found by stand on what no transition changes: all other updates stay HOT.
+# Written as PostgreSQL tells it, so that models and migrations can be compared.
+PHASE = """CASE
+        WHEN state_type = 'COMPLETED'::text THEN NULL::text
+        WHEN state_type = ANY (ARRAY['FAILED'::text, 'CRASHED'::text, 'CANCELLED'::text]) THEN 'failed'::text
+        ELSE 'open'::text
+    END"""
+
+
+def _found_by(table: str) -> tuple[Index, ...]:
+    """Return the indexes by which runs of either kind are found."""
+    found = [
+        Index(f"ix_{table}__created_id", "created", "id"),
+        Index(f"ix_{table}__phase_created_id", "phase", "created", "id", postgresql_where=text("phase IS NOT NULL")),
+        Index(f"ix_{table}__name", "name", postgresql_ops={"name": "text_pattern_ops"}),
+    ]
+    for column, empty in (("tags", "[]"), ("labels", "{}")):
+        found.append(
+            Index(
+                f"ix_{table}__{column}",
+                column,
+                postgresql_using="gin",
+                postgresql_ops={column: "jsonb_path_ops"},
+                postgresql_where=text(f"{column} <> '{empty}'"),
+            )
+        )
+    return tuple(found)
+
+
 class _RunColumns:
     """What flow runs and task runs have in common; the row repeats the main fields of the current state."""
 
@@ -108,6 +148,8 @@ class _RunColumns:
     end_time: Mapped[datetime | None]
     total_run_time: Mapped[timedelta] = mapped_column(server_default=text("'0'"))
     labels: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    phase: Mapped[str | None] = mapped_column(Computed(PHASE, persisted=True))
+    """'open' until the run ends, then 'failed', or nothing for one that is COMPLETED."""
 
 
 class FlowRun(_RunColumns, Base):
@@ -116,7 +158,10 @@ class FlowRun(_RunColumns, Base):
     __tablename__ = "flow_run"
     __table_args__ = (
         Index(None, "parent_task_run_id", postgresql_where=text("parent_task_run_id IS NOT NULL")),
-        RUN_FILLFACTOR,
+        Index(None, "flow_id", "created", "id", postgresql_where=text("flow_id IS NOT NULL")),
+        Index(None, "deployment_id", "created", "id", postgresql_where=text("deployment_id IS NOT NULL")),
+        *_found_by("flow_run"),
+        {"postgresql_with": {"fillfactor": 70, **DELETED_FROM}},
     )
 
     flow_id: Mapped[UUID | None]
@@ -128,7 +173,13 @@ class TaskRun(_RunColumns, Base):
     """A task run."""
 
     __tablename__ = "task_run"
-    __table_args__ = (Index(None, "flow_run_id"), RUN_FILLFACTOR)
+    __table_args__ = (
+        Index(None, "flow_run_id"),
+        *_found_by("task_run"),
+        # Most task runs belong to a flow run; retention looks for those that do not.
+        Index("ix_task_run__created", "created", postgresql_where=text("flow_run_id IS NULL")),
+        {"postgresql_with": {"fillfactor": 70, **DELETED_FROM}},
+    )
 
     flow_run_id: Mapped[UUID | None]
     task_key: Mapped[str | None]
@@ -159,7 +210,11 @@ class _StateColumns:
     @declared_attr.directive
     @classmethod
     def __table_args__(cls) -> tuple[Any, ...]:
-        return (UniqueConstraint("run_id", "ordinal"), UniqueConstraint("partition", "sequence"))
+        return (
+            UniqueConstraint("run_id", "ordinal"),
+            UniqueConstraint("partition", "sequence"),
+            {"postgresql_with": DELETED_FROM},
+        )
 
 
 class FlowRunState(_StateColumns, Base):
@@ -175,10 +230,10 @@ class TaskRunState(_StateColumns, Base):
 
 
 class TaskRunStateCache(Base):
-    """A completed state that later runs with the same key take over; the newest one counts."""
+    """A completed state that later runs with the same key take over; the newest one counts. It goes with its state."""
 
     __tablename__ = "task_run_state_cache"
-    __table_args__ = (Index(None, "cache_key", "id"),)
+    __table_args__ = (Index(None, "cache_key", "id"), Index(None, "task_run_state_id"))
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     cache_key: Mapped[str]
@@ -255,6 +310,8 @@ class Parked(Base):
     ticket: Mapped[int] = mapped_column(BigInteger)
     decided: Mapped[bool] = mapped_column(server_default=text("false"))
     reason: Mapped[str | None]
+    actor: Mapped[str | None]
+    trace: Mapped[dict[str, Any] | None]
 
 
 class Waiter(Base):
@@ -374,9 +431,18 @@ class SubscriptionDeadLetter(Base):
 
 class Verdict(Base):
     """The ledger of proposals: the one verdict of each. `state_id` is a row of the run's history; `digest` shows
-    whether a request that comes again asks for the same."""
+    whether a request that comes again asks for the same.
+
+    `actor` is who has made the proposal. `trace` is what the rules saw and decided when they did not accept it.
+    """
 
     __tablename__ = "verdict"
+    __table_args__ = (
+        # What goes with a run and is named by none of its states. What was accepted is found through the states that it
+        # caused, so that it costs no index.
+        Index(None, "run_id", "decided", postgresql_where=text("status <> 'ACCEPT'")),
+        {"postgresql_with": DELETED_FROM},
+    )
 
     proposal_id: Mapped[UUID] = mapped_column(primary_key=True)
     run_id: Mapped[UUID]
@@ -388,14 +454,51 @@ class Verdict(Base):
     finalization_signature: Mapped[str]
     decided: Mapped[datetime]
     digest: Mapped[int | None] = mapped_column(BigInteger)
+    actor: Mapped[str | None]
+    trace: Mapped[dict[str, Any] | None]
 
 
 class Answer(Base):
-    """The ledger of all other answers that must stay: to requests that set a limit, and to refused ones."""
+    """The ledger of all other answers that must stay: to requests that set a limit, and to refused ones.
+
+    One about a run goes with it, the others when they are older than runs are kept.
+    """
 
     __tablename__ = "answer"
+    __table_args__ = (Index(None, "run_id", postgresql_where=text("run_id IS NOT NULL")), Index(None, "answered"))
 
     request_id: Mapped[UUID] = mapped_column(primary_key=True)
     digest: Mapped[int] = mapped_column(BigInteger)
     reply: Mapped[str]
     answered: Mapped[datetime]
+    actor: Mapped[str | None]
+    run_id: Mapped[UUID | None]
+
+
+class Pruned(Base):
+    """A run that was deleted, remembered for some time, so that questions about it are answered so.
+
+    A large tree is deleted in several transactions. All of its runs are here from the first one on, and those that
+    have not been deleted yet, whose rows nobody sees any more, have `is_left`. `tree` is the run whose deletion it is.
+    """
+
+    __tablename__ = "pruned"
+    __table_args__ = (
+        Index(None, "pruned"),
+        Index("ix_pruned__partition_tree", "partition", "tree", postgresql_where=text("is_left")),
+    )
+
+    run_id: Mapped[UUID] = mapped_column(primary_key=True)
+    tree: Mapped[UUID]
+    partition: Mapped[int] = mapped_column(SmallInteger)
+    pruned: Mapped[datetime]
+    is_left: Mapped[bool]
+
+
+class LowWater(Base):
+    """Up to which of a partition's sequence numbers states were deleted: below it, some numbers have none any more."""
+
+    __tablename__ = "low_water"
+
+    partition: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    sequence: Mapped[int] = mapped_column(BigInteger)

@@ -1,5 +1,6 @@
 """The database session that a user's rule may use: in the batch's transaction, in a savepoint for its proposal."""
 
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -46,11 +47,13 @@ class RuleSessions:
     async def keep(self) -> None:
         """Keep what the proposal's rules wrote. Raises NotWritable when the database does not take it."""
         if self._session is not None:
-            try:
-                await AsyncSession.commit(self._session)
-            except (IntegrityError, DataError, ProgrammingError) as error:
-                raise NotWritable(str(error.orig)) from error
+            await _taken(AsyncSession.commit(self._session))
             await self._close()
+
+    async def send(self) -> None:
+        """Send what the rules wrote, to be undone. Raises NotWritable when the database does not take it."""
+        if self._session is not None:
+            await _taken(self._session.flush())
 
     async def undo(self) -> bool:
         """Undo what the proposal's rules wrote; return whether the batch's transaction can go on.
@@ -78,3 +81,10 @@ class RuleSessions:
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()
+
+
+async def _taken(sending: Awaitable[None]) -> None:
+    try:
+        await sending
+    except (IntegrityError, DataError, ProgrammingError) as error:
+        raise NotWritable(str(error.orig)) from error

@@ -17,11 +17,32 @@ BATCH_SETTINGS: Final = {
 STATEMENT_SECONDS: Final = 4.0
 """After this long an answer counts as lost. PostgreSQL itself gives up a little earlier."""
 
+# A query must not take much from batches: it changes nothing, takes no more than a core, and is given up early. What it
+# asks for differs each time, so that each has a plan of its own.
+QUERY_SETTINGS: Final = {
+    "default_transaction_read_only": "on",
+    "lock_timeout": "1s",
+    "statement_timeout": "3s",
+    "idle_in_transaction_session_timeout": "5s",
+    "max_parallel_workers_per_gather": "0",
+    "plan_cache_mode": "force_custom_plan",
+    "jit": "off",
+}
+QUERY_SECONDS: Final = 3
+"""How long a statement of a query may take."""
+
 BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """For connections that were opened with BATCH_SETTINGS."""
 
 BEGIN_POOLED: Final = "; ".join([BEGIN, *(f"SET LOCAL {name} = '{value}'" for name, value in BATCH_SETTINGS.items())])
 """For connections that a pooler shares: the settings hold for one transaction."""
+
+_BEGIN_READING: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+BEGIN_READING: Final = "; ".join(
+    [_BEGIN_READING, *(f"SET LOCAL {name} = '{value}'" for name, value in QUERY_SETTINGS.items())]
+)
+"""What all statements of a query read is of one moment. The settings hold for one transaction, because the sessions may
+be a pooler's; it is one round trip in any case."""
 
 TAKE_UP: Final = (
     "UPDATE partition SET epoch = epoch + 1 WHERE id = $1 RETURNING epoch, sequence, era, pg_backend_pid() AS backend"

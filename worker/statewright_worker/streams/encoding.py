@@ -102,6 +102,8 @@ def _data(change: StateChange, run_id: str) -> dict[str, Any]:
         "intended": {"from_type": None if previous is None else previous.type, "to_type": state.type},
         "validated_state": validated,
     }
+    if change.actor is not None:
+        data["actor"] = change.actor
     if previous is not None:
         data["initial_state"] = _summary(previous)
         if abs(state.timestamp - previous.timestamp) < FOLLOWS_WITHIN:

@@ -28,6 +28,9 @@ end
 return false
 """
 
+KEPT_AT_MOST: Final = 2
+"""Redis trims a stream roughly, but to less than so many times as many entries as it is asked to keep."""
+
 log = structlog.get_logger()
 
 
@@ -83,6 +86,14 @@ class Events:
             return Appended(False, None)
         self._is_no_stream = False
         return Appended(True, events[-1].sequence) if answer is None else Appended(False, int(answer))
+
+    def that_may_be_kept(self, numbers: Sequence[int], sequence: int) -> list[int]:
+        """Return those of the numbers whose events the stream may still keep, when `sequence` is the last one."""
+        return [number for number in numbers if number > sequence - KEPT_AT_MOST * self.kept]
+
+    def erasing(self, numbers: Sequence[int]) -> Command:
+        """Return the command that deletes single events, because their runs were deleted."""
+        return ("XDEL", self._key, *(f"{number}-0" for number in numbers))
 
     async def newest(self) -> int | None:
         """Return the sequence number that the stream ends with, 0 when it is empty, None when it is no stream."""

@@ -17,7 +17,8 @@ ANSWER_SECONDS: Final = 2.0
 KEPT_MILLISECONDS: Final = 86_400_000
 
 # The first write frees memory: a full Redis refuses a script whose first write may need memory, and holds must be
-# renewed all the same. An entry that has run out means that its holder vanished; a missing one was given back.
+# renewed all the same. What workers that have died said of themselves is deleted once it is most of what there is. An
+# entry that has run out means that its holder vanished; a missing one was given back.
 _LOOK: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -26,32 +27,41 @@ local me, ends, count, seeks = ARGV[1], now + ARGV[2], tonumber(ARGV[3]), ARGV[5
 if seeks then redis.call('ZADD', KEYS[1], ends, me) else redis.call('ZREM', KEYS[1], me) end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('SET', KEYS[3], count)
+redis.call('HSET', KEYS[4], me, string.format('%.0f ', ends) .. ARGV[5] .. ' ' .. ARGV[6])
+redis.call('PEXPIRE', KEYS[4], ARGV[4])
 local holders = redis.call('HGETALL', KEYS[2])
-local held_by, held_until = {}, {}
+local held_by, held_until, held_since = {}, {}, {}
 for i = 1, #holders, 2 do
-    held_by[holders[i]], held_until[holders[i]] = string.match(holders[i + 1], '^(%S+) (%d+)$')
+    held_by[holders[i]], held_until[holders[i]], held_since[holders[i]] =
+        string.match(holders[i + 1], '^(%S+) (%d+) (%d+)$')
 end
 local lost, taken, vanished, mine = {}, {}, {}, 0
-local function hold(partition)
+local function hold(partition, since)
     mine = mine + 1
-    redis.call('HSET', KEYS[2], partition, me .. ' ' .. string.format('%.0f', ends))
+    redis.call('HSET', KEYS[2], partition, me .. ' ' .. string.format('%.0f %.0f', ends, since))
 end
-for i = 6, #ARGV do
+for i = 7, #ARGV do
     if held_by[ARGV[i]] == me then
-        hold(ARGV[i])
+        hold(ARGV[i], held_since[ARGV[i]])
         held_until[ARGV[i]] = ends
     else
         table.insert(lost, ARGV[i])
     end
 end
 local live = redis.call('ZCARD', KEYS[1])
+if redis.call('HLEN', KEYS[4]) > 2 * live + 8 then
+    local announced = redis.call('HGETALL', KEYS[4])
+    for i = 1, #announced, 2 do
+        if tonumber(string.match(announced[i + 1], '^%d+')) <= now then redis.call('HDEL', KEYS[4], announced[i]) end
+    end
+end
 local share = math.ceil(count / math.max(live, 1))
 for number = 0, count - 1 do
     local partition = string.format('%.0f', number)
     if not seeks or mine >= share then break end
     if not held_until[partition] or tonumber(held_until[partition]) <= now then
         table.insert(held_until[partition] and vanished or taken, partition)
-        hold(partition)
+        hold(partition, now)
     end
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
@@ -83,7 +93,8 @@ class Look:
 class Holders:
     """The holders of one deployment's partitions, as one worker sees them. Its calls block; they raise RedisError."""
 
-    def __init__(self, redis_url: str, channels: Channels, partitions: int, worker: str) -> None:
+    def __init__(self, redis_url: str, channels: Channels, partitions: int, worker: str, about: str) -> None:
+        """Take the worker's name, and what it says of itself to people, as JSON."""
         self._redis = Redis.from_url(
             redis_url, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS, protocol=2
         )
@@ -91,14 +102,16 @@ class Holders:
         self._channels = channels
         self._partitions = partitions
         self._worker = worker
+        self._about = about
 
     def look(self, held: Iterable[int], *, seeks: bool) -> Look:
         """Renew what this worker holds, and return what it has lost and taken.
 
         Only a worker that `seeks` counts for the share, and takes free partitions up to its share.
         """
-        keys = [self._channels.workers, self._channels.holders, self._channels.partitions]
-        settings = (self._worker, HOLD_MILLISECONDS, self._partitions, KEPT_MILLISECONDS, int(seeks))
+        channels = self._channels
+        keys = [channels.workers, channels.holders, channels.partitions, channels.announced]
+        settings = (self._worker, HOLD_MILLISECONDS, self._partitions, KEPT_MILLISECONDS, int(seeks), self._about)
         share, *found = self._run(_LOOK, keys, *settings, *sorted(held))
         lost, taken, vanished = (frozenset(map(int, partitions)) for partitions in found)
         return Look(share, lost, taken, vanished)
@@ -110,6 +123,7 @@ class Holders:
     def leave(self) -> None:
         """Say that this worker is gone, so that the others share its partitions at once."""
         self._ask("ZREM", self._channels.workers, self._worker)
+        self._ask("HDEL", self._channels.announced, self._worker)
 
     def close(self) -> None:
         """Close the connection."""

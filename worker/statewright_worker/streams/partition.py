@@ -1,6 +1,6 @@
 """The streams of one partition as its drain uses them: what a batch tells the world leaves together."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
@@ -37,6 +37,8 @@ class Publication:
     dead_letters: list[DeadLetter] = field(default_factory=list)
     wakes: set[int] = field(default_factory=set)
     """The other partitions whose holders must look at what has come due."""
+    erased: Sequence[int] = ()
+    """The sequence numbers of events that went with their runs."""
     largest_reply: int = 0
     """How many bytes the largest of the answers takes."""
 
@@ -71,7 +73,8 @@ class PartitionStreams:
 
         An answer that cannot be delivered, because its client's key is of another type, keeps no other answer back.
         What a full Redis refuses is owed until `settle` has sent it; events are not owed: PostgreSQL has them. Neither
-        is it owed to wake other partitions: their holders look by themselves now and then.
+        is it owed to wake other partitions: their holders look by themselves now and then. Events of
+        deleted runs that are not erased now leave the stream like all others, once it has grown.
         """
         events, commands = publication.events, self._replies.sending(publication.replies)
         if publication.dead_letters:
@@ -82,6 +85,8 @@ class PartitionStreams:
         woken = {self._channels.proposals(partition) for partition in publication.wakes}
         if woken:
             commands = chain(commands, [(0, ("XADD", stream, "*", WAKE, b"")) for stream in woken])
+        if publication.erased:
+            commands = chain(commands, [(0, self.events.erasing(publication.erased))])
         if events:
             size = sum([len(event.body) for event in events])
             commands = chain([(size, self.events.appending(publication.follows, events))], commands)

@@ -2,14 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
+from uuid import UUID
+
+from redis.asyncio import Redis
 
 from statewright.connection import EXCHANGE_SECONDS, HeldConnection, accepted, entries_of, reading, trimming
-from statewright.protocol.channels import Channels
+from statewright.protocol.channels import REQUEST_ID, REQUEST_MESSAGE, Channels
 from statewright_worker.streams.scripts import script_command
 
 START: Final = "0-0"
 """Before the first entry of every stream."""
 SUSPICION_SECONDS: Final = 3_600
+BUSY: Final = 500
+"""A partition in which more requests wait has better things to do than what nobody waits for."""
 
 # The first write frees memory or does nothing, because a full Redis refuses no script that has begun to write.
 _NOTE_SUSPECT: Final = """
@@ -30,6 +35,18 @@ class Backlog(NamedTuple):
 
     entries: int
     size: int
+
+
+async def push_unless_busy(redis: Redis, channels: Channels, partition: int, request_id: UUID, body: bytes) -> bool:
+    """Push a request to which nobody waits for an answer, unless many wait in the partition; return whether it is.
+
+    Raises RedisError.
+    """
+    key = channels.proposals(partition)
+    if await redis.xlen(key) > BUSY:
+        return False
+    await redis.xadd(key, {REQUEST_ID: str(request_id).encode(), REQUEST_MESSAGE: body})
+    return True
 
 
 class Proposals:

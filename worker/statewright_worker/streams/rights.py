@@ -40,6 +40,7 @@ async def check_rights(redis_url: str, channels: Channels) -> None:
 def _what_a_worker_does(channels: Channels) -> Iterator[Command]:
     """Yield each command that a worker uses, on each kind of key on which it uses it."""
     yield from _what_it_does_with_streams(channels)
+    yield from _what_it_does_with_queries(channels)
     yield from _what_it_does_with_holds(channels)
     yield from _what_arq_does(channels)
 
@@ -70,8 +71,19 @@ def _what_it_does_with_streams(channels: Channels) -> Iterator[Command]:
         yield script_command("return 1", [key])
 
 
+def _what_it_does_with_queries(channels: Channels) -> Iterator[Command]:
+    queries, proposals = channels.queries, channels.proposals(_NOWHERE)
+    yield "XGROUP", "CREATE", queries, _NOBODY, _NONSENSE
+    yield "XREADGROUP", "GROUP", _NOBODY, _NOBODY, "COUNT", 1, "STREAMS", queries, _NONSENSE
+    yield "XAUTOCLAIM", queries, _NOBODY, _NOBODY, 0, _NONSENSE
+    yield "XACK", queries, _NOBODY, _NONSENSE
+    yield "XDEL", queries, _NONSENSE
+    # How long the oldest request has waited, for whoever asks.
+    yield "XRANGE", proposals, "-", "+", "COUNT", 1
+
+
 def _what_it_does_with_holds(channels: Channels) -> Iterator[Command]:
-    holders, workers = channels.holders, channels.workers
+    holders, workers, announced = channels.holders, channels.workers, channels.announced
     yield ("TIME",)
     yield "ZADD", workers, _NONSENSE, _NOBODY
     yield "ZREM", workers, _NOBODY
@@ -79,17 +91,20 @@ def _what_it_does_with_holds(channels: Channels) -> Iterator[Command]:
     yield "ZREMRANGEBYSCORE", workers, _NONSENSE, _NONSENSE
     yield "HGET", holders, _NOBODY
     yield "HGETALL", holders
-    # An odd number of arguments.
-    yield "HSET", holders, _NOBODY, _NOBODY, _NONSENSE
-    yield "HDEL", holders, _NOBODY
-    for key in (workers, holders):
+    yield "HGETALL", announced
+    yield "HLEN", announced
+    for key in (holders, announced):
+        # An odd number of arguments.
+        yield "HSET", key, _NOBODY, _NOBODY, _NONSENSE
+        yield "HDEL", key, _NOBODY
+    for key in (workers, holders, announced):
         yield "PEXPIRE", key, _NONSENSE
     for key in (channels.partitions, channels.database):
         yield "SET", key, _NOBODY, _NONSENSE
     yield "GET", channels.database
     yield "EXISTS", channels.database
     yield script_command("return 1", [channels.database])
-    yield script_command("return 1", [workers, holders, channels.partitions])
+    yield script_command("return 1", [workers, holders, channels.partitions, announced])
 
 
 def _what_arq_does(channels: Channels) -> Iterator[Command]:

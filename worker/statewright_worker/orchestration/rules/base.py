@@ -7,12 +7,14 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, ClassVar, Final
 
+from statewright.explanations import RuleVerb
 from statewright.protocol.requests import Propose
 from statewright.states import ProposedState, State, StateType
 from statewright.verdicts import SetStateStatus
 from statewright_worker.orchestration.contexts import (
     OrchestrationContext,
     StateAbortDetails,
+    StateAcceptDetails,
     StateRejectDetails,
     StateResponseDetails,
     StateWaitDetails,
@@ -30,6 +32,13 @@ from statewright_worker.orchestration.sealing import (
 
 ALL_ORCHESTRATION_STATES: Final[frozenset[StateType | None]] = frozenset({*StateType, None})
 """Every type that a run can be in or be proposed, None included."""
+
+
+_VERBS: Final = {
+    SetStateStatus.REJECT: RuleVerb.REJECT,
+    SetStateStatus.WAIT: RuleVerb.WAIT,
+    SetStateStatus.ABORT: RuleVerb.ABORT,
+}
 
 
 class _Governing(AbstractAsyncContextManager[OrchestrationContext], ABC):
@@ -274,7 +283,16 @@ class BaseOrchestrationRule(_Governing):
         if self._is_guarded:
             state_name = checked_name(state_name)
         if self.context.proposed_state is not None:
-            self.context.proposed_state = self.context.proposed_state.renamed(state_name)
+            self.context.proposed_state = renamed = self.context.proposed_state.renamed(state_name)
+            self.context.noting().decided(type(self), RuleVerb.RENAME, renamed)
+
+    def saw(self, **facts: object) -> None:
+        """Note what the rule has looked at, for whoever asks why a proposal was not accepted.
+
+        Facts are small: numbers, texts (the first 200 characters), times, ids, and lists and mappings of them. Of a
+        state only its type and name are noted, of other objects only their class. 20 facts a rule are kept.
+        """
+        self.context.noting().saw(type(self), facts)
 
     async def update_context_parameters(self, key: str, value: Any) -> None:
         """Leave a note for the rules after this one in `context.parameters`."""
@@ -289,6 +307,9 @@ class BaseOrchestrationRule(_Governing):
         self.context.proposed_state = state
         self.context.response_status = status
         self.context.response_details = details
+        reason = None if isinstance(details, StateAcceptDetails) else details.reason
+        delay = details.delay_seconds if isinstance(details, StateWaitDetails) else None
+        self.context.noting().decided(type(self), _VERBS[status], state, reason, delay)
 
     def _check_not_validated(self) -> None:
         if self.context.validated:

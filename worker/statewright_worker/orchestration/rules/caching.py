@@ -22,7 +22,12 @@ class CacheRetrieval(BaseOrchestrationRule):
     ) -> None:
         cache_key = proposed_state.state_details.cache_key
         cached = context.unit_of_work.cached_state(cache_key) if cache_key else None
+        if context.is_what_if and cached is None:
+            self.saw(cache_key=cache_key, cached_state=None)
         if cached is not None:
+            details = cached.state_details
+            self.saw(cache_key=cache_key, cached_state=cached.id, cache_expiration=details.cache_expiration)
+            self.saw(of_task_run=details.task_run_id)
             copy = cached.renamed("Cached").as_proposed()
             await self.reject_transition(state=copy, reason="Retrieved state from cache")
 

@@ -53,13 +53,17 @@ class SecureTaskConcurrencySlots(BaseOrchestrationRule):
             # A rate counts starts, and a run that goes on does not start.
             limits = [limit for limit in limits if limit.period is None]
         moments: list[datetime | None] = []
+        if context.is_what_if:
+            self.saw(limits=[_seen(limit, _ahead(limit, context)) for limit in limits])
         for limit in limits:
             if limit.concurrency_limit == 0:
+                self._saw_full(limits, context)
                 which = _ZERO[limit.scope].format(limit.key)
                 await self.abort_transition(
                     f"The concurrency limit {which} is 0 and will deadlock if the {self.WHAT_RUNS} tries to run again."
                 )
             elif not limit.has_room_for(run_id, ahead := _ahead(limit, context)):
+                self._saw_full(limits, context)
                 # No sooner than the last waiter that is known.
                 turn_in = limit.turn_in(min(ahead, len(limit.queue)))
                 await self.delay_transition(
@@ -73,6 +77,14 @@ class SecureTaskConcurrencySlots(BaseOrchestrationRule):
         if self.context.proposed_state is not None:
             self._taken = tuple(limit for limit in limits if work.take_slot(limit, run_id))
             self._lease_by_default(limits)
+
+    def _saw_full(self, limits: Sequence[LimitRecord], context: OrchestrationContext) -> None:
+        """Note those of the limits that have no room, once."""
+        if context.proposed_state is not None and not context.is_what_if:
+            full = [(limit, _ahead(limit, context)) for limit in limits]
+            self.saw(
+                limits=[_seen(limit, ahead) for limit, ahead in full if not limit.has_room_for(context.run.id, ahead)]
+            )
 
     def _lease_by_default(self, limits: Sequence[LimitRecord]) -> None:
         """Give a state that asks for no lease the shortest of those that its limits give."""
@@ -132,6 +144,16 @@ class ReleaseFlowConcurrencySlots(ReleaseTaskConcurrencySlots):
 
 def _is_unlimited(context: OrchestrationContext) -> bool:
     return not context.unit_of_work.limits_of(context.run)
+
+
+def _seen(limit: LimitRecord, ahead: int) -> dict[str, object]:
+    """Return what is worth knowing of a limit: `before` are the waiters that go first."""
+    terms: dict[str, object] = {"on": limit.scope, "key": limit.key, "concurrency_limit": limit.concurrency_limit}
+    if limit.period is not None:
+        terms["period_seconds"] = limit.period
+    else:
+        terms["held"] = limit.slots_held
+    return {**terms, "free": limit.free, "before": ahead}
 
 
 def _ahead(limit: LimitRecord, context: OrchestrationContext) -> int:

@@ -33,6 +33,10 @@ class HandleTaskTerminalStateTransitions(BaseOrchestrationRule):
                 context.run.run_count = 0
                 await self.rename_state("Retrying")
                 return
+            self.saw(
+                attempt_of_flow_run=None if flow_run is None else flow_run.run_count,
+                attempt_that_it_ran_in=context.run.flow_run_run_count,
+            )
         await self.abort_transition("This run has already terminated.")
 
     async def cleanup(
@@ -55,6 +59,7 @@ class HandleFlowTerminalStateTransitions(BaseOrchestrationRule):
         if proposed_state is None or not proposed_state.is_scheduled() or proposed_state.name != "AwaitingRetry":
             await self.abort_transition("This run has already terminated.")
         elif context.run.deployment_id is None:
+            self.saw(deployment_id=None)
             await self.abort_transition("Cannot restart a run without an associated deployment.")
 
 

@@ -28,8 +28,12 @@ class RetryFailedTasks(BaseOrchestrationRule):
         self, initial_state: State | None, proposed_state: State, context: OrchestrationContext
     ) -> None:
         policy, run_count = context.run_settings, context.run.run_count
-        if policy.retries is not None and run_count <= policy.retries:
+        has_retries = policy.retries is not None and run_count <= policy.retries
+        if has_retries or context.is_what_if:
+            self.saw(run_count=run_count, retries=policy.retries)
+        if has_retries:
             retry_at = context.unit_of_work.now + timedelta(seconds=retry_delay_seconds(policy, run_count))
+            self.saw(retry_at=retry_at)
             await self.before_retry(retry_at, context)
             retry = State.awaiting_retry(retry_at, message=proposed_state.message, data=proposed_state.data)
             await self.reject_transition(retry, "Retrying")

@@ -21,6 +21,8 @@ class WaitForScheduledTime(BaseOrchestrationRule):
         if scheduled_time is None:
             raise ValueError("the run is SCHEDULED without a scheduled time")
         delay_seconds = int((scheduled_time - context.unit_of_work.now).total_seconds())
+        if delay_seconds > 0 or context.is_what_if:
+            self.saw(scheduled_time=scheduled_time, now=context.now)
         if delay_seconds > 0:
             await self.delay_transition(delay_seconds, "Scheduled time is in the future")
             context.unit_of_work.waiting.wait_until = scheduled_time
